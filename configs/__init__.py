@@ -1,0 +1,1 @@
+"""Configurations: `default` names every key once, the others change some."""

@@ -1,0 +1,41 @@
+"""CIFAR-10, ResNet-18 with the CIFAR stem: the released code's README command.
+
+    python main.py --config=configs/cifar10.py --workdir=runs/cifar10
+
+Time: not run; its data source comes with a later release.
+Result: not run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """Also the start of `cifar100` and `svhn`, which share all but the data."""
+    config = default.get_config()
+    config.data.name = "cifar10"
+    config.augment.update(
+        size=32,
+        crop_scale=(0.2, 1.0),  # [code]
+        flip=0.0,  # [code]: none on CIFAR and SVHN
+        jitter=(0.4, 0.4, 0.4, 0.1),  # [code]
+        jitter_probability=1.0,  # [code]: always on CIFAR and SVHN
+        grayscale=0.2,  # [code]
+        blur=0.0,  # [code]: the flag has no effect here
+        mean=(0.4914, 0.4822, 0.4465),  # [code]
+        std=(0.2023, 0.1994, 0.2010),  # [code]
+    )
+    config.encoder.update(
+        depth=18,  # [code]
+        stem="cifar",  # [code]
+        hidden=512,  # [code]
+    )
+    config.method.update(
+        form="released",
+        num_hard=20,  # [code]; the paper's single setting has 50
+        temperature=0.2,  # [code]
+    )
+    config.optimizer.weight_decay = 5e-4  # [code]
+    config.train.update(batch_size=128, epochs=800)  # [code]
+    return config

@@ -1,0 +1,94 @@
+"""Every key, its default, and what it means; the values are ImageNet's.
+
+Each section holds exactly the keyword arguments of one function of the package,
+so that a misspelt key is an error at the start.
+
+Tags say where a value comes from: [paper] the paper; [code] the authors' released
+code (its defaults or its README's commands); [ours] neither.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """Returns all keys; a data set of its own must be named by the other configs."""
+    config = ConfigDict()
+    # What to do; 'pretrain' is all there is so far.
+    config.task = "pretrain"
+    # One number fixes initial weights, order and augmentation.
+    config.seed = 0
+    # How the step is mapped over devices: 'pmap' or 'shard_map'.
+    config.parallel = "pmap"
+    # Devices to use; None: all of them (on a CPU one per core).
+    config.num_devices = config_dict.placeholder(int)
+
+    config.data = ConfigDict()
+    config.data.name = "imagenet"
+    # Where the files lie; '' is the usual place.
+    config.data.folder = ""
+    # Train on the first so many images only; 0: on all.
+    config.data.num_train = 0
+
+    # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
+    config.augment = ConfigDict()
+    config.augment.size = 224  # pixels, height and width of a view
+    config.augment.crop_scale = (0.2, 1.0)  # area of the crop [code]; None: off
+    config.augment.crop_ratio = (3 / 4, 4 / 3)  # its width / height [code]
+    config.augment.flip = 0.5  # probability; 0: off
+    # Brightness, contrast, saturation, hue [code]; None: off.
+    config.augment.jitter = (0.4, 0.4, 0.4, 0.1)
+    config.augment.jitter_probability = 0.8
+    config.augment.grayscale = 0.2  # probability; 0: off [code]
+    config.augment.blur = 0.5  # probability; 0: off [code]
+    config.augment.blur_sigma = (0.1, 2.0)  # pixels [code]
+    config.augment.jitter_first = True  # False: grayscale before jitter
+    config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel
+    config.augment.std = (0.229, 0.224, 0.225)
+
+    config.encoder = ConfigDict()
+    config.encoder.depth = 50  # ResNet-18 or ResNet-50
+    config.encoder.stem = "imagenet"  # 'imagenet', or 'cifar' below about 64 pixels
+    config.encoder.width = 64  # channels of the first stage
+    config.encoder.head = "mlp"  # 'linear' or 'mlp' [paper: both]
+    config.encoder.hidden = 2048  # of the MLP head [code]
+    config.encoder.dim = 128  # of the embedding [paper]
+    # BatchNorm over all devices; False: over each device's own images [code].
+    config.encoder.cross_replica_norm = False
+    config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
+
+    config.method = ConfigDict()
+    config.method.num_neighbors = 4  # k [paper]
+    config.method.num_hops = 3  # l [paper]
+    config.method.num_hard = 50  # P [paper]
+    config.method.background_size = 4096  # M [paper]
+    config.method.temperature = 0.2  # tau: 0.2 with an MLP head, 0.07 linear [paper]
+    config.method.form = "paper"  # 'paper' (sets) or 'released' (the authors' code)
+    config.method.positives = "hard"  # 'hard' [paper], or 'easy' for the ablation
+    config.method.propagation_weight = 0.6  # lambda [paper]
+    config.method.start_epoch = 30  # T, first epoch (from 0) with propagation [paper]
+    config.method.ramp = "binary"  # 'binary' [paper] or 'gaussian' [code, unused]
+    config.method.bank_momentum = 0.5  # [code]
+    config.method.bank_start = "uniform"  # [code], or 'embeddings': one forward pass
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.03  # [code]
+    config.optimizer.momentum = 0.9  # [paper]
+    config.optimizer.weight_decay = 1e-4  # on all parameters [code]
+    config.optimizer.schedule = "cosine"  # 'cosine' or 'steps' [code: both]
+    config.optimizer.milestones = (400, 600, 700)  # epochs, of 'steps' [code]
+    config.optimizer.decay = 0.1  # of 'steps' [code]
+    config.optimizer.warmup_epochs = 0  # [code]
+
+    config.knn = ConfigDict()
+    config.knn.num_neighbors = 200  # K [paper]
+    config.knn.temperature = 0.07  # sigma [paper]
+
+    config.train = ConfigDict()
+    config.train.epochs = 800  # [code]
+    config.train.batch_size = 128  # B, over all devices [paper]
+    config.train.evaluate_every = 10  # epochs between kNN evaluations; 0: never
+    config.train.checkpoint_every = 1000  # steps between checkpoints
+    config.train.keep_checkpoints = 2  # the newest so many
+    config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
+    config.train.tensorboard = False  # event files too (imports TensorFlow)
+    return config.lock()

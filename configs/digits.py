@@ -1,0 +1,35 @@
+"""scikit-learn's 1,797 handwritten digits, 8x8 grey: the demo, with no download.
+
+    python main.py --config=configs/digits.py --workdir=runs/digits
+
+Time: TODO
+Result: TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """Small network, small bank, BatchNorm over all devices."""
+    config = default.get_config()
+    config.data.name = "digits"
+    config.augment.update(
+        size=8,
+        crop_scale=(0.4, 1.0),
+        flip=0.0,  # a mirrored digit is no digit
+        jitter=None,
+        grayscale=0.0,
+        blur=0.0,
+        mean=(0.306,),
+        std=(0.377,),
+    )
+    config.encoder.update(
+        depth=18, stem="cifar", width=16, hidden=256, cross_replica_norm=True
+    )
+    config.method.update(background_size=512, start_epoch=20)
+    config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
+    config.knn.num_neighbors = 10
+    config.train.update(epochs=80, evaluate_every=20, checkpoint_every=200)
+    return config

@@ -1,0 +1,36 @@
+"""Fashion-MNIST: 60,000 real pictures, 28x28 grey.
+
+    apt-get install dataset-fashion-mnist
+    python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+Time: TODO
+Result: TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """All images; for a CPU add --config.data.num_train=10000."""
+    config = default.get_config()
+    config.data.name = "fashion_mnist"
+    config.augment.update(
+        size=28,
+        crop_scale=(0.4, 1.0),
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.0, 0.0),
+        grayscale=0.0,
+        blur=0.0,
+        mean=(0.286,),
+        std=(0.353,),
+    )
+    config.encoder.update(
+        depth=18, stem="cifar", width=16, hidden=512, cross_replica_norm=True
+    )
+    config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
+    config.method.update(background_size=1024, start_epoch=20)
+    config.knn.num_neighbors = 20
+    config.train.update(epochs=60, checkpoint_every=500)
+    return config

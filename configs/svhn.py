@@ -1,0 +1,18 @@
+"""SVHN, ResNet-18 with the CIFAR stem: the released code's README command.
+
+    python main.py --config=configs/svhn.py --workdir=runs/svhn
+
+Time: not run; its data source comes with a later release.
+Result: not run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar10
+
+
+def get_config() -> ConfigDict:
+    """As CIFAR-10, with CIFAR's mean and standard deviation too [code]."""
+    config = cifar10.get_config()
+    config.data.name = "svhn"
+    return config

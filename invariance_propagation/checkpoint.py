@@ -1,0 +1,200 @@
+"""Checkpoints: all that the next step depends on, written by Orbax.
+
+A checkpoint holds host copies in global shapes, the bank with its N real rows,
+so that any number of devices can restore it. Beside the state lie facts about
+the run and a CRC-32 per array, because Orbax returns a flipped bit unnoticed.
+"""
+
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from invariance_propagation.errors import TrainingError, UserError
+
+FOLDER = "checkpoints"
+DAMAGED = "damaged_checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir; nothing is created before the first save."""
+
+    def __init__(self, workdir: str | Path, *, keep: int):
+        # Orbax wants an absolute path.
+        self.workdir = Path(workdir).absolute()
+        self.folder = self.workdir / FOLDER
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+
+    def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+        """Starts writing; returns once the arrays can change.
+
+        Args:
+          step: steps done.
+          state: pytree of NumPy arrays of the caller's to keep.
+          facts: JSON about the run, checked or read on restore.
+
+        Raises:
+          TrainingError: this or the previous save failed.
+        """
+        arrays = _leaves(state)
+        facts = facts | {"arrays": {name: _describe(x) for name, x in arrays.items()}}
+        try:
+            saved = self._open().save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)
+                ),
+            )
+        except Exception as error:
+            raise self._failed(step, error) from error
+        if not saved:
+            raise self._failed(step, f"step {self._open().latest_step()} is there")
+
+    def finish(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          TrainingError: a save failed in the background.
+        """
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(None, error) from error
+
+    def close(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def facts(self) -> dict[str, Any] | None:
+        """The facts of the newest checkpoint that has any; None without one."""
+        for step in self._steps():
+            try:
+                return self._read_facts(step)
+            except Exception as error:
+                logging.debug("facts of step %d: %s", step, error)
+        return None
+
+    def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint that is whole.
+
+        One that cannot be read, or whose arrays have changed, is set aside in
+        `damaged_checkpoints` with a warning, and the one before is tried.
+
+        Args:
+          target: pytree of jax.ShapeDtypeStruct.
+
+        Returns:
+          Step, state as NumPy arrays, and facts; None without any checkpoint.
+
+        Raises:
+          UserError: an array of another shape, as after a change of the network.
+          TrainingError: there are checkpoints, but none can be read.
+        """
+        steps = self._steps()
+        for step in steps:
+            try:
+                facts = self._read_facts(step)
+                _check_shapes(facts["arrays"], target, step)
+                state = self._read_state(step, target)
+                _check_contents(facts["arrays"], state)
+                return step, state, facts
+            except UserError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                self._set_aside(step, reason[0][:200])
+        if steps:
+            raise TrainingError(
+                f"no checkpoint in {self.folder} can be read (they now lie in "
+                f"{self.workdir / DAMAGED}): choose another --workdir to start over"
+            )
+        return None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=self._keep, cleanup_tmp_directories=True
+                ),
+            )
+        return self._manager
+
+    def _steps(self) -> list[int]:
+        """Newest first. A save that was killed left a name that is no number."""
+        if not self.folder.is_dir():
+            return []
+        names = [path.name for path in self.folder.iterdir()]
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def _read_facts(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(facts=ocp.args.JsonRestore())
+        return self._open().restore(step, args=args).facts
+
+    def _read_state(self, step: int, target: Any) -> Any:
+        # NumPy leaves in the target make Orbax return NumPy arrays, wherever the
+        # checkpoint was written.
+        target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return self._open().restore(step, args=args).state
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        logging.warning(
+            "checkpoint of step %d is damaged (%s); moved to %s, trying the one before",
+            step,
+            reason,
+            self.workdir / DAMAGED,
+        )
+        self.close()
+        (self.workdir / DAMAGED).mkdir(exist_ok=True)
+        place = self.workdir / DAMAGED / str(step)
+        while place.exists():
+            place = place.with_name(place.name + "_")
+        (self.folder / str(step)).rename(place)
+
+    def _failed(self, step: int | None, reason: Any) -> TrainingError:
+        which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        return TrainingError(
+            f"{which} could not be written to {self.folder} ({reason}): is the disk "
+            "full? Free some space and run the same command to go on from the last one"
+        )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def _describe(x: np.ndarray) -> dict[str, Any]:
+    return {"shape": list(x.shape), "dtype": str(x.dtype), "crc32": _crc(x)}
+
+
+def _crc(x: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+
+
+def _check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
+    wanted = {name: list(x.shape) for name, x in _leaves(target).items()}
+    stored = {name: fact["shape"] for name, fact in arrays.items()}
+    for name in sorted(wanted.keys() | stored.keys()):
+        if wanted.get(name) != stored.get(name):
+            raise UserError(
+                f"the checkpoint of step {step} has {name} of shape "
+                f"{stored.get(name)}, this config makes it {wanted.get(name)}: run with "
+                "the config it was made with, or choose another --workdir"
+            )
+
+
+def _check_contents(arrays: dict[str, Any], state: Any) -> None:
+    for name, x in _leaves(state).items():
+        if _crc(x) != arrays[name]["crc32"]:
+            raise ValueError(f"the contents of {name} have changed since it was written")

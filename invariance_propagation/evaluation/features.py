@@ -1,0 +1,55 @@
+"""Embeds whole splits with the encoder in evaluation mode."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from invariance_propagation.models.encoder import Outputs
+from invariance_propagation.parallel import REPLICATED, SHARDED, Runner
+
+Embed = Callable[[dict, dict, np.ndarray], Outputs]
+
+
+def make_embed(
+    runner: Runner,
+    encoder: nn.Module,
+    view: Callable[[jax.Array], jax.Array],
+    *,
+    batch_size: int = 512,
+) -> Embed:
+    """Compiles a pass over a split.
+
+    Args:
+      runner: maps the pass over devices.
+      encoder: returns `Outputs`.
+      view: uint8 [b, H, W, C] -> float32, without randomness.
+      batch_size: images at once over all devices; the last batch is padded.
+
+    Returns:
+      (params, batch_stats, uint8 [n, H, W, C]) -> Outputs of float32 host arrays
+      with n rows.
+    """
+
+    def forward(params: dict, batch_stats: dict, images: jax.Array) -> Outputs:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return encoder.apply(variables, view(images), train=False)
+
+    specs = (REPLICATED, REPLICATED, SHARDED)
+    mapped = runner.compile(forward, specs, Outputs(SHARDED, SHARDED))
+
+    def embed(params: dict, batch_stats: dict, images: np.ndarray) -> Outputs:
+        parts = []
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            rest = [(0, batch_size - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
+            outputs = mapped(
+                params, batch_stats, runner.put(np.pad(chunk, rest), SHARDED)
+            )
+            parts.append(
+                runner.fetch(outputs, Outputs(SHARDED, SHARDED), len(chunk))
+            )
+        return Outputs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+    return embed

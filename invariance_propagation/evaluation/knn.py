@@ -1,0 +1,81 @@
+"""Weighted k-nearest-neighbour classification (Wu et al. 2018, arXiv 1805.01978)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from invariance_propagation.bank import normalize
+from invariance_propagation.errors import UserError
+
+QUERIES_AT_ONCE = 256
+
+
+@partial(jax.jit, static_argnames=("num_neighbors", "num_classes", "temperature"))
+def knn_predict(
+    features: jax.Array,
+    labels: jax.Array,
+    queries: jax.Array,
+    *,
+    num_neighbors: int = 200,
+    temperature: float = 0.07,
+    num_classes: int,
+) -> jax.Array:
+    """Lets each query's nearest features vote with e(similarity / temperature).
+
+    Args:
+      features: float [n, d], normalised here.
+      labels: int [n], in [0, num_classes).
+      queries: float [q, d], normalised here.
+      num_neighbors: K, from 1 to n.
+      temperature: sigma.
+      num_classes: number of classes.
+
+    Returns:
+      int32 [q], the class with most votes, the lower one where two are equal.
+    """
+    features = normalize(jnp.asarray(features, jnp.float32))
+    queries = normalize(jnp.asarray(queries, jnp.float32))
+    labels = jnp.asarray(labels)
+
+    def predict(query: jax.Array) -> jax.Array:
+        similarities = jnp.matmul(features, query, precision=lax.Precision.HIGHEST)
+        similarities, nearest = lax.top_k(similarities, num_neighbors)
+        # Relative to the best, so that a small temperature cannot overflow.
+        votes = jnp.exp((similarities - similarities.max()) / temperature)
+        one_hot = jax.nn.one_hot(labels[nearest], num_classes)
+        return jnp.argmax(votes @ one_hot).astype(jnp.int32)
+
+    return lax.map(predict, queries, batch_size=QUERIES_AT_ONCE)
+
+
+def knn_accuracy(
+    features: jax.Array,
+    labels: jax.Array,
+    queries: jax.Array,
+    query_labels: jax.Array,
+    *,
+    num_neighbors: int = 200,
+    temperature: float = 0.07,
+) -> float:
+    """The share of queries that `knn_predict` gets right, in [0, 1].
+
+    Raises:
+      UserError: num_neighbors outside [1, n].
+    """
+    if not 1 <= num_neighbors <= len(labels):
+        raise UserError(
+            f"knn.num_neighbors={num_neighbors}, but there are {len(labels)} training "
+            f"images: set it from 1 to {len(labels)}"
+        )
+    num_classes = int(max(labels.max(), query_labels.max())) + 1
+    predicted = knn_predict(
+        features,
+        labels,
+        queries,
+        num_neighbors=num_neighbors,
+        temperature=temperature,
+        num_classes=num_classes,
+    )
+    return float(jnp.mean(predicted == jnp.asarray(query_labels)))

@@ -1,0 +1,129 @@
+"""The two losses, from similarities: pure, without bank or devices.
+
+Both forms take the same view of an anchor. All values are logits, similarity /
+temperature, of b anchors:
+
+  anchor       float32 [b], to the anchor's own row of the bank
+  slots        float32 [b, slots], to each slot of the propagated row
+  in_set       float32 in [0, 1], [b] and [b, slots]: how much the anchor and
+               each slot count as members of the background
+  log_rest     float32 [b], log-sum over the background without the anchor
+               (released), without the anchor and all positives (paper)
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from invariance_propagation.bank import log_sum
+
+FORMS = ("paper", "released")
+POSITIVES = ("hard", "easy")
+# Inside the released code's logarithms; it caps a term at 16.1.
+LOG_FLOOR = math.log(1e-7)
+
+
+class Logits(NamedTuple):
+    """What the losses see of b anchors; see the module's docstring."""
+
+    anchor: jax.Array
+    slots: jax.Array
+    anchor_in_set: jax.Array
+    slots_in_set: jax.Array
+    log_rest: jax.Array
+
+
+def paper_losses(
+    logits: Logits, distinct: jax.Array, num_hard: int, positives: str
+) -> tuple[jax.Array, jax.Array]:
+    """The losses as the paper defines them, over sets.
+
+    instance = -log(e_a / (e_a + sum of the background without the anchor));
+    propagation = -log(sum_hard / (sum_hard + sum_negatives)), where hard are the
+    P least similar distinct positives and the negatives are the background
+    without positives and anchor. Without negatives, or without positives, the
+    propagation loss is 0 and so is its gradient.
+
+    Args:
+      logits: of b anchors.
+      distinct: bool [b, slots], which slots make up the set of positives.
+      num_hard: P.
+      positives: 'hard', or 'easy' for the P most similar.
+
+    Returns:
+      instance and propagation, float32 [b] each.
+
+    Source: Wang et al. 2020, arXiv 2010.11694.
+    """
+    members = log_sum(logits.slots, jnp.where(distinct, logits.slots_in_set, 0.0))
+    background = _log_add(logits.log_rest, members)
+    instance = _softplus(background - logits.anchor)
+
+    chosen = _log_sum_chosen(logits.slots, distinct, num_hard, positives)
+    some = jnp.isfinite(chosen) & jnp.isfinite(logits.log_rest)
+    gap = jnp.where(some, logits.log_rest, 0.0) - jnp.where(some, chosen, 0.0)
+    return instance, jnp.where(some, _softplus(gap), 0.0)
+
+
+def released_losses(
+    logits: Logits, num_hard: int, positives: str
+) -> tuple[jax.Array, jax.Array]:
+    """The losses as the released code computes them (`exclusive=1`).
+
+    With T the background, the anchor included if it is among the M largest:
+    instance = -log(e_a / sum_T + 1e-7);
+    propagation = -log(sum_hard / (sum_T - e_a) + 1e-7), where slots keep their
+    repeats and hard ones need not lie in T, so that it can be negative. Where
+    sum_T - e_a is not positive (M = 1) the propagation loss is 0.
+
+    Args:
+      logits: of b anchors; `log_rest` leaves out the anchor alone.
+      num_hard: P.
+      positives: 'hard', or 'easy' for the P most similar.
+
+    Returns:
+      instance and propagation, float32 [b] each.
+
+    Source: WangFeng18/InvariancePropagation, objective.py.
+    """
+    own = jnp.where(logits.anchor_in_set > 0, logits.anchor_in_set, 1.0)
+    own = jnp.where(logits.anchor_in_set > 0, logits.anchor + jnp.log(own), -jnp.inf)
+    instance = -jnp.logaddexp(logits.anchor - _log_add(logits.log_rest, own), LOG_FLOOR)
+
+    # sum_T - e_a = rest - missing * e_a: nothing is subtracted from a sum that
+    # contains it, so nothing cancels.
+    some = jnp.isfinite(logits.log_rest)
+    rest = jnp.where(some, logits.log_rest, 0.0)
+    missing = (1 - logits.anchor_in_set) * jnp.exp(
+        jnp.minimum(logits.anchor - rest, 0.0)
+    )
+    some &= missing < 1
+    total = rest + jnp.log1p(-jnp.where(some, missing, 0.0))
+    every = jnp.ones(logits.slots.shape, bool)
+    chosen = _log_sum_chosen(logits.slots, every, num_hard, positives)
+    return instance, jnp.where(some, -jnp.logaddexp(chosen - total, LOG_FLOOR), 0.0)
+
+
+def _log_sum_chosen(
+    slots: jax.Array, valid: jax.Array, num_hard: int, positives: str
+) -> jax.Array:
+    """Log-sum over the P least ('hard') or most ('easy') similar valid slots."""
+    order = {"hard": -slots, "easy": slots}[positives]
+    order = lax.stop_gradient(jnp.where(valid, order, -jnp.inf))
+    _, place = lax.top_k(order, min(num_hard, slots.shape[1]))
+    chosen = jnp.take_along_axis(slots, place, axis=1)
+    kept = jnp.take_along_axis(valid, place, axis=1)
+    return log_sum(chosen, kept.astype(slots.dtype))
+
+
+def _log_add(a: jax.Array, b: jax.Array) -> jax.Array:
+    return log_sum(jnp.stack([a, b], axis=-1), jnp.ones((2,), a.dtype))
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+    """log(1 + e^x), 0 with a zero gradient at x = -inf."""
+    some = x > -jnp.inf
+    return jnp.where(some, jax.nn.softplus(jnp.where(some, x, 0.0)), 0.0)

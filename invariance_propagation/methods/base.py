@@ -1,0 +1,61 @@
+"""What a method is to the trainer: a tuple of pure functions.
+
+In the manner of `optax.GradientTransformation`: hyper-parameters are already
+bound, state is arrays, and the trainer never asks for the method's name.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Batch(NamedTuple):
+    """One device's share of a step.
+
+    Attributes:
+      images: float32 [b, H, W, C], augmented views.
+      indices: int32 [b], stable positions in the training set.
+    """
+
+    images: jax.Array
+    indices: jax.Array
+
+
+class Aux(NamedTuple):
+    """What `loss` hands on beside the loss.
+
+    Attributes:
+      metrics: scalars to log, by name; averaged over devices by the trainer.
+      found: anything `update_memory` wants to see again.
+    """
+
+    metrics: dict[str, jax.Array]
+    found: Any
+
+
+class Method(NamedTuple):
+    """A self-supervised method.
+
+    Attributes:
+      init_memory: (key, embeddings=None) -> pytree of arrays, () for a method
+        without memory. `embeddings`, float32 [N, d], is given when
+        `needs_embeddings` says so.
+      memory_spec: the same tree of `REPLICATED` and `SHARDED`.
+      needs_embeddings: whether memory starts from one pass of the encoder.
+      prepare: (key, batch) -> batch, for mixing; the same key on all devices.
+      loss: (outputs, batch, memory, step) -> (float32 [b], Aux); outputs are what
+        the encoder returns, step is int32 [].
+      update_memory: (memory, outputs, batch, aux, step) -> memory, every step.
+      purity: (memory, labels [N], indices [n]) -> float32 [l + 1], the share of
+        positives with the anchor's label per hop and over all; None for a method
+        that has no positives but the image itself. A diagnostic only.
+    """
+
+    init_memory: Callable
+    memory_spec: Any
+    needs_embeddings: bool
+    prepare: Callable
+    loss: Callable
+    update_memory: Callable
+    purity: Callable | None

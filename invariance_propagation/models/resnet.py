@@ -1,0 +1,164 @@
+"""ResNet-18 and ResNet-50, layer for layer the networks of torchvision.
+
+Every convolution and the pooling pad as PyTorch does, `size // 2` on both sides.
+XLA's 'SAME' pads an even input of a strided layer on one side more than on the other:
+the network still trains, but weights no longer carry over from or to PyTorch.
+
+Module names map one to one to torchvision's:
+
+    stem_conv, stem_norm                      conv1, bn1
+    layer1_block0/{conv1, norm1, ...}         layer1.0.{conv1, bn1, ...}
+    layer1_block0/downsample_{conv, norm}     layer1.0.downsample.{0, 1}
+
+References: He et al., Deep Residual Learning for Image Recognition (arXiv 1512.03385);
+torchvision/models/resnet.py; the CIFAR networks of WangFeng18/InvariancePropagation.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from invariance_propagation.errors import UserError
+
+STEMS = ("imagenet", "cifar")
+
+
+def _conv(filters: int, size: int, stride: int, *, dtype: DTypeLike, name: str):
+    """A square convolution without bias, padded as in PyTorch."""
+    return nn.Conv(
+        filters,
+        kernel_size=(size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        name=name,
+    )
+
+
+def _shortcut(x: jax.Array, filters: int, stride: int, conv, norm) -> jax.Array:
+    """The input of a block, projected only where its shape differs from the output."""
+    if stride == 1 and x.shape[-1] == filters:
+        return x
+    x = conv(filters, 1, stride, name="downsample_conv")(x)
+    return norm(name="downsample_norm")(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions: [b, H, W, C] -> [b, H/stride, W/stride, width]."""
+
+    width: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.conv(self.width, 3, self.stride, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.conv(self.width, 3, 1, name="conv2")(y)
+        y = self.norm(name="norm2")(y)
+        return nn.relu(y + _shortcut(x, self.width, self.stride, self.conv, self.norm))
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3, 1x1 convolutions: [b, H, W, C] -> [b, H/stride, W/stride, 4 * width].
+
+    The stride is on the 3x3 convolution, as in torchvision (the paper has it on the
+    first 1x1).
+    """
+
+    width: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        filters = 4 * self.width
+        y = self.conv(self.width, 1, 1, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.conv(self.width, 3, self.stride, name="conv2")(y)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.conv(filters, 1, 1, name="conv3")(y)
+        y = self.norm(name="norm3")(y)
+        return nn.relu(y + _shortcut(x, filters, self.stride, self.conv, self.norm))
+
+
+STAGES = {18: (BasicBlock, (2, 2, 2, 2)), 50: (BottleneckBlock, (3, 4, 6, 3))}
+
+
+class ResNet(nn.Module):
+    """A residual network up to the global average pool.
+
+    Convolutions start from He normal with fan-out, for both stems; the reference code
+    does so for its ImageNet networks and leaves its CIFAR ones at PyTorch's defaults.
+    BatchNorm starts at scale 1, bias 0. The running variance follows the biased batch
+    variance; PyTorch's follows the unbiased one, larger by n / (n - 1) for n = b*H*W,
+    which shows only where batch and feature map are tiny.
+
+    Attributes:
+      depth: 18 or 50.
+      stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3 stride
+        1, no pool; for images below about 64 pixels).
+      width: channels of the first stage; the others have 2, 4 and 8 times as many.
+      norm_axis_name: mapped axis over which BatchNorm takes its batch statistics; None
+        for the statistics of each device's own images, as in the reference code.
+      dtype: type of the computation, float32 or bfloat16. Parameters, batch statistics
+        and the result are float32 in both.
+    """
+
+    depth: int
+    stem: str
+    width: int = 64
+    norm_axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.depth not in STAGES:
+            known = ", ".join(map(str, STAGES))
+            raise UserError(f"depth={self.depth!r}: choose one of {known}")
+        if self.stem not in STEMS:
+            raise UserError(f"stem={self.stem!r}: choose one of {', '.join(STEMS)}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps images, float [b, H, W, C] of any size, to features.
+
+        Args:
+          images: float [b, H, W, C]; any H, W and C.
+          train: normalise by the batch and update 'batch_stats' (which must then be
+            mutable), or normalise by the running statistics.
+
+        Returns:
+          float32 [b, 8 * width] for depth 18, [b, 32 * width] for depth 50.
+        """
+        conv = functools.partial(_conv, dtype=self.dtype)
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,  # PyTorch counts the other way and calls this 0.1
+            epsilon=1e-5,
+            dtype=self.dtype,
+            axis_name=self.norm_axis_name,
+        )
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        x = conv(self.width, size, stride, name="stem_conv")(images)
+        x = nn.relu(norm(name="stem_norm")(x))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+        block, stages = STAGES[self.depth]
+        for i, num_blocks in enumerate(stages):
+            for j in range(num_blocks):
+                stride = 2 if i > 0 and j == 0 else 1
+                name = f"layer{i + 1}_block{j}"
+                x = block(self.width * 2**i, stride, conv, norm, name=name)(x)
+        # Cast first: a mean rounded to bfloat16 would lose digits it has just gained.
+        return x.astype(jnp.float32).mean(axis=(1, 2))

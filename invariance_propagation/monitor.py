@@ -1,0 +1,127 @@
+"""What is measured of a run: along the way, and in the table at its end."""
+
+import json
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from invariance_propagation.checkpoint import FOLDER
+from invariance_propagation.evaluation.knn import knn_accuracy
+from invariance_propagation.progress import METRICS_FILE
+from invariance_propagation.setup import Run
+from invariance_propagation.train_state import TrainState
+
+SUMMARY_FILE = "summary.json"
+PURITY_ANCHORS = 1024
+
+
+def purity(
+    run: Run, state: TrainState, *, num_anchors: int = PURITY_ANCHORS
+) -> list[float | None]:
+    """Purity per hop and over all, of the first so many images; None if undefined."""
+    indices = np.arange(min(num_anchors, run.num_examples))
+    values = run.method.purity(state.memory, run.dataset.train.labels, indices)
+    return [float(x) if math.isfinite(x) else None for x in values]
+
+
+def knn(run: Run, state: TrainState) -> dict[str, float]:
+    """Accuracy on held-out images, in [0, 1].
+
+    Returns:
+      `knn`, against the training images embedded anew, and `knn_bank`, against
+      the bank, which costs no pass over the training set.
+    """
+    queries = _embed(run, state, run.dataset.held_out.images)
+    features = _embed(run, state, run.dataset.train.images)
+    memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
+    return {
+        "knn": _accuracy(run, features, queries),
+        "knn_bank": _accuracy(run, memory.bank, queries),
+    }
+
+
+def summarize(run: Run, state: TrainState, folder: Path) -> dict[str, Any]:
+    """Measures a finished run, writes summary.json and prints its table."""
+    summary: dict[str, Any] = {"steps": run.total_steps, "workdir": str(folder)}
+    if run.has_knn:
+        summary |= {"knn_neighbors": run.knn.num_neighbors}
+        summary |= {"knn_raw_pixels": _knn_of_pixels(run)}
+        # Its own memory and optimiser go unused; only the weights matter here.
+        summary |= {"knn_untrained": knn(run, run.init())["knn"]}
+        trained = knn(run, state)
+        summary |= {"knn_trained": trained["knn"], "knn_bank": trained["knn_bank"]}
+    if run.has_labels and run.method.purity is not None:
+        *hops, overall = purity(run, state, num_anchors=run.num_examples)
+        summary |= {"purity_by_hop": hops, "purity": overall}
+    draft = folder / (SUMMARY_FILE + ".tmp")
+    draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, folder / SUMMARY_FILE)
+    print(_table(summary, folder))
+    return summary
+
+
+def repeat_summary(folder: Path) -> dict[str, Any]:
+    """Says that a run is finished, and prints its table again."""
+    path = folder / SUMMARY_FILE
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    print(f"{folder} is finished; to train on, raise --config.train.epochs")
+    print(_table(summary, folder))
+    return summary
+
+
+def percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.2f} %"
+
+
+def _table(summary: dict[str, Any], folder: Path) -> str:
+    lines = [""]
+    if "knn_trained" in summary:
+        lines += [
+            f"weighted kNN on the held-out images, K={summary['knn_neighbors']}",
+            f"  knn raw pixels: {percent(summary['knn_raw_pixels'])}",
+            f"  knn untrained: {percent(summary['knn_untrained'])}",
+            f"  knn trained: {percent(summary['knn_trained'])}",
+            f"  knn trained, against the bank: {percent(summary['knn_bank'])}",
+        ]
+    if "purity" in summary:
+        lines += ["purity of the propagated positives"]
+        lines += [
+            f"  hop {hop}: {percent(share)}"
+            for hop, share in enumerate(summary["purity_by_hop"], 1)
+        ]
+        lines += [f"  all hops: {percent(summary['purity'])}"]
+    again = f"{Path(sys.argv[0]).name} --config=configs/fashion_mnist.py"
+    lines += [
+        f"checkpoints: {folder / FOLDER}",
+        f"logs: {folder / METRICS_FILE}",
+        f"next: python {shlex.join(again.split())} --workdir=runs/fashion_mnist",
+    ]
+    return "\n".join(lines)
+
+
+def _embed(run: Run, state: TrainState, images: np.ndarray) -> np.ndarray:
+    return run.embed(state.params, state.batch_stats, images).embedding
+
+
+def _knn_of_pixels(run: Run) -> float:
+    def flat(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).astype(np.float32)
+
+    train, held_out = run.dataset.train, run.dataset.held_out
+    return _accuracy(run, flat(train.images), flat(held_out.images))
+
+
+def _accuracy(run: Run, features: jax.Array, queries: jax.Array) -> float:
+    return knn_accuracy(
+        features,
+        run.dataset.train.labels,
+        queries,
+        run.dataset.held_out.labels,
+        **run.knn._asdict(),
+    )

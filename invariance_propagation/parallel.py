@@ -1,0 +1,210 @@
+"""Devices: the axis name, the mesh, how a step is mapped, and collectives.
+
+Below this module a function that communicates takes `axis_name`; `None` means
+that one device holds everything, and every collective is then the identity.
+
+Legend of the whole package: D devices, b images per device, B = D * b,
+N training images, Np = N padded up to a multiple of D, d embedding size,
+k neighbours kept per image, l hops, P hard positives, M background size,
+slots = k + k^2 + ... + k^l.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from invariance_propagation.errors import UserError
+
+AXIS = "batch"
+REPLICATED = PartitionSpec()
+SHARDED = PartitionSpec(AXIS)
+MODES = ("pmap", "shard_map")
+
+
+def all_gather(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """[b, ...] on each device -> [B, ...] on all of them."""
+    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+
+
+def own_sum(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """[B, ...] on each device -> the sum over devices of this device's [b, ...]."""
+    return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
+
+
+def own_parts(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """[B, c] on each device -> [b, D * c]: what each device has for our rows."""
+    if axis_name is None:
+        return x
+    parts = lax.all_to_all(
+        x.reshape(lax.axis_size(axis_name), -1, *x.shape[1:]), axis_name, 0, 0
+    )
+    return parts.swapaxes(0, 1).reshape(parts.shape[1], -1)
+
+
+def psum(x: Any, axis_name: str | None) -> Any:
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def pmax(x: Any, axis_name: str | None) -> Any:
+    return x if axis_name is None else lax.pmax(x, axis_name)
+
+
+def pmean(x: Any, axis_name: str | None) -> Any:
+    return x if axis_name is None else lax.pmean(x, axis_name)
+
+
+def own_rows(x: jax.Array, count: int, axis_name: str | None) -> jax.Array:
+    """[B, ...], the same on every device -> this device's [count, ...]."""
+    return lax.dynamic_slice_in_dim(x, first_row(count, axis_name), count)
+
+
+def first_row(rows: int, axis_name: str | None) -> jax.Array | int:
+    """The global number of this device's first row, when each holds `rows`."""
+    return 0 if axis_name is None else lax.axis_index(axis_name) * rows
+
+
+class Runner(NamedTuple):
+    """How a per-device function is mapped over devices.
+
+    Specs are `REPLICATED` or `SHARDED` (along axis 0), one per argument or per
+    leaf. Outside a runner every array has its global shape. Inside, `pmap`
+    holds a sharded array as [D, n / D, ...] and `shard_map` as [n, ...].
+    """
+
+    mesh: Mesh
+    mode: str
+
+    @property
+    def num_devices(self) -> int:
+        return self.mesh.size
+
+    def compile(
+        self, fn: Callable, in_specs: Any, out_specs: Any, *, donate: tuple = ()
+    ) -> Callable:
+        """Maps `fn`, written for one device, over the mesh."""
+        if self.mode == "pmap":
+            return jax.pmap(
+                fn,
+                axis_name=AXIS,
+                in_axes=_pmap_axes(in_specs),
+                out_axes=_pmap_axes(out_specs),
+                donate_argnums=donate,
+                devices=list(self.mesh.devices.flat),
+            )
+        # check_vma=True would multiply gradients of replicated parameters by D.
+        mapped = jax.shard_map(
+            fn,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=donate)
+
+    def create(self, init: Callable, specs: Any) -> Any:
+        """Runs `init()` so that its arrays are born where `specs` puts them."""
+        return jax.jit(
+            lambda: self._layout(init(), specs), out_shardings=self._shardings(specs)
+        )()
+
+    def put(self, tree: Any, specs: Any) -> Any:
+        """Global host arrays -> arrays on the devices, padded as they need."""
+        tree = self._layout(tree, specs)
+        return jax.tree.map(
+            lambda sharding, part: jax.device_put(part, sharding),
+            self._shardings(specs),
+            tree,
+        )
+
+    def fetch(self, tree: Any, specs: Any, length: int) -> Any:
+        """The reverse: host copies; sharded arrays are cut to `length` rows."""
+
+        def whole(spec: PartitionSpec, part: Any) -> Any:
+            if spec == REPLICATED:
+                return jax.tree.map(_host_copy, part)
+            return jax.tree.map(lambda x: self._unstack(_host_copy(x))[:length], part)
+
+        return jax.tree.map(whole, specs, tree)
+
+    def shapes(self, tree: Any, specs: Any, length: int) -> Any:
+        """What `fetch` would return, as jax.ShapeDtypeStruct."""
+
+        def whole(spec: PartitionSpec, part: Any) -> Any:
+            if spec == REPLICATED:
+                return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)
+            rest = 2 if self.mode == "pmap" else 1
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((length, *x.shape[rest:]), x.dtype), part
+            )
+
+        return jax.tree.map(whole, specs, tree)
+
+    def _layout(self, tree: Any, specs: Any) -> Any:
+        def place(spec: PartitionSpec, part: Any) -> Any:
+            return part if spec == REPLICATED else jax.tree.map(self._stack, part)
+
+        return jax.tree.map(place, specs, tree)
+
+    def _stack(self, x: Any) -> Any:
+        size = self.num_devices
+        xp = np if isinstance(x, np.ndarray) else jax.numpy
+        x = xp.pad(x, [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(size, -1, *x.shape[1:]) if self.mode == "pmap" else x
+
+    def _unstack(self, x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, *x.shape[2:]) if self.mode == "pmap" else x
+
+    def _shardings(self, specs: Any) -> Any:
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+
+
+def make_runner(mode: str, num_devices: int | None = None) -> Runner:
+    """A runner over the first `num_devices` devices (all of them by default).
+
+    Raises:
+      UserError: unknown mode, or more devices asked for than there are.
+    """
+    if mode not in MODES:
+        raise UserError(f"parallel={mode!r}: choose one of {', '.join(MODES)}")
+    devices = jax.devices()
+    if num_devices is not None and not 1 <= num_devices <= len(devices):
+        raise UserError(
+            f"num_devices={num_devices}, but JAX sees {len(devices)}: "
+            f"set it from 1 to {len(devices)}, or to None for all of them"
+        )
+    return Runner(Mesh(np.array(devices[:num_devices]), (AXIS,)), mode)
+
+
+def one_cpu_device_per_core(batch_size: int) -> None:
+    """Splits a CPU backend into devices, one per core that the batch can fill.
+
+    Two devices on two cores run a ResNet step faster than one device with two
+    threads. Does nothing once JAX has started, when the user has set a number,
+    or on an accelerator.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in flags
+    if chosen or jax.config.jax_num_cpu_devices > 0:
+        return
+    cores = len(os.sched_getaffinity(0))
+    # At least 16 images per device, and no remainder: a default must not fail.
+    most = max(1, min(cores, batch_size // 16))
+    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # JAX has started: the caller's choice stands.
+        pass
+
+
+def _pmap_axes(specs: Any) -> Any:
+    return jax.tree.map(lambda spec: None if spec == REPLICATED else 0, specs)
+
+
+def _host_copy(x: Any) -> np.ndarray:
+    # On a CPU np.asarray shares the buffer that the next step donates.
+    return np.array(x, copy=True)

@@ -1,0 +1,126 @@
+"""What a run shows and keeps: a bar or plain lines, and metrics.jsonl."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """A bar with the latest figures on a terminal, plain lines elsewhere."""
+
+    def __init__(self, start: int, total: int):
+        self._total = total
+        self._last_line = time.monotonic()
+        terminal = sys.stderr.isatty()
+        self._bar = (
+            tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True)
+            if terminal
+            else None
+        )
+
+    def advance(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, row: Mapping[str, Any], *, always: bool = False) -> None:
+        """Shows a row of metrics; plain lines at most every few seconds."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_brief(row))
+            return
+        now = time.monotonic()
+        if always or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = _duration(row["seconds_left"])
+            print(
+                f"step {row['step']}/{self._total}  {_brief(row)}  "
+                f"{row['images_per_second']:.0f} images/s  {left} left",
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line without tearing the bar."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class MetricsLog:
+    """Rows of metrics in a workdir: metrics.jsonl, and TensorBoard if asked for."""
+
+    def __init__(self, workdir: Path, *, tensorboard: bool, first_step: int):
+        self.folder = workdir
+        path = workdir / METRICS_FILE
+        _drop_rows_after(path, first_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._writer = _tensorboard_writer(workdir) if tensorboard else None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            scalars = {k: v for k, v in row.items() if isinstance(v, int | float)}
+            self._writer.write_scalars(scalars.pop("step"), scalars)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line that was cut short is left out."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Steps that are about to be taken again must not be listed twice."""
+    rows = [row for row in read_rows(path.parent) if row["step"] <= step]
+    draft = path.with_suffix(".tmp")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _tensorboard_writer(workdir: Path):
+    # Imported here: it brings TensorFlow in, which takes seconds and memory.
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(workdir))
+
+
+def _brief(row: Mapping[str, Any]) -> str:
+    shown = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
+    shown += [
+        f"{name} {row[name]:.3f}"
+        for name in ("instance", "propagation", "purity")
+        if row.get(name) is not None
+    ]
+    return "  ".join([*shown, f"lr {row['learning_rate']:.4f}"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,56 @@
+"""From config sections to function calls, with a line for what does not fit."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from invariance_propagation.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def options(
+    function: Callable, section: str, config: Mapping[str, Any], *, bound: Any = ()
+) -> dict[str, Any]:
+    """The section as keyword arguments of `function`, its names checked.
+
+    Args:
+      function: what will be called.
+      section: name of the section.
+      config: of which it is a part.
+      bound: names of the parameters that come from elsewhere.
+
+    Raises:
+      UserError: a key of the section that is no parameter of the function, or a
+        parameter without default that the section lacks.
+    """
+    parameters = inspect.signature(function).parameters
+    known = [name for name in parameters if name not in bound]
+    check_names(config[section], known, prefix=f"{section}.")
+    for name in known:
+        required = parameters[name].default is inspect.Parameter.empty
+        if required and name not in config[section]:
+            raise UserError(
+                f"config key {section}.{name} is missing: start from configs/default.py"
+            )
+    return dict(config[section])
+
+
+def call(
+    function: Callable[..., Result],
+    section: str,
+    config: Mapping[str, Any],
+    **more: Any,
+) -> Result:
+    """`function(**config[section], **more)`; raises as `options` does."""
+    return function(**options(function, section, config, bound=more), **more)
+
+
+def check_names(given: Iterable[str], known: Iterable[str], *, prefix: str = "") -> None:
+    """Raises UserError for the first name in `given` that is not in `known`."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else "see configs/default.py"
+            raise UserError(f"unknown config key {prefix}{name}: {hint}")

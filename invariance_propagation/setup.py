@@ -1,0 +1,259 @@
+"""From a config to the parts of a run; every check of the input is made here.
+
+Nothing is written. Below this module nobody sees the config.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from invariance_propagation import parallel, settings
+from invariance_propagation.data import augment, sources
+from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.features import Embed, make_embed
+from invariance_propagation.methods import Method, invariance_propagation
+from invariance_propagation.models import Encoder, ResNet
+from invariance_propagation.optimizer import make_optimizer
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
+from invariance_propagation.train_state import TrainState, state_spec
+from invariance_propagation.train_step import train_step
+
+TOP_LEVEL = ("task", "seed", "parallel", "num_devices")
+SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class TrainOptions(NamedTuple):
+    """The section `train`; configs/default.py says what each key means."""
+
+    epochs: int
+    batch_size: int
+    evaluate_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+    tensorboard: bool
+
+
+class KnnOptions(NamedTuple):
+    """The section `knn`: K and sigma of the weighted kNN monitor."""
+
+    num_neighbors: int
+    temperature: float
+
+
+class Run(NamedTuple):
+    """The parts of a run, bound to each other and to the devices.
+
+    Attributes:
+      dataset: with the training images that the bank is indexed by.
+      runner: maps functions over the devices.
+      method: what is trained.
+      spec: where each part of the state lies.
+      init: () -> TrainState, placed.
+      step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
+      embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
+      schedule: step -> learning rate.
+      steps_per_epoch: N // B.
+      start_epoch: first epoch with propagation; None where there is none.
+      options: the section `train`.
+      knn: the section `knn`.
+      seed: of weights, order and augmentation.
+    """
+
+    dataset: sources.Dataset
+    runner: Runner
+    method: Method
+    spec: TrainState
+    init: Callable[[], TrainState]
+    step: Callable
+    embed: Embed
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    start_epoch: int | None
+    options: TrainOptions
+    knn: KnnOptions
+    seed: int
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.dataset.train.images)
+
+    @property
+    def total_steps(self) -> int:
+        return self.options.epochs * self.steps_per_epoch
+
+    @property
+    def has_labels(self) -> bool:
+        return self.dataset.train.labels is not None
+
+    @property
+    def has_knn(self) -> bool:
+        held_out = self.dataset.held_out
+        return self.has_labels and held_out is not None and held_out.labels is not None
+
+
+def build(config: ConfigDict) -> Run:
+    """Checks a config and binds its parts.
+
+    Raises:
+      UserError: anything the user can mend; one line that names the fix.
+    """
+    settings.check_names(config, (*TOP_LEVEL, *SECTIONS))
+    options = settings.call(TrainOptions, "train", config)
+    knn = settings.call(KnnOptions, "knn", config)
+    _check_options(options, knn)
+    dataset = settings.call(sources.load, "data", config)
+    num_examples = len(dataset.train.images)
+    _check_sizes(options, knn, num_examples)
+
+    parallel.one_cpu_device_per_core(options.batch_size)
+    runner = parallel.make_runner(config.parallel, config.num_devices)
+    if options.batch_size % runner.num_devices:
+        raise UserError(
+            f"train.batch_size={options.batch_size} does not divide over "
+            f"{runner.num_devices} devices: set it to a multiple of "
+            f"{runner.num_devices}, or num_devices to a divisor of it"
+        )
+    steps_per_epoch = num_examples // options.batch_size
+    method = settings.call(
+        invariance_propagation,
+        "method",
+        config,
+        num_examples=num_examples,
+        embedding_dim=config.encoder.dim,
+        steps_per_epoch=steps_per_epoch,
+        axis_name=AXIS,
+    )
+    schedule, optimizer = settings.call(
+        make_optimizer,
+        "optimizer",
+        config,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    encoder = settings.call(make_encoder, "encoder", config)
+    chances = settings.options(
+        augment.augment, "augment", config, bound=("keys", "images")
+    )
+    view = partial(augment.augment, **chances)
+    plain_view = partial(
+        augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
+    )
+    spec = state_spec(method.memory_spec)
+    mapped_step = runner.compile(
+        partial(
+            train_step,
+            encoder=encoder,
+            method=method,
+            optimizer=optimizer,
+            view=view,
+            seed=config.seed,
+            steps_per_epoch=steps_per_epoch,
+            axis_name=AXIS,
+        ),
+        (spec, SHARDED, REPLICATED),
+        (spec, REPLICATED),
+        donate=(0,),
+    )
+    embed = make_embed(runner, encoder, plain_view)
+    example = jax.eval_shape(plain_view, dataset.train.images[:1])
+    # Traced for its checks alone.
+    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    jax.eval_shape(view, key, dataset.train.images[:1])
+
+    def init() -> TrainState:
+        params_key, memory_key = jax.random.split(jax.random.key(config.seed))
+
+        def init_network():
+            images = jnp.zeros(example.shape, example.dtype)
+            variables = encoder.init(params_key, images, train=False)
+            params, batch_stats = variables["params"], variables["batch_stats"]
+            return jnp.int32(0), params, batch_stats, optimizer.init(params)
+
+        network = runner.create(init_network, REPLICATED)
+        embeddings = None
+        if method.needs_embeddings:
+            _, params, batch_stats, _ = network
+            embeddings = embed(params, batch_stats, dataset.train.images).embedding
+        memory = runner.create(
+            partial(method.init_memory, memory_key, embeddings), method.memory_spec
+        )
+        return TrainState(*network, memory)
+
+    propagates = config.method.propagation_weight > 0
+    return Run(
+        dataset=dataset,
+        runner=runner,
+        method=method,
+        spec=spec,
+        init=init,
+        step=mapped_step,
+        embed=embed,
+        schedule=schedule,
+        steps_per_epoch=steps_per_epoch,
+        start_epoch=config.method.start_epoch if propagates else None,
+        options=options,
+        knn=knn,
+        seed=config.seed,
+    )
+
+
+def make_encoder(
+    *,
+    depth: int,
+    stem: str,
+    width: int,
+    head: str,
+    hidden: int,
+    dim: int,
+    cross_replica_norm: bool,
+    dtype: str,
+) -> Encoder:
+    """The encoder of the section `encoder`; its BatchNorm knows the device axis."""
+    if dtype not in DTYPES:
+        raise UserError(f"encoder.dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    for name, value in (("width", width), ("hidden", hidden), ("dim", dim)):
+        if value < 1:
+            raise UserError(f"encoder.{name}={value}: set it to 1 or above")
+    axis_name = AXIS if cross_replica_norm else None
+    try:
+        backbone = ResNet(depth, stem, width, axis_name, DTYPES[dtype])
+        return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
+    except ValueError as error:
+        raise UserError(f"encoder: {error}") from error
+
+
+def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
+    for name in ("epochs", "batch_size", "checkpoint_every", "log_every"):
+        if getattr(options, name) < 1:
+            raise UserError(f"train.{name}={getattr(options, name)}: set it above 0")
+    if options.evaluate_every < 0:
+        raise UserError(
+            f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
+            "for no kNN evaluation"
+        )
+    if options.keep_checkpoints < 1:
+        raise UserError(
+            f"train.keep_checkpoints={options.keep_checkpoints}: keep at least 1"
+        )
+    if not knn.temperature > 0:
+        raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
+
+
+def _check_sizes(options: TrainOptions, knn: KnnOptions, num_examples: int) -> None:
+    if options.batch_size > num_examples:
+        raise UserError(
+            f"train.batch_size={options.batch_size}, but there are {num_examples} "
+            f"training images: set it to at most {num_examples}"
+        )
+    if not 1 <= knn.num_neighbors <= num_examples:
+        raise UserError(
+            f"knn.num_neighbors={knn.num_neighbors}, but there are {num_examples} "
+            f"training images: set it from 1 to {num_examples}"
+        )

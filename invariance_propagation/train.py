@@ -1,0 +1,268 @@
+"""The training loop: steps, what is logged, evaluated and saved along the way."""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from invariance_propagation import monitor
+from invariance_propagation.checkpoint import FOLDER, Checkpoints
+from invariance_propagation.data.order import epoch_order
+from invariance_propagation.errors import Stopped, TrainingError, UserError
+from invariance_propagation.parallel import REPLICATED, SHARDED
+from invariance_propagation.progress import MetricsLog, Progress, read_rows
+from invariance_propagation.setup import Run, build
+from invariance_propagation.train_state import TrainState
+
+# Below this share of neighbours kept between visits the graph still changes
+# from one epoch to the next.
+STABLE_OVERLAP = 0.1
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
+    """Trains to the end of the config, from the last checkpoint if there is one.
+
+    Args:
+      config: as from configs/default.py.
+      workdir: where checkpoints and logs lie; made if it is not there.
+
+    Returns:
+      The summary that is also printed and written to summary.json: kNN accuracy
+      and purity in [0, 1], steps, seconds.
+
+    Raises:
+      UserError: bad input; nothing has been written.
+      TrainingError: a loss that is not finite, or a checkpoint that cannot be
+        read or written.
+      Stopped: SIGTERM or SIGINT; a checkpoint has been written.
+    """
+    run = build(config)
+    folder = Path(workdir).absolute()
+    checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
+    try:
+        found = checkpoints.facts()
+        _check_same_data(found, run, folder)
+        if found is not None and found["step"] >= run.total_steps:
+            return monitor.repeat_summary(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return _train(run, config, folder, checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def _train(
+    run: Run, config: ConfigDict, folder: Path, checkpoints: Checkpoints
+) -> dict[str, Any]:
+    state = run.init()
+    overview = parameter_overview.get_parameter_overview(state.params)
+    (folder / "parameters.txt").write_text(overview + "\n")
+    start, window = 0, Window()
+    restored = checkpoints.restore(run.runner.shapes(state, run.spec, run.num_examples))
+    if restored is not None:
+        start, arrays, facts = restored
+        state = run.runner.put(arrays, run.spec)
+        window = Window(**facts["window"])
+    _say_start(run, folder, state, start)
+
+    log = MetricsLog(folder, tensorboard=run.options.tensorboard, first_step=start)
+    progress = Progress(start, run.total_steps)
+    facts = _identity(run) | {"config": json.loads(config.to_json_best_effort())}
+    try:
+        with _stop_signals() as stopping:
+            state = _loop(
+                run, state, start, window, checkpoints, facts, log, progress, stopping
+            )
+        checkpoints.finish()
+    finally:
+        progress.close()
+        log.close()
+    return monitor.summarize(run, state, folder)
+
+
+def _loop(
+    run, state, start, window, checkpoints, facts, log, progress, stopping
+) -> TrainState:
+    options, per_epoch = run.options, run.steps_per_epoch
+    images = run.runner.put(run.dataset.train.images, REPLICATED)
+    clock, clocked = time.monotonic(), start
+    order = None
+    for step in range(start, run.total_steps):
+        epoch, place = divmod(step, per_epoch)
+        if order is None or place == 0:
+            order = epoch_order(
+                seed=run.seed,
+                epoch=epoch,
+                num_examples=run.num_examples,
+                batch_size=options.batch_size,
+            )
+        if run.start_epoch is not None and step == run.start_epoch * per_epoch:
+            _say_propagation_starts(run, state, epoch, log.folder, progress)
+        indices = run.runner.put(order[place], SHARDED)
+        state, metrics = run.step(state, indices, images)
+        window.add(step, metrics)
+        progress.advance()
+
+        done, last = step + 1, step + 1 == run.total_steps
+        if place + 1 == per_epoch or (place + 1) % options.log_every == 0 or last:
+            row = {"step": done, "epoch": epoch, **window.means()}
+            now = time.monotonic()
+            rate = (done - clocked) / (now - clock)
+            row |= {
+                "learning_rate": float(run.schedule(step)),
+                "images_per_second": rate * options.batch_size,
+                "seconds_left": (run.total_steps - done) / rate,
+            }
+            if run.has_labels and run.method.purity is not None:
+                row["purity"] = monitor.purity(run, state)[-1]
+            log.write(row)
+            progress.show(row, always=last)
+            window, clock, clocked = Window(), time.monotonic(), done
+        every = options.evaluate_every
+        if run.has_knn and place + 1 == per_epoch and every:
+            if (epoch + 1) % every == 0 or last:
+                scores = monitor.knn(run, state)
+                log.write({"step": done, "epoch": epoch, **scores})
+                progress.say(
+                    f"epoch {epoch}: kNN {monitor.percent(scores['knn'])}, "
+                    f"against the bank {monitor.percent(scores['knn_bank'])}"
+                )
+                clock, clocked = time.monotonic(), done
+        stopped_by = stopping.get("signal")
+        if done % options.checkpoint_every == 0 or last or stopped_by:
+            window.settle()
+            host_state = run.runner.fetch(state, run.spec, run.num_examples)
+            checkpoints.save(
+                done, host_state, facts | {"step": done, "window": window.facts()}
+            )
+        if stopped_by and not last:
+            checkpoints.finish()
+            raise Stopped(
+                f"stopped by {stopped_by.name} at step {done} of {run.total_steps}; a "
+                f"checkpoint is in {checkpoints.folder}; run the same command to go on",
+                stopped_by,
+            )
+    return state
+
+
+class Window:
+    """Metrics since the last row: still on the device, then summed on the host.
+
+    What has been summed goes into a checkpoint, so that rows come out the same
+    after a restart in the middle of a window.
+    """
+
+    def __init__(self, count: int = 0, sums: dict[str, float] | None = None):
+        self._count = count
+        self._sums = dict(sums or {})
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self._pending.append((step, metrics))
+
+    def settle(self) -> None:
+        """Brings the pending metrics to the host.
+
+        Raises:
+          TrainingError: one of them is not finite.
+        """
+        for step, metrics in self._pending:
+            for name, value in jax.device_get(metrics).items():
+                if not np.isfinite(value):
+                    raise TrainingError(
+                        f"step {step}: the {name} is {value}; training stops before "
+                        "anything of it is saved. Try a smaller "
+                        "optimizer.learning_rate or a larger method.temperature"
+                    )
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._count += 1
+        self._pending.clear()
+
+    def means(self) -> dict[str, float]:
+        self.settle()
+        return {name: total / self._count for name, total in self._sums.items()}
+
+    def facts(self) -> dict[str, Any]:
+        return {"count": self._count, "sums": self._sums}
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {
+        "dataset": run.dataset.name,
+        "num_examples": run.num_examples,
+        "digest": run.dataset.digest(),
+    }
+
+
+def _check_same_data(found: dict[str, Any] | None, run: Run, folder: Path) -> None:
+    if found is None:
+        return
+    own = _identity(run)
+    if any(found[name] != own[name] for name in own):
+        raise UserError(
+            f"{folder} holds a checkpoint of {found['dataset']} with "
+            f"{found['num_examples']} images (digest {found['digest']}), this config "
+            f"trains on {own['dataset']} with {own['num_examples']} (digest "
+            f"{own['digest']}): choose another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[dict[str, signal.Signals]]:
+    """Notes the first SIGTERM or SIGINT; a second one acts as it always does."""
+    noted: dict[str, signal.Signals] = {}
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        noted["signal"] = signal.Signals(number)
+        signal.signal(number, before[number])
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not the main thread
+                before[number] = signal.signal(number, note)
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    print(
+        f"{run.dataset.name}: {run.num_examples:,} training images; encoder of "
+        f"{count:,} parameters; {run.total_steps:,} steps of "
+        f"{run.options.batch_size} images ({run.options.epochs} epochs) on "
+        f"{run.runner.num_devices} {jax.default_backend()} device(s)"
+    )
+    if not run.has_labels:
+        print("no labels: kNN and purity are left out")
+    if start:
+        print(f"continuing from step {start:,}: {folder / FOLDER}")
+
+
+def _say_propagation_starts(run, state, epoch, folder, progress) -> None:
+    """Tells how good the positives are that the loss is about to use."""
+    rows = [row for row in read_rows(folder) if "neighbor_overlap" in row]
+    overlap = rows[-1]["neighbor_overlap"] if rows else 0.0
+    text = f"epoch {epoch}: propagation starts; neighbours kept between visits "
+    text += monitor.percent(overlap)
+    if run.has_labels and run.method.purity is not None:
+        *hops, overall = monitor.purity(run, state)
+        text += f"; purity of the positives {monitor.percent(overall)} (by hop "
+        text += ", ".join(monitor.percent(hop) for hop in hops) + ")"
+    progress.say(text)
+    if overlap < STABLE_OVERLAP:
+        progress.say(
+            f"warning: fewer than {monitor.percent(STABLE_OVERLAP)} of the neighbours "
+            "are kept between visits, so the graph is not stable yet: propagation may "
+            f"do harm; a later start (method.start_epoch > {epoch}) may serve better"
+        )

@@ -1,0 +1,84 @@
+"""One device's share of a training step: a free function, mapped by a runner."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from flax import linen as nn
+
+from invariance_propagation import parallel
+from invariance_propagation.data.augment import per_image_keys
+from invariance_propagation.methods.base import Batch, Method
+from invariance_propagation.train_state import TrainState
+
+
+def train_step(
+    state: TrainState,
+    indices: jax.Array,
+    images: jax.Array,
+    *,
+    encoder: nn.Module,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    view: Callable[[jax.Array, jax.Array], jax.Array],
+    seed: int,
+    steps_per_epoch: int,
+    axis_name: str | None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step.
+
+    The loss reads the old bank and graph; both are then updated with what this
+    pass found, the bank with the embeddings from before the parameter update.
+
+    Args:
+      state: as it was.
+      indices: int32 [b], this device's images.
+      images: uint8 [N, H, W, C], the whole training set on the device.
+      encoder: returns `Outputs(features, embedding)`.
+      method: what to minimise and remember.
+      optimizer: of the encoder's parameters.
+      view: (keys [b], uint8 [b, H, W, C]) -> float32 views.
+      seed: with epoch and index it determines each view.
+      steps_per_epoch: N // B.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      The next state and scalar metrics, averaged over all images of the step.
+    """
+    epoch = state.step // steps_per_epoch
+    keys = per_image_keys(seed, epoch, indices)
+    batch = Batch(view(keys, images[indices]), indices)
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = method.prepare(step_key, batch)
+
+    def mean_loss(params):
+        outputs, updates = encoder.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch.images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        loss, aux = method.loss(outputs, batch, state.memory, state.step)
+        # The mean inside and outside of the gradient: right in every runner.
+        loss = parallel.pmean(loss.mean(), axis_name)
+        return loss, (outputs, updates["batch_stats"], aux)
+
+    gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    (loss, (outputs, batch_stats, aux)), grads = gradient(state.params)
+    grads = parallel.pmean(grads, axis_name)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = {
+        "loss": loss,
+        **parallel.pmean(aux.metrics, axis_name),
+        "gradient_norm": optax.global_norm(grads),
+    }
+    memory = method.update_memory(state.memory, outputs, batch, aux, state.step)
+    state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        # Per-device BatchNorm leaves each device its own statistics.
+        batch_stats=parallel.pmean(batch_stats, axis_name),
+        opt_state=opt_state,
+        memory=memory,
+    )
+    return state, metrics

@@ -1,0 +1,125 @@
+"""Oracle of the augmentation: plain NumPy in float64, one pixel after another.
+
+Each function follows the definition in torchvision's and PIL's documentation. Images
+are float [height, width, C] in [0, 1]; nothing is shared with the package.
+"""
+
+import colorsys
+
+import numpy as np
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    """[height, width]: PIL's mode L, L = (299 R + 587 G + 114 B) / 1000."""
+    if image.shape[2] == 1:
+        return image[:, :, 0]
+    return (299 * image[..., 0] + 587 * image[..., 1] + 114 * image[..., 2]) / 1000
+
+
+def grayscale(image: np.ndarray) -> np.ndarray:
+    return np.stack([luminance(image)] * image.shape[2], axis=2)
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    return np.clip(factor * image, 0, 1)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    return np.clip(factor * image + (1 - factor) * luminance(image).mean(), 0, 1)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    return np.clip(factor * image + (1 - factor) * grayscale(image), 0, 1)
+
+
+def hue(image: np.ndarray, shift: float) -> np.ndarray:
+    result = np.empty(image.shape)
+    for position in np.ndindex(image.shape[:2]):
+        h, s, v = colorsys.rgb_to_hsv(*image[position])
+        result[position] = colorsys.hsv_to_rgb((h + shift) % 1.0, s, v)
+    return result
+
+
+def filter_row(line: np.ndarray, size: int) -> np.ndarray:
+    """Antialiased bilinear resize of [n, ...] to [size, ...], as in PIL's Resample.c.
+
+    Each output pixel is the mean of the input pixels whose centres are nearer than the
+    support, weighted by a triangle.
+    """
+    scale = len(line) / size
+    support = max(scale, 1.0)
+    result = np.zeros((size, *line.shape[1:]))
+    for i in range(size):
+        center, total = (i + 0.5) * scale, 0.0
+        first = max(int(center - support + 0.5), 0)
+        stop = min(int(center + support + 0.5), len(line))
+        for j in range(first, stop):
+            weight = max(0.0, 1 - abs((j + 0.5 - center) / support))
+            result[i] += weight * line[j]
+            total += weight
+        result[i] /= total
+    return result
+
+
+def resized_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """torchvision's resized_crop: first the crop, then the resize."""
+    top, left, height, width = box
+    part = image[top : top + height, left : left + width]
+    rows = filter_row(part, size)
+    return filter_row(rows.swapaxes(0, 1), size).swapaxes(0, 1)
+
+
+def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
+    """torchvision's gaussian_blur with kernel 2 * radius + 1, padding 'reflect'."""
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps /= taps.sum()
+    height, width, _ = image.shape
+    padded = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    result = np.zeros(image.shape)
+    for dy, weight_y in enumerate(taps):
+        for dx, weight_x in enumerate(taps):
+            result += weight_y * weight_x * padded[dy : dy + height, dx : dx + width]
+    return result
+
+
+def crop_box(
+    uniform: np.ndarray,
+    shape: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """torchvision's RandomResizedCrop.get_params, fed with given uniform numbers.
+
+    `uniform` [2, tries + 1]: area and ratio of each try, then the position.
+    """
+    height, width = shape
+    for area, log_ratio in uniform[:, :-1].T:
+        target = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        low, high = np.log(ratio)
+        aspect = np.exp(low + (high - low) * log_ratio)
+        w, h = round((target * aspect) ** 0.5), round((target / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            top = int(uniform[0, -1] * (height - h + 1))
+            left = int(uniform[1, -1] * (width - w + 1))
+            return top, left, h, w
+    h, w = height, width
+    if width / height < min(ratio):
+        h = round(width / min(ratio))
+    elif width / height > max(ratio):
+        w = round(height * max(ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def color_jitter(
+    image: np.ndarray, names: list[str], factors: np.ndarray
+) -> np.ndarray:
+    """The adjustments `names`, one after the other."""
+    adjustments = {
+        "brightness": brightness,
+        "contrast": contrast,
+        "saturation": saturation,
+        "hue": hue,
+    }
+    for name, factor in zip(names, factors, strict=True):
+        image = adjustments[name](image, float(factor))
+    return image
