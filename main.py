@@ -48,7 +48,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     """As absl does, but one line and status 2 for what it does not understand."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        flags.Error,
+        OSError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         _exit(error, 2)
 
 

@@ -8,10 +8,11 @@ from invariance_propagation.propagation import (
     propagate,
     update_graph,
 )
+from invariance_propagation.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Losses",
+    "__version__",
     "distinct",
     "init_bank",
     "init_graph",

@@ -189,12 +189,14 @@ def _check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
         if wanted.get(name) != stored.get(name):
             raise UserError(
                 f"the checkpoint of step {step} has {name} of shape "
-                f"{stored.get(name)}, this config makes it {wanted.get(name)}: run with "
-                "the config it was made with, or choose another --workdir"
+                f"{stored.get(name)}, this config makes it {wanted.get(name)}: run "
+                "with the config it was made with, or choose another --workdir"
             )
 
 
 def _check_contents(arrays: dict[str, Any], state: Any) -> None:
     for name, x in _leaves(state).items():
         if _crc(x) != arrays[name]["crc32"]:
-            raise ValueError(f"the contents of {name} have changed since it was written")
+            raise ValueError(
+                f"the contents of {name} have changed since it was written"
+            )

@@ -9,6 +9,7 @@ k neighbours kept per image, l hops, P hard positives, M background size,
 slots = k + k^2 + ... + k^l.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -136,7 +137,9 @@ class Runner(NamedTuple):
 
         def whole(spec: PartitionSpec, part: Any) -> Any:
             if spec == REPLICATED:
-                return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)
+                return jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part
+                )
             rest = 2 if self.mode == "pmap" else 1
             return jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((length, *x.shape[rest:]), x.dtype), part
@@ -195,10 +198,13 @@ def one_cpu_device_per_core(batch_size: int) -> None:
     # At least 16 images per device, and no remainder: a default must not fail.
     most = max(1, min(cores, batch_size // 16))
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
-    try:
+    # Threads that wait in a collective leave XLA's pool, one per device. With as
+    # many threads as cores the last of them may wait for work that no thread is
+    # left to do, and XLA aborts the process after 40 seconds.
+    os.environ.setdefault("PJRT_NPROC", str(cores + count))
+    # RuntimeError: JAX has started, and the caller's choice stands.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # JAX has started: the caller's choice stands.
-        pass
 
 
 def _pmap_axes(specs: Any) -> Any:

@@ -47,10 +47,14 @@ def call(
     return function(**options(function, section, config, bound=more), **more)
 
 
-def check_names(given: Iterable[str], known: Iterable[str], *, prefix: str = "") -> None:
+def check_names(
+    given: Iterable[str], known: Iterable[str], *, prefix: str = ""
+) -> None:
     """Raises UserError for the first name in `given` that is not in `known`."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else "see configs/default.py"
+            hint = (
+                f"did you mean {prefix}{near[0]}?" if near else "see configs/default.py"
+            )
             raise UserError(f"unknown config key {prefix}{name}: {hint}")

@@ -70,7 +70,7 @@ def train_step(
     metrics = {
         "loss": loss,
         **parallel.pmean(aux.metrics, axis_name),
-        "gradient_norm": optax.global_norm(grads),
+        "gradient_norm": optax.tree.norm(grads),
     }
     memory = method.update_memory(state.memory, outputs, batch, aux, state.step)
     state = TrainState(

@@ -1,8 +1,15 @@
 """Eight CPU devices for every test, and the one maker of random problems."""
 
-import jax
+import os
 
-jax.config.update('jax_num_cpu_devices', 8)  # only possible before the first JAX operation, hence above all other imports
+# XLA's pool must have a thread left for work while one per device waits in a collective,
+# or a machine with fewer cores than devices may stop there and be aborted.
+os.environ.setdefault("PJRT_NPROC", str((os.cpu_count() or 1) + 8))
+
+import jax  # noqa: E402
+
+# Only possible before the first JAX operation, hence above all other imports.
+jax.config.update("jax_num_cpu_devices", 8)
 
 from collections.abc import Callable  # noqa: E402
 from typing import NamedTuple  # noqa: E402
@@ -27,21 +34,49 @@ def random_problem(
     batch: int = 6,
     dim: int = 8,
     num_neighbors: int = 4,
-    anchors: str = 'near',
+    anchors: str = "near",
 ) -> Problem:
     """`anchors`: the embedding lies 'near' its bank row, 'far' (opposite) from it, or 'anywhere'."""
     rng = np.random.default_rng(seed)
     bank = rng.normal(size=(num_examples, dim))
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    bank[::3] *= rng.uniform(0.6, 1.3, size=(len(bank[::3]), 1))  # rows not visited yet are not of unit norm
+    # Rows not visited yet are not of unit norm.
+    bank[::3] *= rng.uniform(0.6, 1.3, size=(len(bank[::3]), 1))
     indices = rng.permutation(num_examples)[:batch]
     noise = rng.normal(size=(batch, dim)) / np.sqrt(dim)
-    embeddings = {'near': 1.0, 'far': -1.0, 'anywhere': 0.0}[anchors] * bank[indices] + 0.7 * noise
+    towards = {"near": 1.0, "far": -1.0, "anywhere": 0.0}[anchors]
+    embeddings = towards * bank[indices] + 0.7 * noise
     embeddings *= rng.uniform(0.5, 3.0, size=(batch, 1))
-    graph = [rng.choice(np.delete(np.arange(num_examples), i), num_neighbors, replace=False) for i in range(num_examples)]
-    return Problem(embeddings.astype(np.float32), indices.astype(np.int32), bank.astype(np.float32), np.array(graph, np.int32))
+    graph = [
+        rng.choice(np.delete(np.arange(num_examples), i), num_neighbors, replace=False)
+        for i in range(num_examples)
+    ]
+    return Problem(
+        embeddings.astype(np.float32),
+        indices.astype(np.int32),
+        bank.astype(np.float32),
+        np.array(graph, np.int32),
+    )
 
 
-@pytest.fixture(scope='session')
+def tied_problem(levels: list[float], seed: int = 21, **shape: int) -> Problem:
+    """A problem full of exact ties, in float32 as in float64.
+
+    Embeddings lie along the first axis, so that a similarity is the first coordinate of a
+    bank row, one of `levels`; tied rows differ in the other coordinates.
+    """
+    problem = random_problem(seed, **shape)
+    embeddings, bank = np.zeros_like(problem.embeddings), problem.bank.copy()
+    embeddings[:, 0] = 2.0 ** np.arange(len(embeddings)) / 4
+    bank[:, 0] = np.random.default_rng(seed).choice(levels, size=len(bank))
+    return problem._replace(embeddings=embeddings, bank=bank)
+
+
+@pytest.fixture(scope="session")
 def make_problem() -> Callable[..., Problem]:
     return random_problem
+
+
+@pytest.fixture(scope="session")
+def make_tied_problem() -> Callable[..., Problem]:
+    return tied_problem

@@ -24,7 +24,9 @@ def test_start_is_uniform_with_unit_expected_norm() -> None:
 
 
 def test_start_depends_on_the_key_alone() -> None:
-    first, again, other = (np.asarray(init_bank(jax.random.key(seed), 7, 5)) for seed in (1, 1, 2))
+    first, again, other = (
+        np.asarray(init_bank(jax.random.key(seed), 7, 5)) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.all(first != other)
 
@@ -35,22 +37,44 @@ def test_fixture_rows() -> None:
     views = np.deg2rad([4, 51])
     embeddings = np.stack([np.cos(views), np.sin(views)], axis=1) * [[3.0], [0.5]]
     expected = bank.copy()
-    expected[[0, 3]] = np.stack([np.cos(np.deg2rad([2, 48])), np.sin(np.deg2rad([2, 48]))], axis=1)
-    np.testing.assert_allclose(oracle.update_bank(bank, [0, 3], embeddings, momentum=0.5), expected, atol=1e-12)
-    np.testing.assert_allclose(update_bank(bank, np.array([0, 3]), embeddings), expected, atol=2e-7)
+    expected[[0, 3]] = np.stack(
+        [np.cos(np.deg2rad([2, 48])), np.sin(np.deg2rad([2, 48]))], axis=1
+    )
+    np.testing.assert_allclose(
+        oracle.update_bank(bank, [0, 3], embeddings, momentum=0.5), expected, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        update_bank(bank, np.array([0, 3]), embeddings), expected, atol=2e-7
+    )
 
 
-@pytest.mark.parametrize('momentum', [0.0, 0.25, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.25, 0.5, 0.9, 1.0])
 def test_update_is_the_oracle(make_problem, momentum: float) -> None:
     problem = make_problem(1, num_examples=29, batch=7)
     before = problem.bank.copy()
-    bank = np.asarray(update_bank(problem.bank, problem.indices, problem.embeddings, momentum=momentum))
+    bank = np.asarray(
+        update_bank(
+            problem.bank, problem.indices, problem.embeddings, momentum=momentum
+        )
+    )
     assert bank.dtype == np.float32
-    np.testing.assert_allclose(bank, oracle.update_bank(before, problem.indices, problem.embeddings, momentum=momentum), atol=5e-7)
-    np.testing.assert_allclose(np.linalg.norm(bank[problem.indices], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        bank,
+        oracle.update_bank(
+            before, problem.indices, problem.embeddings, momentum=momentum
+        ),
+        atol=5e-7,
+    )
+    np.testing.assert_allclose(
+        np.linalg.norm(bank[problem.indices], axis=1), 1, atol=1e-6
+    )
     rest = np.setdiff1d(np.arange(29), problem.indices)
-    np.testing.assert_array_equal(bank[rest], before[rest])  # to the bit, and some of these rows are not of unit norm
-    np.testing.assert_array_equal(problem.bank, before)  # the caller's array is left alone
+    np.testing.assert_array_equal(
+        bank[rest], before[rest]
+    )  # to the bit, and some of these rows are not of unit norm
+    np.testing.assert_array_equal(
+        problem.bank, before
+    )  # the caller's array is left alone
 
 
 def test_momentum_is_one_half_by_default(make_problem) -> None:
@@ -61,23 +85,39 @@ def test_momentum_is_one_half_by_default(make_problem) -> None:
     )
 
 
-@pytest.mark.parametrize('scale', [1e-3, 1e3])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_length_of_an_embedding_does_not_matter(make_problem, scale: float) -> None:
     problem = make_problem(3)
     expected = update_bank(problem.bank, problem.indices, problem.embeddings)
-    scaled = update_bank(problem.bank, problem.indices, problem.embeddings * np.float32(scale))
+    scaled = update_bank(
+        problem.bank, problem.indices, problem.embeddings * np.float32(scale)
+    )
     np.testing.assert_allclose(scaled, expected, atol=5e-7)
 
 
 def test_zero_embedding_leaves_the_direction_of_its_row(make_problem) -> None:
     problem = make_problem(4)
-    bank = np.asarray(update_bank(problem.bank, problem.indices, np.zeros_like(problem.embeddings)))
+    bank = np.asarray(
+        update_bank(problem.bank, problem.indices, np.zeros_like(problem.embeddings))
+    )
     old = problem.bank[problem.indices]
-    np.testing.assert_allclose(bank[problem.indices], old / np.linalg.norm(old, axis=1, keepdims=True), atol=5e-7)
+    np.testing.assert_allclose(
+        bank[problem.indices],
+        old / np.linalg.norm(old, axis=1, keepdims=True),
+        atol=5e-7,
+    )
 
 
 def test_zero_embedding_on_a_zero_row_is_finite() -> None:
-    assert np.all(np.isfinite(update_bank(np.zeros((3, 2), np.float32), np.array([1]), np.zeros((1, 2), np.float32))))
+    assert np.all(
+        np.isfinite(
+            update_bank(
+                np.zeros((3, 2), np.float32),
+                np.array([1]),
+                np.zeros((1, 2), np.float32),
+            )
+        )
+    )
 
 
 def test_permuting_the_batch_changes_nothing(make_problem) -> None:
@@ -90,7 +130,7 @@ def test_permuting_the_batch_changes_nothing(make_problem) -> None:
     )
 
 
-@pytest.mark.parametrize('num_devices', [1, 4, 8])
+@pytest.mark.parametrize("num_devices", [1, 4, 8])
 def test_rows_over_devices(make_problem, num_devices: int) -> None:
     # 29 rows over 4 or 8 devices: three rows of padding, which must stay zero.
     problem = make_problem(6, num_examples=29, batch=16)
@@ -101,13 +141,18 @@ def test_rows_over_devices(make_problem, num_devices: int) -> None:
         return array.reshape(num_devices, -1, *array.shape[1:])
 
     def update(bank: jax.Array, indices: jax.Array, embeddings: jax.Array) -> jax.Array:
-        return update_bank(bank, indices, embeddings, momentum=0.3, axis_name='batch')
+        return update_bank(bank, indices, embeddings, momentum=0.3, axis_name="batch")
 
-    per_device = jax.jit(jax.vmap(update, axis_name='batch'))(split(bank), split(problem.indices), split(problem.embeddings))
+    per_device = jax.jit(jax.vmap(update, axis_name="batch"))(
+        split(bank), split(problem.indices), split(problem.embeddings)
+    )
     result = np.asarray(per_device).reshape(bank.shape)
     np.testing.assert_array_equal(result[29:], 0)
     np.testing.assert_allclose(
-        result[:29], update_bank(problem.bank, problem.indices, problem.embeddings, momentum=0.3), atol=1e-7, rtol=0
+        result[:29],
+        update_bank(problem.bank, problem.indices, problem.embeddings, momentum=0.3),
+        atol=1e-7,
+        rtol=0,
     )
     rest = np.setdiff1d(np.arange(29), problem.indices)
     np.testing.assert_array_equal(result[rest], problem.bank[rest])
@@ -119,11 +164,19 @@ def test_bfloat16_embeddings_leave_a_float32_bank(make_problem) -> None:
     short = jnp.asarray(problem.embeddings, jnp.bfloat16)
     bank = update_bank(problem.bank, problem.indices, short)
     assert bank.dtype == jnp.float32
-    np.testing.assert_allclose(bank, update_bank(problem.bank, problem.indices, np.asarray(short, np.float32)), atol=1e-7)
+    np.testing.assert_allclose(
+        bank,
+        update_bank(problem.bank, problem.indices, np.asarray(short, np.float32)),
+        atol=1e-7,
+    )
 
 
-@pytest.mark.parametrize('momentum', [-0.1, 1.5])
-def test_momentum_outside_the_unit_interval_is_an_error(make_problem, momentum: float) -> None:
+@pytest.mark.parametrize("momentum", [-0.1, 1.5])
+def test_momentum_outside_the_unit_interval_is_an_error(
+    make_problem, momentum: float
+) -> None:
     problem = make_problem(8)
-    with pytest.raises(ValueError, match='momentum'):
-        update_bank(problem.bank, problem.indices, problem.embeddings, momentum=momentum)
+    with pytest.raises(ValueError, match="momentum"):
+        update_bank(
+            problem.bank, problem.indices, problem.embeddings, momentum=momentum
+        )

@@ -26,12 +26,18 @@ def test_fixture_distinct() -> None:
     np.testing.assert_array_equal(distinct(SLOTS, INDICES), expected)
 
 
-@pytest.mark.parametrize('num_hops', [1, 2, 3, 4])
-@pytest.mark.parametrize('num_neighbors', [1, 2, 4])
-def test_propagate_is_the_oracle(make_problem, num_neighbors: int, num_hops: int) -> None:
-    problem = make_problem(num_hops, num_examples=17, batch=5, num_neighbors=num_neighbors)
+@pytest.mark.parametrize("num_hops", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_neighbors", [1, 2, 4])
+def test_propagate_is_the_oracle(
+    make_problem, num_neighbors: int, num_hops: int
+) -> None:
+    problem = make_problem(
+        num_hops, num_examples=17, batch=5, num_neighbors=num_neighbors
+    )
     slots = propagate(problem.graph, problem.indices, num_hops=num_hops)
-    np.testing.assert_array_equal(slots, oracle.propagate(problem.graph, problem.indices, num_hops=num_hops))
+    np.testing.assert_array_equal(
+        slots, oracle.propagate(problem.graph, problem.indices, num_hops=num_hops)
+    )
     assert slots.dtype == jnp.int32
     assert slots.shape == (5, sum(num_neighbors**hop for hop in range(1, num_hops + 1)))
     assert np.all((0 <= np.asarray(slots)) & (np.asarray(slots) < 17))
@@ -42,9 +48,11 @@ def test_three_hops_by_default(make_problem) -> None:
     assert propagate(problem.graph, problem.indices).shape == (6, 84)
 
 
-@pytest.mark.parametrize('num_hops', [1, 2, 3])
-@pytest.mark.parametrize('num_neighbors', [1, 3, 4])
-def test_distinct_slots_are_the_nodes_within_reach(make_problem, num_neighbors: int, num_hops: int) -> None:
+@pytest.mark.parametrize("num_hops", [1, 2, 3])
+@pytest.mark.parametrize("num_neighbors", [1, 3, 4])
+def test_distinct_slots_are_the_nodes_within_reach(
+    make_problem, num_neighbors: int, num_hops: int
+) -> None:
     # Twelve images and up to 84 slots: repeats and returns to the anchor are certain.
     problem = make_problem(7, num_examples=12, batch=9, num_neighbors=num_neighbors)
     slots = np.asarray(propagate(problem.graph, problem.indices, num_hops=num_hops))
@@ -61,7 +69,9 @@ def test_distinct_on_arbitrary_ids() -> None:
     rng = np.random.default_rng(0)
     positives = rng.integers(0, 9, size=(20, 15))
     indices = rng.integers(0, 9, size=20)
-    np.testing.assert_array_equal(distinct(positives, indices), oracle.distinct(positives, indices))
+    np.testing.assert_array_equal(
+        distinct(positives, indices), oracle.distinct(positives, indices)
+    )
 
 
 def test_fresh_graph_has_no_positives() -> None:
@@ -78,7 +88,9 @@ def test_permuting_the_batch_permutes_the_slots(make_problem) -> None:
     problem = make_problem(3)
     order = np.random.default_rng(3).permutation(len(problem.indices))
     slots = np.asarray(propagate(problem.graph, problem.indices))
-    np.testing.assert_array_equal(propagate(problem.graph, problem.indices[order]), slots[order])
+    np.testing.assert_array_equal(
+        propagate(problem.graph, problem.indices[order]), slots[order]
+    )
 
 
 def test_update_graph_replaces_the_batch_and_nothing_else(make_problem) -> None:
@@ -88,10 +100,14 @@ def test_update_graph_replaces_the_batch_and_nothing_else(make_problem) -> None:
     graph = update_graph(problem.graph, problem.indices, neighbors)
     assert graph.dtype == jnp.int32
     assert graph.shape == before.shape
-    np.testing.assert_array_equal(graph, oracle.update_graph(before, problem.indices, neighbors))
+    np.testing.assert_array_equal(
+        graph, oracle.update_graph(before, problem.indices, neighbors)
+    )
     rest = np.setdiff1d(np.arange(40), problem.indices)
     np.testing.assert_array_equal(np.asarray(graph)[rest], before[rest])
-    np.testing.assert_array_equal(problem.graph, before)  # the caller's array is left alone
+    np.testing.assert_array_equal(
+        problem.graph, before
+    )  # the caller's array is left alone
 
 
 def test_jit_changes_nothing(make_problem) -> None:
@@ -102,11 +118,13 @@ def test_jit_changes_nothing(make_problem) -> None:
         return slots, distinct(slots, indices)
 
     compiled = jax.jit(walk)(problem.graph, problem.indices)
-    for got, expected in zip(compiled, walk(problem.graph, problem.indices), strict=True):
+    for got, expected in zip(
+        compiled, walk(problem.graph, problem.indices), strict=True
+    ):
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize('num_hops', [0, -1])
+@pytest.mark.parametrize("num_hops", [0, -1])
 def test_no_hops_is_an_error(num_hops: int) -> None:
-    with pytest.raises(ValueError, match='num_hops'):
+    with pytest.raises(ValueError, match="num_hops"):
         propagate(GRAPH, INDICES, num_hops=num_hops)

@@ -79,7 +79,9 @@ def _digits(folder: str) -> Dataset:
     The held-out digits come from writers who are not in the training split.
     """
     if folder:
-        raise UserError(f"data.folder={folder!r}: digits ship with scikit-learn; leave it ''")
+        raise UserError(
+            f"data.folder={folder!r}: digits ship with scikit-learn; leave it ''"
+        )
     # Imported here: scikit-learn takes a second to import and others need it not.
     from sklearn.datasets import load_digits
 

@@ -47,9 +47,7 @@ def make_embed(
             outputs = mapped(
                 params, batch_stats, runner.put(np.pad(chunk, rest), SHARDED)
             )
-            parts.append(
-                runner.fetch(outputs, Outputs(SHARDED, SHARDED), len(chunk))
-            )
+            parts.append(runner.fetch(outputs, Outputs(SHARDED, SHARDED), len(chunk)))
         return Outputs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     return embed

@@ -97,7 +97,8 @@ def invp_losses(
     Raises:
       ValueError: an argument out of its range; M > N; k + 1 > N.
 
-    Source: Wang et al. 2020, arXiv 2010.11694; WangFeng18/InvariancePropagation, objective.py.
+    Source: Wang et al. 2020, arXiv 2010.11694; objective.py of
+      WangFeng18/InvariancePropagation.
     """
     count, num_examples, num_neighbors = len(indices), *graph.shape
     check_ranges(
@@ -198,7 +199,9 @@ def invariance_propagation(
     if not 0 <= bank_momentum <= 1:
         raise UserError(f"bank_momentum={bank_momentum}: set it in [0, 1]")
     if propagation_weight < 0:
-        raise UserError(f"propagation_weight={propagation_weight}: set it to 0 or above")
+        raise UserError(
+            f"propagation_weight={propagation_weight}: set it to 0 or above"
+        )
     if start_epoch < 0:
         raise UserError(f"start_epoch={start_epoch}: set it to 0 or above")
     if bank_start not in BANK_STARTS:

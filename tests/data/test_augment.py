@@ -296,10 +296,11 @@ def test_boxes_are_torchvisions(shape, scale, ratio) -> None:
 
 
 def test_central_box_when_nothing_fits() -> None:
-    crop = partial(module.crop_box, scale=(0.9, 1.0), ratio=(0.8, 1.25))
+    crop = jax.jit(module.crop_box, static_argnums=(1, 2, 3))
     uniform = np.random.default_rng(2).random((2, 11), np.float32)
-    np.testing.assert_array_equal(crop(uniform, (10, 101)), [0, 44, 10, 12])
-    np.testing.assert_array_equal(crop(uniform, (101, 10)), [44, 0, 12, 10])
+    for shape, box in (((10, 101), (0, 44, 10, 12)), ((101, 10), (44, 0, 12, 10))):
+        result = crop(uniform, shape, (0.9, 1.0), (0.8, 1.25))
+        np.testing.assert_array_equal(result, box)
 
 
 def test_area_ratio_and_position_are_distributed_as_stated() -> None:
@@ -330,25 +331,35 @@ def test_probabilities_factors_and_sigma() -> None:
         assert stats.kstest(sample, "uniform").pvalue > 1e-3
 
 
+def test_parts_are_drawn_independently() -> None:
+    chance = draws(range(20000))
+    places = np.argsort(chance.order, axis=1)  # of each adjustment in the order
+    factors = np.take_along_axis(chance.factors, places, axis=1)
+    parts = [chance.box, places, factors, chance.sigma[:, None], chance.applied]
+    part = np.repeat(np.arange(5), [x.shape[1] for x in parts])
+    correlations = np.corrcoef(np.concatenate(parts, axis=1).T)
+    across = np.abs(correlations[part[:, None] != part])
+    assert across.max() < 5 / math.sqrt(20000)
+
+
 def test_every_order_of_the_jitter_is_equally_likely() -> None:
     orders, counts = np.unique(draws(range(20000)).order, axis=0, return_counts=True)
     assert len(orders) == 24
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_probability_one_is_always_and_zero_never() -> None:
-    values = dict(zip(PROBABILITIES, (1.0, 0.0, 0.0, 1.0), strict=True))
-    applied = draws(range(20000), **values).applied
-    np.testing.assert_array_equal(applied.mean(axis=0), [1, 0, 0, 1])
-
-
-def test_switching_one_part_off_leaves_the_others_alone() -> None:
-    full = draws(range(200))
-    other = draws(range(200), crop_scale=None, blur=0.0)
-    for kept in ("order", "factors", "sigma"):
-        np.testing.assert_array_equal(getattr(other, kept), getattr(full, kept))
-    others = [0, 1, 3]
-    np.testing.assert_array_equal(other.applied[:, others], full.applied[:, others])
+def test_a_part_switched_off_or_always_on_leaves_the_others_alone() -> None:
+    full = draws(range(20000))
+    changes = {"crop_scale": None, "jitter_probability": 1.0, "blur": 0.0}
+    other = draws(range(20000), **changes)
+    jittered, grayed, blurred, flipped = other.applied.T
+    assert jittered.all()
+    assert not blurred.any()
+    np.testing.assert_array_equal(grayed, full.applied[:, 1])
+    np.testing.assert_array_equal(flipped, full.applied[:, 3])
+    for same in ("order", "factors", "sigma"):
+        np.testing.assert_array_equal(getattr(other, same), getattr(full, same))
+    np.testing.assert_array_equal(other.box, np.tile([0, 0, 32, 32], (20000, 1)))
 
 
 def expected_views(images: np.ndarray, size: int, *, jitter_first: bool) -> np.ndarray:
@@ -460,6 +471,14 @@ def test_flip_and_grayscale_alone(patches) -> None:
     np.testing.assert_allclose(colorless, expected, atol=1e-5)
 
 
+def compiled_text(channels: int, options: dict) -> str:
+    """The program XLA makes of `augment` for two images of 16 x 16."""
+    make = jax.jit(partial(module.augment, size=16, **STATISTICS[channels], **options))
+    keys = per_image_keys(0, 0, jnp.arange(2))
+    images = np.zeros((2, 16, 16, channels), np.uint8)
+    return make.lower(keys, images).compile().as_text()
+
+
 @pytest.mark.parametrize(
     ("part", "operation"),
     [
@@ -477,14 +496,16 @@ def test_what_is_off_costs_nothing(part: str | None, operation: str | None) -> N
     if part is not None:
         options[part] = ALL[part]
         operations = (operation,)
-    make = jax.jit(partial(module.augment, size=16, **STATISTICS[3], **options))
-    keys, images = (
-        per_image_keys(0, 0, jnp.arange(2)),
-        np.zeros((2, 16, 16, 3), np.uint8),
-    )
-    text = make.lower(keys, images).compile().as_text()
+    text = compiled_text(3, options)
     for name in operations:
         assert (f" {name}(" in text) == (part is not None), name
+
+
+def test_colour_operations_cost_gray_images_nothing() -> None:
+    jitter = {"jitter": (0.0, 0.0, 0.4, 0.1), "jitter_probability": 0.8}
+    text = compiled_text(1, OFF | jitter | {"grayscale": 0.2})
+    for name in ("while", "select", "shift-right-logical"):
+        assert f" {name}(" not in text
 
 
 def test_compiles_once(digits) -> None:
@@ -495,7 +516,7 @@ def test_compiles_once(digits) -> None:
         nonlocal traces
         traces += 1
         keys = per_image_keys(0, epoch, indices)
-        options = {**OFF, "crop_scale": (0.2, 1.0)}
+        options = {**OFF, "flip": 0.5}
         return module.augment(keys, images, size=8, **STATISTICS[1], **options)
 
     for epoch in range(3):

@@ -1,0 +1,31 @@
+# Everything runs in .venv, which `make` fills with the tested versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint ablation fashion clean
+
+demo: $(VENV)/installed  ## Train on digits and print what came out.
+	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
+
+test: $(VENV)/installed-dev  ## All tests and doctests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## What pre-commit checks.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+ablation: $(VENV)/installed  ## The README's table on digits, 4 methods x 6 seeds.
+	$(BIN)/python benchmarks/ablation.py
+
+clean:  ## Remove the environment; runs stay.
+	rm -rf $(VENV)
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

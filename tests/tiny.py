@@ -1,0 +1,158 @@
+"""A network, a data set and a run small enough to compile in a second or two."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from invariance_propagation import parallel
+from invariance_propagation.data.augment import augment
+from invariance_propagation.data.order import epoch_order
+from invariance_propagation.methods import Method, invariance_propagation
+from invariance_propagation.models.encoder import Encoder
+from invariance_propagation.optimizer import make_optimizer
+from invariance_propagation.train_state import TrainState, state_spec
+from invariance_propagation.train_step import train_step
+
+NUM_EXAMPLES = 93  # not a multiple of any number of devices but 1
+BATCH_SIZE = 16
+STEPS_PER_EPOCH = NUM_EXAMPLES // BATCH_SIZE
+
+
+class TinyBackbone(nn.Module):
+    """One convolution and BatchNorm, over all devices if they have an axis."""
+
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Conv(8, (3, 3), strides=2, use_bias=False, padding=1)(images)
+        norm = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)
+        return nn.relu(norm(x)).mean(axis=(1, 2))
+
+
+class Parts(NamedTuple):
+    """All that a test needs to take steps in any runner."""
+
+    method: Method
+    spec: TrainState
+    init: Any
+    step: Any
+    images: np.ndarray
+
+
+def pictures() -> np.ndarray:
+    """uint8 [N, 8, 8, 1], three blurry kinds with noise."""
+    random = np.random.default_rng(0)
+    kinds = random.integers(40, 200, size=(3, 8, 8, 1))
+    noise = random.integers(-40, 40, size=(NUM_EXAMPLES, 8, 8, 1))
+    kind = np.arange(NUM_EXAMPLES) % 3
+    return np.clip(kinds[kind] + noise, 0, 255).astype(np.uint8)
+
+
+def make_parts(axis_name: str | None, *, view: Any = None, **options: Any) -> Parts:
+    """One device's functions; `options` change the method."""
+    encoder = Encoder(TinyBackbone(axis_name), "linear", dim=8)
+    method_options = {
+        "num_neighbors": 3,
+        "num_hops": 2,
+        "num_hard": 6,
+        "background_size": 40,
+        "temperature": 0.2,
+        "form": "paper",
+        "positives": "hard",
+        "bank_momentum": 0.5,
+        "bank_start": "uniform",
+        "propagation_weight": 0.6,
+        "start_epoch": 1,
+        "ramp": "binary",
+        "num_examples": NUM_EXAMPLES,
+        "embedding_dim": 8,
+        "steps_per_epoch": STEPS_PER_EPOCH,
+    }
+    method = invariance_propagation(**(method_options | options), axis_name=axis_name)
+    _, optimizer = make_optimizer(
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=1e-4,
+        schedule="cosine",
+        milestones=(),
+        decay=0.1,
+        warmup_epochs=0,
+        epochs=8,
+        steps_per_epoch=STEPS_PER_EPOCH,
+    )
+    view = view or partial(
+        augment,
+        size=8,
+        crop_scale=(0.5, 1.0),
+        flip=0.5,
+        jitter=None,
+        jitter_probability=0.0,
+        grayscale=0.0,
+        blur=0.0,
+        mean=(0.5,),
+        std=(0.25,),
+    )
+
+    def init() -> TrainState:
+        images = jnp.zeros((1, 8, 8, 1))
+        variables = encoder.init(jax.random.key(0), images, train=False)
+        params = variables["params"]
+        return TrainState(
+            jnp.int32(0),
+            params,
+            variables["batch_stats"],
+            optimizer.init(params),
+            method.init_memory(jax.random.key(1)),
+        )
+
+    step = partial(
+        train_step,
+        encoder=encoder,
+        method=method,
+        optimizer=optimizer,
+        view=view,
+        seed=0,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        axis_name=axis_name,
+    )
+    return Parts(method, state_spec(method.memory_spec), init, step, pictures())
+
+
+def batches(num_steps: int) -> list[np.ndarray]:
+    """int32 [B] indices of the first so many steps."""
+    epochs = range(-(-num_steps // STEPS_PER_EPOCH))
+    order = [
+        epoch_order(
+            seed=0, epoch=epoch, num_examples=NUM_EXAMPLES, batch_size=BATCH_SIZE
+        )
+        for epoch in epochs
+    ]
+    return list(np.concatenate(order)[:num_steps])
+
+
+def run_mapped(
+    mode: str, num_devices: int, num_steps: int, **options: Any
+) -> tuple[TrainState, list[dict[str, float]]]:
+    """Takes steps with a runner; the state comes back in global shapes."""
+    runner = parallel.make_runner(mode, num_devices)
+    parts = make_parts(parallel.AXIS, **options)
+    step = runner.compile(
+        parts.step,
+        (parts.spec, parallel.SHARDED, parallel.REPLICATED),
+        (parts.spec, parallel.REPLICATED),
+        donate=(0,),
+    )
+    state = runner.create(parts.init, parts.spec)
+    images = runner.put(parts.images, parallel.REPLICATED)
+    metrics = []
+    for indices in batches(num_steps):
+        placed = runner.put(indices, parallel.SHARDED)
+        with jax.transfer_guard("disallow"):
+            state, found = step(state, placed, images)
+        metrics.append({name: float(x) for name, x in found.items()})
+    return runner.fetch(state, parts.spec, NUM_EXAMPLES), metrics
