@@ -5,7 +5,7 @@ Nothing is written. Below this module nobody sees the config.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +141,7 @@ def build(config: ConfigDict) -> Run:
     chances = settings.options(
         augment.augment, "augment", config, bound=("keys", "images")
     )
+    _check_chances(chances)
     view = partial(augment.augment, **chances)
     plain_view = partial(
         augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
@@ -244,6 +245,20 @@ def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
         )
     if not knn.temperature > 0:
         raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
+
+
+def _check_chances(chances: dict[str, Any]) -> None:
+    if chances["size"] < 1:
+        raise UserError(f"augment.size={chances['size']}: set it above 0 pixels")
+    for name in ("flip", "jitter_probability", "grayscale", "blur"):
+        if not 0 <= chances[name] <= 1:
+            raise UserError(f"augment.{name}={chances[name]}: it is a probability")
+    scale = chances["crop_scale"]
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        raise UserError(
+            f"augment.crop_scale={scale}: smallest and largest share of the area, "
+            "above 0 and up to 1; None switches crops off"
+        )
 
 
 def _check_sizes(options: TrainOptions, knn: KnnOptions, num_examples: int) -> None:

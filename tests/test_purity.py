@@ -33,8 +33,9 @@ def assert_purity(graph, labels, indices, expected: list[float]) -> None:
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_hops", [1, 2, 3, 4])
-@pytest.mark.parametrize("num_neighbors", [1, 2, 4])
+@pytest.mark.parametrize(
+    "num_neighbors, num_hops", [(4, 1), (4, 2), (4, 3), (2, 4), (1, 3)]
+)
 def test_is_the_oracle(make_problem, num_neighbors: int, num_hops: int) -> None:
     # Few images and many slots: hops meet, and return to the anchor.
     problem = make_problem(

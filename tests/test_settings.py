@@ -104,9 +104,11 @@ def test_check_names() -> None:
     known = ("task", "seed", "parallel")
     settings.check_names([], known)
     settings.check_names(["seed", "task"], known)
-    with pytest.raises(UserError, match="unknown config key sede: did you mean seed?"):
+    with pytest.raises(
+        UserError, match=r"^unknown config key sede: did you mean seed\?$"
+    ):
         settings.check_names(["task", "sede", "paralel"], known)
-    with pytest.raises(UserError, match="did you mean seed?"):
+    with pytest.raises(UserError, match=r"did you mean seed\?"):
         settings.check_names(iter(["sede"]), list(known))
     with pytest.raises(UserError, match=r"key a\.sed: did you mean a\.seed\?"):
         settings.check_names({"sed": 1}, known, prefix="a.")

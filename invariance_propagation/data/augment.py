@@ -27,7 +27,7 @@ GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL; torchvision's tensors take 0.
 class Chance(NamedTuple):
     """All that is random in one view, or, with a leading b, in b views."""
 
-    box: jax.Array  # int32 [4], top, left, height, width of the crop, in pixels
+    box: jax.Array  # float32 [4], top, left, height, width of the crop, in pixels
     order: jax.Array  # int32 [n], which of the n adjustments comes first, second, ...
     factors: jax.Array  # float32 [n], their factors, in order of use
     sigma: jax.Array  # float32 [], of the blur, in pixels of the view
@@ -165,11 +165,14 @@ def crop_box(
     scale: Sequence[float],
     ratio: Sequence[float],
 ) -> jax.Array:
-    """int32 [4], top, left, height, width: torchvision's RandomResizedCrop.
+    """float32 [4], top, left, height, width: RandomResizedCrop with real numbers.
 
     Area uniform in `scale` * H * W, width / height log-uniform in `ratio`; the first
     try that fits into `shape` (H, W), anywhere in it; if none does, the largest central
     box within `ratio`. `uniform` [2, tries + 1], in [0, 1): tries, then the position.
+
+    torchvision rounds to whole pixels, which on 8x8 images leaves few different crops:
+    on digits, kNN of the trained encoder was 3 points lower with them.
     """
     height, width = shape
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0, :-1])
@@ -177,18 +180,17 @@ def crop_box(
     # The central box is one more try, which always fits.
     heights = jnp.append(jnp.sqrt(area / ratios), min(height, width / ratio[0]))
     widths = jnp.append(jnp.sqrt(area * ratios), min(width, height * ratio[1]))
-    extents = jnp.round(jnp.stack([heights, widths]))
+    extents = jnp.stack([heights, widths])
     limits = jnp.array(shape, jnp.float32)
-    fits = jnp.all((extents > 0) & (extents <= limits[:, None]), axis=0)
+    fits = jnp.all(extents <= limits[:, None], axis=0)
     first = jnp.argmax(fits)
     free = limits - extents[:, first]
-    anywhere, central = jnp.floor(uniform[:, -1] * (free + 1)), jnp.floor(free / 2)
-    start = jnp.where(first == len(fits) - 1, central, anywhere)
-    return jnp.concatenate([start, extents[:, first]]).astype(jnp.int32)
+    place = jnp.where(first == len(fits) - 1, 0.5, uniform[:, -1])
+    return jnp.concatenate([place * free, extents[:, first]])
 
 
 def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Array:
-    """Planes [C, size, size] of the part `box`, int32 [4], of a uint8 [H, W, C].
+    """Planes [C, size, size] of the part `box`, [4], of a uint8 [H, W, C].
 
     PIL's `image.crop(box).resize(..., BILINEAR)`, torchvision's with antialias: pixels
     outside the box have no influence. None is the whole image.
@@ -207,7 +209,7 @@ def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Arr
 def resize_matrix(
     start: int | jax.Array, length: int | jax.Array, in_size: int, out_size: int
 ) -> jax.Array:
-    """Weights [out_size, in_size] of the pixels start .. start + length - 1.
+    """Weights [out_size, in_size] of the pixels that overlap start .. start + length.
 
     A triangle that reaches as far as one pixel, of the input or of the output (the
     larger one), cut at the ends of the range and scaled to sum to 1.
@@ -217,7 +219,8 @@ def resize_matrix(
     centers = (jnp.arange(0.5, out_size) * scale)[:, None]
     pixels = (jnp.arange(0.5, in_size) - start)[None]
     weights = jnp.maximum(1 - jnp.abs(centers - pixels) / jnp.maximum(scale, 1.0), 0.0)
-    weights = jnp.where((pixels > 0) & (pixels < length), weights, 0.0)
+    overlaps = (pixels > -0.5) & (pixels < length + 0.5)
+    weights = jnp.where(overlaps, weights, 0.0)
     return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 

@@ -153,6 +153,16 @@ def test_resized_crop_is_pil_and_the_oracle(photo, box, size: int) -> None:
         np.testing.assert_allclose(result[:, :, channel], expected / 255, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "box", [(0.3, 1.7, 5.2, 6.1), (2.0, 0.9, 5.5, 4.0), (7.4, 3.2, 0.3, 0.2)]
+)
+def test_a_box_may_begin_and_end_inside_pixels(digits, box) -> None:
+    for digit in digits[:3]:
+        expected = oracle.resized_crop(unit(digit), box, 8)
+        result = picture(resize(digit, 8, jnp.array(box)))
+        np.testing.assert_allclose(result, expected, atol=2e-6)
+
+
 @pytest.mark.parametrize("size", [5, 8, 13])
 def test_resize_of_digits(digits, size: int) -> None:
     for digit in digits[:3]:
@@ -283,28 +293,28 @@ CROPS = [
 
 
 @pytest.mark.parametrize(("shape", "scale", "ratio"), CROPS)
-def test_boxes_are_torchvisions(shape, scale, ratio) -> None:
+def test_boxes_are_the_oracles(shape, scale, ratio) -> None:
     uniform = np.random.default_rng(1).random((3000, 2, 11), np.float32)
     crop = partial(module.crop_box, shape=shape, scale=scale, ratio=ratio)
     boxes = np.asarray(jax.jit(jax.vmap(crop))(uniform))
     expected = np.array([oracle.crop_box(u, shape, scale, ratio) for u in uniform])
-    # Rounding differs by one pixel where float32 and float64 fall beside a half.
-    same = np.all(boxes == expected, axis=1)
+    # A try that fits by a hair in float64 may not do so in float32.
+    same = np.all(np.abs(boxes - expected) < 1e-4 * max(shape), axis=1)
     assert same.mean() > 0.998
     assert np.all((boxes[:, :2] >= 0) & (boxes[:, 2:] > 0))
-    assert np.all(boxes[:, :2] + boxes[:, 2:] <= np.array(shape))
+    assert np.all(boxes[:, :2] + boxes[:, 2:] <= np.array(shape) * (1 + 1e-6))
 
 
 def test_central_box_when_nothing_fits() -> None:
     crop = jax.jit(module.crop_box, static_argnums=(1, 2, 3))
     uniform = np.random.default_rng(2).random((2, 11), np.float32)
-    for shape, box in (((10, 101), (0, 44, 10, 12)), ((101, 10), (44, 0, 12, 10))):
+    for shape, box in (((10, 101), (0, 44.25, 10, 12.5)), ((101, 10), (44.25, 0, 12.5, 10))):
         result = crop(uniform, shape, (0.9, 1.0), (0.8, 1.25))
-        np.testing.assert_array_equal(result, box)
+        np.testing.assert_allclose(result, box)
 
 
 def test_area_ratio_and_position_are_distributed_as_stated() -> None:
-    # Every first try fits here, and rounding to pixels is fine beside the ranges.
+    # Every first try fits here.
     boxes = draws(range(20000), (3000, 3000), crop_scale=(0.2, 0.5)).box / 3000
     top, left, height, width = boxes.T
     samples = {

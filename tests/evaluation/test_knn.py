@@ -46,8 +46,9 @@ def assert_most_votes(predicted: np.ndarray, votes: np.ndarray) -> None:
     np.testing.assert_allclose(got, votes.max(axis=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.5, 100.0])
-@pytest.mark.parametrize("num_neighbors", [1, 2, 7, 39, 40])
+@pytest.mark.parametrize(
+    "num_neighbors, temperature", [(1, 0.07), (2, 0.5), (7, 0.07), (39, 100), (40, 0.2)]
+)
 def test_is_the_oracle(num_neighbors: int, temperature: float) -> None:
     task = make_task(num_neighbors)
     options = dict(
@@ -81,10 +82,7 @@ def test_is_scikit_learns(num_neighbors: int, temperature: float) -> None:
     assert accuracy == pytest.approx(np.mean(np.asarray(predicted) == truth))
 
 
-@pytest.mark.parametrize(
-    "num_queries",
-    [1, QUERIES_AT_ONCE, QUERIES_AT_ONCE + 1, 2 * QUERIES_AT_ONCE + 37],
-)
+@pytest.mark.parametrize("num_queries", [QUERIES_AT_ONCE, 2 * QUERIES_AT_ONCE + 37])
 def test_chunks_of_queries_meet_without_a_gap(num_queries: int) -> None:
     task = make_task(3, num_examples=20, num_queries=num_queries, dim=4)
     options = dict(num_neighbors=3, temperature=0.2, num_classes=NUM_CLASSES)
@@ -104,7 +102,7 @@ def test_separated_clusters_are_told_apart() -> None:
     labels, truth = np.repeat([0, 1], 20), np.repeat([1, 0], 15)
     features = clusters(rng, labels, spread=0.05)
     queries = clusters(rng, truth, spread=0.05)
-    for num_neighbors in (1, 5, 20, 40):
+    for num_neighbors in (5, 40):
         options = dict(num_neighbors=num_neighbors, temperature=0.07)
         assert knn_accuracy(features, labels, queries, truth, **options) == 1.0
         assert knn_accuracy(features, labels, queries, 1 - truth, **options) == 0.0
@@ -120,7 +118,7 @@ def test_with_all_neighbors_it_is_a_weighted_majority() -> None:
     # equal at t = 1 / log(3) = 0.910.
     features = np.array([[2, 0], [0, 1], [0, 5], [0, -3]], np.float32)
     labels, query = np.array([1, 0, 0, 0]), np.array([[7, 0]], np.float32)
-    for temperature, expected in ((0.07, 1), (0.90, 1), (0.92, 0), (1e4, 0)):
+    for temperature, expected in ((0.90, 1), (0.92, 0), (1e4, 0)):
         predicted = knn_predict(
             features,
             labels,
@@ -164,7 +162,7 @@ def test_of_equal_votes_the_lower_class_wins(labels: list[int]) -> None:
     assert predicted.tolist() == [1]
 
 
-@pytest.mark.parametrize("temperature", [1e-2, 1e-3, 1e-6])
+@pytest.mark.parametrize("temperature", [1e-2, 1e-6])
 def test_a_small_temperature_does_not_overflow(temperature: float) -> None:
     # e(1 / 0.01) is beyond float32. The nearest row decides then, and it is never of
     # class 0, in which an argmax over NaN would end.
@@ -250,8 +248,11 @@ def test_whole_numbers_are_no_harm() -> None:
         np.testing.assert_array_equal(predicted, labels[::-1])
 
 
-def test_labels_of_the_queries_may_go_beyond_those_of_the_features() -> None:
-    # A small data.num_train may miss a class.
-    features = np.eye(2, dtype=np.float32)
-    labels, truth = np.array([0, 1]), np.array([0, 4])
-    assert knn_accuracy(features, labels, features, truth, num_neighbors=1) == 0.5
+def test_a_class_may_be_on_one_side_alone() -> None:
+    # A small data.num_train may miss a class, a small held-out split too.
+    rows = np.eye(2, dtype=np.float32)
+    for labels, truth in (([0, 1], [0, 4]), ([0, 4], [0, 0])):
+        accuracy = knn_accuracy(
+            rows, np.array(labels), rows, np.array(truth), num_neighbors=1
+        )
+        assert accuracy == 0.5

@@ -40,20 +40,23 @@ def hue(image: np.ndarray, shift: float) -> np.ndarray:
     return result
 
 
-def filter_row(line: np.ndarray, size: int) -> np.ndarray:
-    """Antialiased bilinear resize of [n, ...] to [size, ...], as in PIL's Resample.c.
+def filter_row(
+    line: np.ndarray, start: float, length: float, size: int
+) -> np.ndarray:
+    """Antialiased bilinear resize of a part of [n, ...] to [size, ...].
 
-    Each output pixel is the mean of the input pixels whose centres are nearer than the
-    support, weighted by a triangle.
+    As PIL's Resample.c does after a crop: each output pixel is the mean of the pixels
+    that overlap the part and whose centres are nearer than the support, weighted by a
+    triangle. PIL's crops begin and end between pixels, ours anywhere.
     """
-    scale = len(line) / size
+    scale = length / size
     support = max(scale, 1.0)
     result = np.zeros((size, *line.shape[1:]))
     for i in range(size):
-        center, total = (i + 0.5) * scale, 0.0
-        first = max(int(center - support + 0.5), 0)
-        stop = min(int(center + support + 0.5), len(line))
-        for j in range(first, stop):
+        center, total = start + (i + 0.5) * scale, 0.0
+        for j in range(len(line)):
+            if j + 1 <= start or j >= start + length:
+                continue
             weight = max(0.0, 1 - abs((j + 0.5 - center) / support))
             result[i] += weight * line[j]
             total += weight
@@ -63,10 +66,9 @@ def filter_row(line: np.ndarray, size: int) -> np.ndarray:
 
 def resized_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     """torchvision's resized_crop: first the crop, then the resize."""
-    top, left, height, width = box
-    part = image[top : top + height, left : left + width]
-    rows = filter_row(part, size)
-    return filter_row(rows.swapaxes(0, 1), size).swapaxes(0, 1)
+    top, left, height, width = (float(x) for x in box)
+    rows = filter_row(image, top, height, size)
+    return filter_row(rows.swapaxes(0, 1), left, width, size).swapaxes(0, 1)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
@@ -87,8 +89,8 @@ def crop_box(
     shape: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> tuple[int, int, int, int]:
-    """torchvision's RandomResizedCrop.get_params, fed with given uniform numbers.
+) -> tuple[float, float, float, float]:
+    """torchvision's RandomResizedCrop.get_params, unrounded, from given numbers.
 
     `uniform` [2, tries + 1]: area and ratio of each try, then the position.
     """
@@ -97,17 +99,17 @@ def crop_box(
         target = height * width * (scale[0] + (scale[1] - scale[0]) * area)
         low, high = np.log(ratio)
         aspect = np.exp(low + (high - low) * log_ratio)
-        w, h = round((target * aspect) ** 0.5), round((target / aspect) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            top = int(uniform[0, -1] * (height - h + 1))
-            left = int(uniform[1, -1] * (width - w + 1))
+        w, h = (target * aspect) ** 0.5, (target / aspect) ** 0.5
+        if w <= width and h <= height:
+            top = uniform[0, -1] * (height - h)
+            left = uniform[1, -1] * (width - w)
             return top, left, h, w
     h, w = height, width
     if width / height < min(ratio):
-        h = round(width / min(ratio))
+        h = width / min(ratio)
     elif width / height > max(ratio):
-        w = round(height * max(ratio))
-    return (height - h) // 2, (width - w) // 2, h, w
+        w = height * max(ratio)
+    return (height - h) / 2, (width - w) / 2, h, w
 
 
 def color_jitter(

@@ -1,0 +1,184 @@
+"""Checkpoints: exact, atomic, checked, and loud when something is wrong."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from invariance_propagation import parallel
+from invariance_propagation.checkpoint import DAMAGED, Checkpoints
+from invariance_propagation.errors import TrainingError, UserError
+from tests import tiny
+
+
+def state_of(value: float) -> dict[str, Any]:
+    bank = np.full((93, 8), value, np.float32)
+    return {"bank": bank, "step": np.int32(value), "nested": ({"x": np.arange(3.0)},)}
+
+
+def target_of(state: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+
+
+def save_all(workdir: Path, steps: tuple[int, ...], *, keep: int = 3) -> None:
+    checkpoints = Checkpoints(workdir, keep=keep)
+    for step in steps:
+        checkpoints.save(step, state_of(step), {"step": step})
+    checkpoints.finish()
+    checkpoints.close()
+
+
+def restore(workdir: Path) -> tuple[int, Any, dict] | None:
+    checkpoints = Checkpoints(workdir, keep=3)
+    try:
+        return checkpoints.restore(target_of(state_of(0)))
+    finally:
+        checkpoints.close()
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    save_all(tmp_path, (1, 2, 3, 4), keep=2)
+    step, state, facts = restore(tmp_path)
+    assert step == 4 and facts["step"] == 4
+    jax.tree.map(np.testing.assert_array_equal, state, state_of(4))
+    assert {x.name for x in (tmp_path / "checkpoints").iterdir()} == {"3", "4"}
+
+
+def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "new", keep=1)
+    assert checkpoints.facts() is None
+    assert checkpoints.restore(target_of(state_of(0))) is None
+    assert not (tmp_path / "new").exists()
+
+
+def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
+    """The next step donates its buffers while Orbax still writes."""
+    runner = parallel.make_runner("pmap", 2)
+    parts = tiny.make_parts(parallel.AXIS)
+    step = runner.compile(
+        parts.step,
+        (parts.spec, parallel.SHARDED, parallel.REPLICATED),
+        (parts.spec, parallel.REPLICATED),
+        donate=(0,),
+    )
+    state = runner.create(parts.init, parts.spec)
+    images = runner.put(parts.images, parallel.REPLICATED)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for number, indices in enumerate(tiny.batches(6)):
+        state, _ = step(state, runner.put(indices, parallel.SHARDED), images)
+        if number == 2:
+            host = runner.fetch(state, parts.spec, tiny.NUM_EXAMPLES)
+            kept = jax.tree.map(np.copy, host)
+            checkpoints.save(3, host, {})
+    checkpoints.finish()
+    shapes = runner.shapes(state, parts.spec, tiny.NUM_EXAMPLES)
+    _, restored, _ = checkpoints.restore(shapes)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, kept)
+    assert restored.memory.bank.shape == (tiny.NUM_EXAMPLES, 8)
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_any_number_of_devices_restores_it(
+    tmp_path: Path, mode: str, num_devices: int
+) -> None:
+    state, _ = tiny.run_mapped("pmap", 2, 2)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, state, {})
+    checkpoints.finish()
+    runner = parallel.make_runner(mode, num_devices)
+    parts = tiny.make_parts(parallel.AXIS)
+    fresh = runner.create(parts.init, parts.spec)
+    shapes = runner.shapes(fresh, parts.spec, tiny.NUM_EXAMPLES)
+    _, arrays, _ = checkpoints.restore(shapes)
+    checkpoints.close()
+    placed = runner.put(arrays, parts.spec)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), placed) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), fresh
+    )
+    back = runner.fetch(placed, parts.spec, tiny.NUM_EXAMPLES)
+    jax.tree.map(np.testing.assert_array_equal, back, state)
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "deleted":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "deleted", "one bit flipped"])
+def test_a_damaged_checkpoint_is_set_aside(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_all(tmp_path, (1, 2))
+    data = [x for x in (tmp_path / "checkpoints" / "2").rglob("d/*") if x.is_file()]
+    damage(max(data, key=lambda path: path.stat().st_size), how)
+    with caplog.at_level(logging.WARNING):
+        step, state, _ = restore(tmp_path)
+    assert step == 1
+    jax.tree.map(np.testing.assert_array_equal, state, state_of(1))
+    assert "step 2 is damaged" in caplog.text
+    assert (tmp_path / DAMAGED / "2").is_dir()
+    # The step can be taken and saved again.
+    save_all(tmp_path, (2,))
+    assert restore(tmp_path)[0] == 2
+
+
+def test_damage_to_all_is_no_fresh_start(tmp_path: Path) -> None:
+    save_all(tmp_path, (1,))
+    for path in (tmp_path / "checkpoints" / "1").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(TrainingError, match="no checkpoint .* can be read"):
+        restore(tmp_path)
+
+
+def test_a_save_that_was_killed_is_ignored(tmp_path: Path) -> None:
+    save_all(tmp_path, (1,))
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
+    assert restore(tmp_path)[0] == 1
+
+
+def test_another_shape_names_the_array(tmp_path: Path) -> None:
+    save_all(tmp_path, (1,))
+    other = state_of(1) | {"bank": np.zeros((93, 16), np.float32)}
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(UserError, match=r"bank.*\[93, 8\].*\[93, 16\]"):
+        checkpoints.restore(target_of(other))
+    checkpoints.close()
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_a_step_is_not_written_twice(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(5, state_of(5), {})
+    with pytest.raises(TrainingError, match="step 5 could not be written"):
+        checkpoints.save(5, state_of(5), {})
+    checkpoints.close()
+
+
+def test_a_full_disk_is_loud(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(TrainingError, match="could not be written"):
+        checkpoints.save(1, state_of(1), {})
+
+
+def test_facts_are_json(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state_of(1), {"window": {"count": 1, "sums": {"loss": 0.1}}})
+    checkpoints.finish()
+    facts = checkpoints.facts()
+    checkpoints.close()
+    assert facts["window"]["sums"]["loss"] == 0.1
+    assert json.dumps(facts)

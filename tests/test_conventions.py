@@ -1,0 +1,359 @@
+"""Rules that the code keeps and that no single module could test."""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import io
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+import invariance_propagation
+from configs import default
+
+ROOT = Path(__file__).parents[1]
+NAME = "invariance_propagation"
+
+# Who may import whom. A unit is a module or a whole folder ('data', 'evaluation',
+# 'methods', 'models'); inside a folder imports are free. All others go to a lower
+# line, never to the same one: there is no cycle, and neighbours on a line, such as
+# data and methods, know nothing of each other.
+LAYERS = (
+    {"errors", "version"},
+    {"parallel", "settings"},
+    {"selection", "propagation", "models"},
+    {"bank", "purity"},
+    {"losses"},
+    {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
+    | {"train_state"},
+    {"train_step", "__init__"},
+    {"setup"},
+    {"monitor"},
+    {"train"},
+)
+# The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
+# nothing of networks, configs, data or files below it.
+CORE = {"bank", "propagation", "losses", "selection", "purity"}
+BELOW_CORE = {"errors", "version", "parallel"}
+CORE_LIBRARIES = {"jax", "numpy"}
+# The units that see a config; below them options are arguments.
+SEE_CONFIG = {"setup", "train"}
+# What is built on the package.
+OUTSIDE = {"configs", "tests", "benchmarks", "main"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / NAME).rglob("*.py"))}
+
+
+def unit_of(module: str) -> str:
+    """'invariance_propagation.data.order' -> 'data'; the package -> '__init__'."""
+    return [*module.split("."), "__init__"][1]
+
+
+def parse_imports(source: str, module: str, *, is_folder: bool) -> Iterator[str]:
+    """Full names of what a module imports, at its top or inside a function."""
+    folder = module if is_folder else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(base, folder)
+            for alias in node.names:
+                member = f"{base}.{alias.name}"
+                yield member if member in MODULES else base
+
+
+@functools.cache
+def imports_of(module: str) -> frozenset[str]:
+    path = MODULES[module]
+    is_folder = path.name == "__init__.py"
+    return frozenset(parse_imports(path.read_text(), module, is_folder=is_folder))
+
+
+def is_own(name: str) -> bool:
+    return name.split(".")[0] == NAME
+
+
+def libraries_of(module: str) -> set[str]:
+    names = {name.split(".")[0] for name in imports_of(module) if not is_own(name)}
+    return names - set(sys.stdlib_module_names)
+
+
+def allowed(importer: str, target: str) -> bool:
+    """Whether LAYERS let one unit import the other."""
+    line = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
+    return importer == target or line[target] < line[importer]
+
+
+def closure(unit: str) -> tuple[set[str], set[str]]:
+    """The units that a unit needs, itself among them, and their libraries."""
+    units, libraries, waiting = set(), set(), [unit]
+    while waiting:
+        unit = waiting.pop()
+        if unit not in units:
+            units.add(unit)
+            for module in (m for m in MODULES if unit_of(m) == unit):
+                libraries |= libraries_of(module)
+                waiting += [unit_of(m) for m in imports_of(module) if is_own(m)]
+    return units, libraries
+
+
+def test_every_module_has_its_layer() -> None:
+    # Whoever adds one decides here where it belongs.
+    units = [unit for layer in LAYERS for unit in layer]
+    assert sorted(units) == sorted({unit_of(module) for module in MODULES})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module: str) -> None:
+    importer = unit_of(module)
+    targets = {unit_of(name) for name in imports_of(module) if is_own(name)}
+    upward = sorted(unit for unit in targets if not allowed(importer, unit))
+    assert not upward, f"{module} imports {upward}, which LAYERS put no lower"
+    assert not libraries_of(module) & OUTSIDE
+
+
+@pytest.mark.parametrize(
+    "importer, target",
+    [
+        ("data", "methods"),
+        ("methods", "data"),
+        ("data", "evaluation"),
+        ("evaluation", "data"),
+        ("evaluation", "train"),
+        ("models", "methods"),
+        ("checkpoint", "setup"),
+        ("train_step", "setup"),
+        ("setup", "monitor"),
+        ("monitor", "train"),
+        ("methods", "__init__"),
+        *((core, unit) for core in sorted(CORE) for unit in ("data", "methods")),
+    ],
+)
+def test_the_layers_forbid_what_they_are_for(importer: str, target: str) -> None:
+    # Whoever moves a unit up to make an import possible is stopped here.
+    assert not allowed(importer, target)
+
+
+@pytest.mark.parametrize("unit", sorted(CORE | {"methods", "__init__"}))
+def test_the_core_needs_jax_alone(unit: str) -> None:
+    # Directly or by way of others: no flax, ml_collections, data or models.
+    units, libraries = closure(unit)
+    assert units <= CORE | BELOW_CORE | {"methods", "__init__"}
+    assert libraries <= CORE_LIBRARIES
+    if unit in CORE:
+        assert units <= CORE | BELOW_CORE
+
+
+def test_the_config_is_seen_at_the_top_alone() -> None:
+    users = {unit_of(m) for m in MODULES if "ml_collections" in libraries_of(m)}
+    assert users <= SEE_CONFIG
+
+
+def test_the_parser_sees_every_kind_of_import() -> None:
+    source = textwrap.dedent("""
+        import numpy as np, os.path
+        from jax import lax
+        from invariance_propagation import parallel, init_bank
+        from invariance_propagation.data import augment
+        from .. import settings
+        from ..evaluation.knn import knn_predict
+        from . import base
+        def function():
+            from invariance_propagation.train import train_and_evaluate
+    """)
+    own = ["parallel", "data.augment", "settings", "evaluation.knn", "methods.base"]
+    expected = {"numpy", "os.path", "jax", NAME, f"{NAME}.train"}
+    expected |= {f"{NAME}.{name}" for name in own}
+    module = f"{NAME}.methods.invp"
+    assert set(parse_imports(source, module, is_folder=False)) == expected
+    source = "from .base import Method"
+    module = f"{NAME}.methods"
+    assert [*parse_imports(source, module, is_folder=True)] == [f"{module}.base"]
+
+
+# What the public names say of themselves.
+
+PUBLIC = {
+    name: getattr(invariance_propagation, name)
+    for name in invariance_propagation.__all__
+    if callable(getattr(invariance_propagation, name))
+}
+FUNCTIONS = {name: f for name, f in PUBLIC.items() if not inspect.isclass(f)}
+RECORDS = {name: c for name, c in PUBLIC.items() if inspect.isclass(c)}
+
+
+def entries(function: Callable, title: str) -> dict[str, str]:
+    """The entries of one section of a docstring: name -> text.
+
+    An entry starts two spaces in from the title, and goes on four spaces in.
+    """
+    doc = inspect.getdoc(function)
+    section = re.search(rf"^{title}:\n((?:  .*\n|\n)*)", doc + "\n", re.MULTILINE)
+    found = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section[1], re.MULTILINE)
+    return dict(found)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_function_names_its_shapes(name: str) -> None:
+    function = FUNCTIONS[name]
+    doc = inspect.getdoc(function)
+    assert re.search(r"^Returns:\n", doc, re.MULTILINE)
+    returned = doc.split("\nReturns:\n")[1].split("\n\n")[0]
+    # Of an array; `invp_losses` returns a record, which names the shapes itself.
+    assert "[" in returned or returned.split()[0].strip(",") in RECORDS
+
+    parameters = inspect.signature(function).parameters
+    arrays = [n for n, p in parameters.items() if p.annotation is jax.Array]
+    arrays = [n for n in arrays if n != "key"]
+    options = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    if arrays or options:
+        described = entries(function, "Args")
+        assert list(described) == list(parameters)
+        for array in arrays:
+            assert re.search(r"(int|int32|float|float32|bool) \[", described[array])
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_public_record_names_its_shapes(name: str) -> None:
+    described = entries(RECORDS[name], "Attributes")
+    assert list(described) == list(RECORDS[name]._fields)
+    assert all("[" in text for text in described.values())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_with_defaults_are_keyword_only(name: str) -> None:
+    # And only they, so that a call reads arrays first and then names.
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters.values():
+        has_default = parameter.default is not parameter.empty
+        is_option = parameter.kind is parameter.KEYWORD_ONLY
+        assert has_default == is_option, parameter
+
+
+# The configs.
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
+# Known gaps, to be closed in configs/default.py.
+UNCOMMENTED = {"data.name", "augment.jitter_probability", "augment.std"}
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """'section.key' -> value."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def comment_lines(source: str) -> tuple[set[int], set[int]]:
+    """Numbers of the lines that have a comment, and of those that are one."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token for token in tokens if token.type == tokenize.COMMENT]
+    alone = {t.start[0] for t in comments if t.line.lstrip().startswith("#")}
+    return {token.start[0] for token in comments}, alone
+
+
+@functools.cache
+def commented() -> dict[str, bool]:
+    """For each key that default.py assigns: is there a comment on its line or above?
+
+    Above means a line of its own: the comment at the end of another key's line is
+    that other key's.
+    """
+    source = Path(default.__file__).read_text()
+    having, alone = comment_lines(source)
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            key = ast.unparse(node.targets[0]).removeprefix("config.")
+            own = range(node.lineno, node.end_lineno + 1)
+            found[key] = bool(having.intersection(own)) or node.lineno - 1 in alone
+    return found
+
+
+def key_cases() -> list:
+    reason = "no comment in configs/default.py"
+    mark = pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
+    keys = leaves(default.get_config().to_dict())
+    return [pytest.param(k, marks=[mark] if k in UNCOMMENTED else []) for k in keys]
+
+
+@pytest.mark.parametrize("key", key_cases())
+def test_the_default_explains_every_key(key: str) -> None:
+    assert commented()[key], f"configs/default.py says nothing about {key}"
+
+
+def test_comments_are_told_apart() -> None:
+    source = "# of a\na = 1\nb = 2  # of b, not of c\nc = 'no # comment'\n"
+    assert comment_lines(source) == ({1, 3}, {1})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_has_the_keys_of_the_default(name: str) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    keys = leaves(default.get_config().to_dict())
+    assert leaves(config.to_dict()).keys() == keys.keys()
+    # So that a misspelt key on the command line is an error.
+    assert config.is_locked
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "default"])
+def test_a_config_says_what_to_type_and_what_to_expect(name: str) -> None:
+    doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
+    command = f"python main.py --config=configs/{name}.py --workdir=runs/{name}"
+    assert f"    {command}\n" in doc
+    for title in ("Time", "Result"):
+        assert re.search(rf"^{title}: \w", doc, re.MULTILINE), title
+
+
+# What an import costs.
+
+IMPORT_ALL = f"""
+import importlib, pkgutil, sys
+from jax._src import xla_bridge
+package = importlib.import_module("{NAME}")
+names = [m.name for m in pkgutil.walk_packages(package.__path__, "{NAME}.")]
+assert len(names) == {len(MODULES) - 1}, names
+for name in ["{NAME}", *names]:
+    importlib.import_module(name)
+    slow = {{"tensorflow", "tensorflow_datasets", "sklearn"}} & set(sys.modules)
+    assert not slow, f"{{name}} imports {{slow}}"
+    assert not xla_bridge.backends_are_initialized(), f"{{name}} starts JAX"
+import jax
+jax.devices()
+# Else the question above would have been the wrong one.
+assert xla_bridge.backends_are_initialized()
+"""
+
+
+def test_importing_is_light() -> None:
+    # A backend that an import has started can no longer be told how many devices to
+    # have; TensorFlow takes seconds, memory, and on a GPU all of it.
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,60 @@
+"""A run of main.py that takes seconds: digits, a narrow network, few images."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import digits
+from invariance_propagation.checkpoint import Checkpoints
+from invariance_propagation.progress import read_rows
+from invariance_propagation.setup import build
+
+ROOT = Path(__file__).parent.parent
+CHANGES = {
+    "data.num_train": 256,
+    "encoder.width": 4,
+    "encoder.hidden": 8,
+    "method.background_size": 64,
+    "method.start_epoch": 2,
+    "train.batch_size": 32,
+    "train.epochs": 4,
+    "train.evaluate_every": 2,
+    "train.checkpoint_every": 5,
+    "train.log_every": 3,
+}
+TINY = [
+    "--config=configs/digits.py",
+    *(f"--config.{name}={value}" for name, value in CHANGES.items()),
+]
+# What depends on the clock, and not on the run.
+TIMES = ("images_per_second", "seconds_left")
+
+
+def tiny_config(**changes: Any) -> ConfigDict:
+    """The same as `TINY`, for `train_and_evaluate`; `changes` as 'section__key'."""
+    config = digits.get_config()
+    config.num_devices = 2
+    config.update_from_flattened_dict(CHANGES)
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    return config
+
+
+def final_state(workdir: Path, **changes: Any) -> tuple[int, Any]:
+    """Step and arrays of the newest checkpoint of a tiny run."""
+    run = build(tiny_config(**changes))
+    checkpoints = Checkpoints(workdir, keep=9)
+    shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+    step, state, _ = checkpoints.restore(shapes)
+    checkpoints.close()
+    return step, state
+
+
+def rows_without_times(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what the clock decides."""
+    return [
+        {name: value for name, value in row.items() if name not in TIMES}
+        for row in read_rows(workdir)
+    ]
