@@ -1,9 +1,12 @@
 """Flags only: python main.py --config=configs/digits.py --workdir=runs/digits."""
 
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+CONFIGS = Path(__file__).parent / "configs"
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -29,13 +32,13 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}: options start with --")
-        for name, flag in (("config", CONFIG), ("workdir", WORKDIR)):
-            if flag.value is None:
-                raise UserError(f"--{name} is missing; see python main.py --help")
-        task = CONFIG.value.get("task", "pretrain")
+        config = read_config()
+        if WORKDIR.value is None:
+            raise UserError("--workdir is missing; see python main.py --help")
+        task = config.get("task", "pretrain")
         if task not in tasks:
             raise UserError(f"task={task!r}: choose one of {', '.join(tasks)}")
-        tasks[task](CONFIG.value, WORKDIR.value)
+        tasks[task](config, WORKDIR.value)
     except UserError as error:
         _exit(error, 2)
     except Stopped as stopped:
@@ -48,19 +51,27 @@ def parse_flags(argv: list[str]) -> list[str]:
     """As absl does, but one line and status 2 for what it does not understand."""
     try:
         return flags.FLAGS(argv)
-    except (
-        flags.Error,
-        OSError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _exit(error, 2)
 
 
+def read_config() -> ConfigDict:
+    """The config named on the command line, with its overrides."""
+    from invariance_propagation.errors import UserError
+
+    if not flags.FLAGS["config"].present:
+        raise UserError("--config is missing, e.g. --config=configs/digits.py")
+    filename = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(filename).is_file():
+        there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
+        raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
+    return CONFIG.value
+
+
 def _exit(error: Exception, status: int) -> None:
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    text = str(error)
+    if isinstance(error, KeyError | AttributeError):  # from an override
+        text = "unknown config key " + str(error.args[0]).replace("'", "")
     print("error: " + " ".join(text.split()), file=sys.stderr)
     sys.exit(status)
 

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.num_devices = config_dict.placeholder(int)
 
     config.data = ConfigDict()
-    config.data.name = "imagenet"
+    config.data.name = "imagenet"  # see data/sources.py for the names
     # Where the files lie; '' is the usual place.
     config.data.folder = ""
     # Train on the first so many images only; 0: on all.
@@ -32,18 +32,18 @@ def get_config() -> ConfigDict:
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
     config.augment = ConfigDict()
     config.augment.size = 224  # pixels, height and width of a view
-    config.augment.crop_scale = (0.2, 1.0)  # area of the crop [code]; None: off
+    config.augment.crop_scale = (0.2, 1.0)  # area of the crop [code]; (): off
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # its width / height [code]
     config.augment.flip = 0.5  # probability; 0: off
-    # Brightness, contrast, saturation, hue [code]; None: off.
+    # Brightness, contrast, saturation, hue [code]; (): off.
     config.augment.jitter = (0.4, 0.4, 0.4, 0.1)
-    config.augment.jitter_probability = 0.8
+    config.augment.jitter_probability = 0.8  # [code]
     config.augment.grayscale = 0.2  # probability; 0: off [code]
     config.augment.blur = 0.5  # probability; 0: off [code]
     config.augment.blur_sigma = (0.1, 2.0)  # pixels [code]
     config.augment.jitter_first = True  # False: grayscale before jitter
     config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel
-    config.augment.std = (0.229, 0.224, 0.225)
+    config.augment.std = (0.229, 0.224, 0.225)  # likewise
 
     config.encoder = ConfigDict()
     config.encoder.depth = 50  # ResNet-18 or ResNet-50

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         size=8,
         crop_scale=(0.4, 1.0),
         flip=0.0,  # a mirrored digit is no digit
-        jitter=None,
+        jitter=(),
         grayscale=0.0,
         blur=0.0,
         mean=(0.306,),

@@ -54,6 +54,8 @@ def make_optimizer(
         raise UserError(f"optimizer.momentum={momentum}: set it in [0, 1)")
     if not weight_decay >= 0:
         raise UserError(f"optimizer.weight_decay={weight_decay}: set it to 0 or above")
+    if not 0 <= decay <= 1:
+        raise UserError(f"optimizer.decay={decay}: set it in [0, 1]")
     if not 0 <= warmup_epochs < epochs:
         raise UserError(
             f"optimizer.warmup_epochs={warmup_epochs}, but train.epochs={epochs}: "

@@ -25,6 +25,10 @@ def options(
       UserError: a key of the section that is no parameter of the function, or a
         parameter without default that the section lacks.
     """
+    if section not in config:
+        raise UserError(
+            f"config section {section} is missing: start from configs/default.py"
+        )
     parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in bound]
     check_names(config[section], known, prefix=f"{section}.")

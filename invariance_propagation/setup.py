@@ -254,10 +254,10 @@ def _check_chances(chances: dict[str, Any]) -> None:
         if not 0 <= chances[name] <= 1:
             raise UserError(f"augment.{name}={chances[name]}: it is a probability")
     scale = chances["crop_scale"]
-    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+    if scale and not 0 < scale[0] <= scale[1] <= 1:
         raise UserError(
             f"augment.crop_scale={scale}: smallest and largest share of the area, "
-            "above 0 and up to 1; None switches crops off"
+            "above 0 and up to 1; () switches crops off"
         )
 
 

@@ -250,8 +250,6 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 # The configs.
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
-# Known gaps, to be closed in configs/default.py.
-UNCOMMENTED = {"data.name", "augment.jitter_probability", "augment.std"}
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -291,14 +289,7 @@ def commented() -> dict[str, bool]:
     return found
 
 
-def key_cases() -> list:
-    reason = "no comment in configs/default.py"
-    mark = pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
-    keys = leaves(default.get_config().to_dict())
-    return [pytest.param(k, marks=[mark] if k in UNCOMMENTED else []) for k in keys]
-
-
-@pytest.mark.parametrize("key", key_cases())
+@pytest.mark.parametrize("key", leaves(default.get_config().to_dict()))
 def test_the_default_explains_every_key(key: str) -> None:
     assert commented()[key], f"configs/default.py says nothing about {key}"
 

@@ -90,11 +90,6 @@ def test_a_missing_key_is_named() -> None:
     assert "configs/default.py" in message
 
 
-@pytest.mark.xfail(
-    reason="a config without the whole section ends in KeyError",
-    raises=KeyError,
-    strict=True,
-)
 def test_a_missing_section_is_named() -> None:
     with pytest.raises(UserError, match="varnish"):
         settings.call(blend, "varnish", make_config(color="red"))

@@ -48,10 +48,10 @@ def augment(
     images: jax.Array,
     *,
     size: int,
-    crop_scale: Sequence[float] | None,
+    crop_scale: Sequence[float],
     crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
     flip: float,
-    jitter: Sequence[float] | None,
+    jitter: Sequence[float],
     jitter_probability: float,
     grayscale: float,
     blur: float,
@@ -69,10 +69,10 @@ def augment(
       keys: typed keys [b], one per image, as from `per_image_keys`.
       images: uint8 [b, H, W, C]; for C = 1, saturation, hue and grayscale are skipped.
       size: height and width of the views, in pixels.
-      crop_scale: (low, high) part of the area to crop; None: only resize, if need be.
+      crop_scale: (low, high) part of the area to crop; (): only resize, if need be.
       crop_ratio: (low, high) width / height of the crop.
       flip: probability of a horizontal flip; 0 is off, here and below.
-      jitter: strengths of brightness, contrast, saturation, hue; None is off.
+      jitter: strengths of brightness, contrast, saturation, hue; () is off.
       jitter_probability: of the jitter as a whole.
       grayscale: probability of taking the colour out.
       blur: probability of a Gaussian blur.
@@ -115,7 +115,7 @@ def augment(
             lambda x: gaussian_blur(x, chance.sigma, radius),
             lambda x: x[:, :, ::-1],
         )
-        planes = resize(image, size, None if crop_scale is None else chance.box)
+        planes = resize(image, size, chance.box if crop_scale else None)
         for part in (0, 1, 2, 3) if jitter_first else (1, 0, 2, 3):
             if probabilities[part] > 0:
                 planes = jnp.where(chance.applied[part], parts[part](planes), planes)
@@ -138,7 +138,7 @@ def normalize(
 def draw(
     key: jax.Array,
     shape: tuple[int, int],
-    crop_scale: Sequence[float] | None,
+    crop_scale: Sequence[float],
     crop_ratio: Sequence[float],
     ranges: Sequence[tuple[float, float]],
     blur_sigma: Sequence[float],
@@ -149,7 +149,7 @@ def draw(
     uniform = jax.random.uniform(key, (2, CROP_TRIES + 8))
     boxes, colors, rest = jnp.split(uniform, (CROP_TRIES + 1, CROP_TRIES + 5), axis=1)
     box = jnp.array((0, 0, *shape))
-    if crop_scale is not None:
+    if crop_scale:
         box = crop_box(boxes, shape, crop_scale, crop_ratio)
     order = jnp.argsort(colors[0, : len(ranges)])
     low, high = jnp.array(ranges, jnp.float32).reshape(-1, 2).T

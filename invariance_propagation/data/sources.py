@@ -7,6 +7,7 @@ are addressed by it, so a source always yields the same order.
 import gzip
 import hashlib
 import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,13 +71,15 @@ def load(*, name: str, folder: str, num_train: int) -> Dataset:
     if not num_train:
         return dataset
     images, labels = dataset.train
-    return dataset._replace(train=Split(images[:num_train], labels[:num_train]))
+    labels = None if labels is None else labels[:num_train]
+    return dataset._replace(train=Split(images[:num_train], labels))
 
 
 def _digits(folder: str) -> Dataset:
     """scikit-learn's 1,797 digits, 8x8 grey; the last 450 are held out.
 
-    The held-out digits come from writers who are not in the training split.
+    The digits are in the order of their writers, so that most of those held out come
+    from writers who are not in the training split.
     """
     if folder:
         raise UserError(
@@ -101,6 +104,11 @@ def _fashion_mnist(folder: str) -> Dataset:
     def split(prefix: str) -> Split:
         images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
         labels = read_idx(path / f"{prefix}-labels-idx1-ubyte.gz")
+        if len(images) != len(labels):
+            raise UserError(
+                f"{path} has {len(images)} {prefix} images, but {len(labels)} labels: "
+                "fetch its files again"
+            )
         return Split(images[..., None], labels.astype(np.int32))
 
     return Dataset("fashion_mnist", split("train"), split("t10k"))
@@ -125,7 +133,7 @@ def read_idx(path: Path) -> np.ndarray:
         if kind != 8:
             raise ValueError(f"element type {kind}, not unsigned bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from error
 
 

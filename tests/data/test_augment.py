@@ -20,9 +20,9 @@ from invariance_propagation.errors import UserError
 from tests.reference import augment as oracle
 
 OFF = dict(
-    crop_scale=None,
+    crop_scale=(),
     flip=0.0,
-    jitter=None,
+    jitter=(),
     jitter_probability=0.0,
     grayscale=0.0,
     blur=0.0,
@@ -308,7 +308,10 @@ def test_boxes_are_the_oracles(shape, scale, ratio) -> None:
 def test_central_box_when_nothing_fits() -> None:
     crop = jax.jit(module.crop_box, static_argnums=(1, 2, 3))
     uniform = np.random.default_rng(2).random((2, 11), np.float32)
-    for shape, box in (((10, 101), (0, 44.25, 10, 12.5)), ((101, 10), (44.25, 0, 12.5, 10))):
+    for shape, box in (
+        ((10, 101), (0, 44.25, 10, 12.5)),
+        ((101, 10), (44.25, 0, 12.5, 10)),
+    ):
         result = crop(uniform, shape, (0.9, 1.0), (0.8, 1.25))
         np.testing.assert_allclose(result, box)
 

@@ -40,9 +40,7 @@ def hue(image: np.ndarray, shift: float) -> np.ndarray:
     return result
 
 
-def filter_row(
-    line: np.ndarray, start: float, length: float, size: int
-) -> np.ndarray:
+def filter_row(line: np.ndarray, start: float, length: float, size: int) -> np.ndarray:
     """Antialiased bilinear resize of a part of [n, ...] to [size, ...].
 
     As PIL's Resample.c does after a crop: each output pixel is the mean of the pixels

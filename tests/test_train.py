@@ -1,0 +1,212 @@
+"""Whole runs: they learn, resume exactly, stop in time, and say what they do."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from invariance_propagation import train
+from invariance_propagation.errors import Stopped, TrainingError, UserError
+from invariance_propagation.progress import read_rows
+from invariance_propagation.setup import Run, build
+from invariance_propagation.train import train_and_evaluate
+from tests.tiny_run import final_state, rows_without_times, tiny_config
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    train_and_evaluate(tiny_config(), str(workdir))
+    return workdir
+
+
+def break_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
+    """Calls `action(state, metrics)` after the given step of the next run."""
+
+    def broken_build(config: Any) -> Run:
+        run = build(config)
+
+        def step_and_break(state: Any, indices: Any, images: Any) -> Any:
+            number = int(state.step)
+            state, metrics = run.step(state, indices, images)
+            return action(state, metrics) if number == step else (state, metrics)
+
+        return run._replace(step=step_and_break)
+
+    monkeypatch.setattr(train, "build", broken_build)
+
+
+def same_run(workdir: Path, other: Path) -> None:
+    step, state = final_state(workdir)
+    other_step, other_state = final_state(other)
+    assert step == other_step == 32
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert rows_without_times(workdir) == rows_without_times(other)
+
+
+@pytest.mark.parametrize("step", [6, 13, 17])
+def test_a_crash_in_the_middle_of_an_epoch_changes_nothing(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Epochs have 8 steps, rows 3, and checkpoints are 5 apart: none coincide."""
+
+    def crash(state: Any, metrics: Any) -> None:
+        raise RuntimeError("the machine went away")
+
+    break_at(monkeypatch, step, crash)
+    with pytest.raises(RuntimeError, match="went away"):
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    monkeypatch.undo()
+    train_and_evaluate(tiny_config(), str(tmp_path))
+    same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    def interrupt(state: Any, metrics: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return state, metrics
+
+    before = signal.getsignal(number)
+    break_at(monkeypatch, 16, interrupt)
+    with pytest.raises(Stopped, match="step 17 of 32.*same command") as caught:
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    assert caught.value.signal == number
+    assert signal.getsignal(number) == before
+    assert (tmp_path / "checkpoints" / "17").is_dir()
+    monkeypatch.undo()
+    train_and_evaluate(tiny_config(), str(tmp_path))
+    same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_another_number_of_devices_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    def crash(state: Any, metrics: Any) -> None:
+        raise RuntimeError("went away")
+
+    break_at(monkeypatch, 12, crash)
+    with pytest.raises(RuntimeError):
+        train_and_evaluate(tiny_config(parallel="pmap"), str(tmp_path))
+    monkeypatch.undo()
+    summary = train_and_evaluate(
+        tiny_config(parallel=mode, num_devices=4), str(tmp_path)
+    )
+    assert summary["steps"] == 32
+    assert [row["step"] for row in read_rows(tmp_path)] == sorted(
+        row["step"] for row in read_rows(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("term", ["instance", "propagation", "gradient_norm"])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    def spoil(state: Any, metrics: Any) -> Any:
+        return state, metrics | {term: np.float32("nan")}
+
+    break_at(monkeypatch, 14, spoil)  # the checkpoint of step 15 would hold it
+    with pytest.raises(TrainingError, match=f"step 14: the {term} is nan"):
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    steps = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert steps == {"5", "10"}
+
+
+def test_other_data_in_the_workdir_is_refused(uninterrupted: Path) -> None:
+    before = sorted(uninterrupted.rglob("*"))
+    with pytest.raises(UserError, match="256 images.*with 255.*another --workdir"):
+        train_and_evaluate(tiny_config(data__num_train=255), str(uninterrupted))
+    assert sorted(uninterrupted.rglob("*")) == before
+
+
+def test_a_finished_run_says_so(
+    uninterrupted: Path, capsys: pytest.CaptureFixture
+) -> None:
+    summary = train_and_evaluate(tiny_config(), str(uninterrupted))
+    output = capsys.readouterr().out
+    assert "is finished" in output and "knn trained:" in output
+    assert summary == json.loads((uninterrupted / "summary.json").read_text())
+
+
+def test_rows_hold_what_was_promised(uninterrupted: Path) -> None:
+    rows = read_rows(uninterrupted)
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps[:6]] == [3, 6, 8, 11, 14, 16]
+    for row in steps:
+        assert {
+            "epoch",
+            "instance",
+            "propagation",
+            "neighbor_overlap",
+            "purity",
+            "learning_rate",
+            "images_per_second",
+            "seconds_left",
+        } <= row.keys()
+    scores = [row for row in rows if "knn" in row]
+    assert [row["step"] for row in scores] == [16, 32]
+    assert all(0 <= row["knn_bank"] <= 1 for row in scores)
+    assert "backbone" in (uninterrupted / "parameters.txt").read_text()
+
+
+def test_the_start_of_propagation_is_announced(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train_and_evaluate(tiny_config(train__epochs=3), str(tmp_path))
+    output = capsys.readouterr().out
+    assert "epoch 2: propagation starts" in output
+    assert "purity of the positives" in output
+    # After two epochs of a narrow network no graph is stable.
+    assert "warning: " in output and "not stable yet" in output
+
+
+def test_without_propagation_nothing_is_announced(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = tiny_config(train__epochs=3, method__propagation_weight=0.0)
+    train_and_evaluate(config, str(tmp_path))
+    assert "propagation starts" not in capsys.readouterr().out
+    for row in read_rows(tmp_path):
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(row["instance"])
+
+
+def test_a_bank_may_start_from_embeddings(tmp_path: Path) -> None:
+    run = build(tiny_config(method__bank_start="embeddings"))
+    state = run.init()
+    memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
+    images = run.dataset.train.images
+    embedding = run.embed(state.params, state.batch_stats, images).embedding
+    expected = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    np.testing.assert_allclose(memory.bank, expected, atol=1e-6)
+
+
+def test_tensorboard_is_written_when_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    config = tiny_config(train__epochs=1, train__tensorboard=True)
+    train_and_evaluate(config, str(tmp_path))
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_it_learns_digits(tmp_path: Path) -> None:
+    """kNN rises ten points over the untrained encoder, in well under a minute."""
+    config = digits.get_config()
+    config.num_devices = 2
+    config.data.num_train = 640
+    config.encoder.width = 8
+    config.method.update(background_size=256, start_epoch=6)
+    config.train.update(epochs=20, evaluate_every=0)
+    summary = train_and_evaluate(config, str(tmp_path))
+    assert summary["knn_trained"] >= summary["knn_untrained"] + 0.10
