@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint ablation fashion clean
+.PHONY: demo test lint ablation clean
 
 demo: $(VENV)/installed  ## Train on digits and print what came out.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
@@ -15,8 +15,8 @@ lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-ablation: $(VENV)/installed  ## The README's table on digits, 4 methods x 6 seeds.
-	$(BIN)/python benchmarks/ablation.py
+ablation: $(VENV)/installed  ## The README's table on digits: 4 forms x 6 seeds.
+	$(BIN)/python benchmarks/ablation.py --config=digits --seeds=6
 
 clean:  ## Remove the environment; runs stay.
 	rm -rf $(VENV)

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 from invariance_propagation import Losses, invp_losses, update_bank, update_graph
 from tests.reference import objective as oracle
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FORMS = ("paper", "released")
 EVERY_RUNNER = pytest.mark.parametrize("runner", ["vmap", "pmap", "shard_map"])
 OPTIONS = dict(
@@ -162,6 +164,26 @@ def test_result_does_not_depend_on_devices(
     assert_same_step(result, undivided(**OPTIONS)(*problem))
 
 
+def objective(
+    weights: jax.Array,
+    inputs: jax.Array,
+    *arrays: jax.Array,
+    axis_name: str | None = None,
+) -> jax.Array:
+    total = 0.0
+    for form in FORMS:
+        losses = invp_losses(
+            inputs @ weights, *arrays, form=form, axis_name=axis_name, **OPTIONS
+        )
+        total += jnp.mean(losses.instance + 0.6 * losses.propagation)
+    return total
+
+
+@functools.cache
+def undivided_objective() -> Callable:
+    return jax.jit(jax.value_and_grad(objective))
+
+
 @EVERY_RUNNER
 def test_gradient_of_shared_weights(make_problem, runner: str) -> None:
     # As in training: the encoder is shared, each device differentiates the mean over all, and the gradients are averaged.
@@ -169,35 +191,17 @@ def test_gradient_of_shared_weights(make_problem, runner: str) -> None:
     noise = np.random.default_rng(62).normal(size=(5, 5))
     weights = (np.eye(5) + 0.1 * noise).astype(np.float32)
 
-    def objective(
-        weights: jax.Array,
-        inputs: jax.Array,
-        *arrays: jax.Array,
-        axis_name: str | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        means = []
-        for form in FORMS:
-            losses = invp_losses(
-                inputs @ weights, *arrays, form=form, axis_name=axis_name, **OPTIONS
-            )
-            means.append(jnp.mean(losses.instance + 0.6 * losses.propagation))
-        return jnp.stack(means)
-
     def step(inputs, indices, bank, graph, weights):
         def global_mean(weights: jax.Array) -> jax.Array:
             local = objective(weights, inputs, indices, bank, graph, axis_name="batch")
             return jax.lax.pmean(local, "batch")
 
-        value, pull = jax.vjp(global_mean, weights)
-        gradients = [pull(row)[0] for row in jnp.eye(len(FORMS))]
-        return value[None], jax.lax.pmean(jnp.stack(gradients), "batch")[None]
+        value, gradient = jax.value_and_grad(global_mean)(weights)
+        return value[None], jax.lax.pmean(gradient, "batch")[None]
 
     values, gradients = over_devices(runner, 4, step, num_shared=2)(*problem, weights)
-    value, gradient = jax.jit(lambda *a: (objective(*a), jax.jacrev(objective)(*a)))(
-        weights, *problem
-    )
-    for copy in values:
-        np.testing.assert_allclose(copy, value, rtol=1e-6, atol=1e-6)
+    value, gradient = undivided_objective()(weights, *problem)
+    np.testing.assert_allclose(values, np.full(4, value), rtol=1e-6, atol=1e-6)
     for copy in gradients:
         np.testing.assert_allclose(copy, gradient, rtol=1e-6, atol=1e-6)
 
@@ -222,6 +226,23 @@ def test_ties_do_not_depend_on_devices(make_tied_problem, levels: list[float]) -
     problem = make_tied_problem(levels, num_examples=29, batch=8)
     result = divided("vmap", 4, **TIED_OPTIONS)(*problem)
     assert_same_step(result, undivided(**TIED_OPTIONS)(*problem))
+
+
+def test_low_temperature_on_devices(make_problem) -> None:
+    # The sum over the background is put together from devices whose shares differ by factors up to e^200.
+    problem = make_problem(65, num_examples=29, batch=8, anchors="far")
+    options = OPTIONS | dict(temperature=0.01)
+    result = divided("vmap", 4, **options)(*problem)
+    for form in FORMS:
+        got = result.per_image[form]
+        expected = oracle.losses(*problem, form=form, **options)
+        for name in ("instance", "propagation"):
+            np.testing.assert_allclose(
+                got[name], getattr(expected, name), rtol=3e-5, atol=3e-5
+            )
+        gradient = expected.instance_gradient + 0.6 * expected.propagation_gradient
+        tolerance = 3e-5 * np.abs(gradient).max()
+        np.testing.assert_allclose(got["gradient"] * 8, gradient, atol=tolerance)
 
 
 def test_too_large_a_background_is_an_error_on_devices(make_problem) -> None:

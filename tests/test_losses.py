@@ -23,6 +23,8 @@ from tests.reference import objective as oracle
 
 FORMS = ("paper", "released")
 BOTH_FORMS = pytest.mark.parametrize("form", FORMS)
+# For the cases that share no compilation with others; the rest is compiled as in training.
+QUICK = pytest.mark.usefixtures("quick_compilation")
 HARD_AND_EASY = pytest.mark.parametrize("positives", ["hard", "easy"])
 DEFAULTS = dict(
     num_hops=2,
@@ -241,6 +243,7 @@ RANDOM_CASES = [
 ]
 
 
+@QUICK
 @BOTH_FORMS
 @pytest.mark.parametrize(("case", "positives"), RANDOM_CASES)
 def test_random_problem(make_problem, case: str, form: str, positives: str) -> None:
@@ -299,6 +302,7 @@ def test_gradient_of_a_weighted_sum(make_problem, form: str) -> None:
     )
 
 
+@QUICK
 @BOTH_FORMS
 def test_gradient_flows_to_the_embeddings_alone(make_problem, form: str) -> None:
     problem = make_problem(14)
@@ -333,6 +337,7 @@ def test_defaults_are_those_of_the_paper() -> None:
 # --- Ties: values whose sums are exact, so that what should tie does tie in float32 ------------------------------------------------------
 
 
+@QUICK
 @BOTH_FORMS
 @pytest.mark.parametrize("background_size", [1, 2, 20, 29])
 def test_ties_at_the_edge_of_the_background(
@@ -357,6 +362,7 @@ def test_ties_at_the_edge_of_the_background(
         assert anchor not in got
 
 
+@QUICK
 @BOTH_FORMS
 @pytest.mark.parametrize("background_size", [1, 2, 20, 29])
 def test_all_similarities_equal(
@@ -369,6 +375,7 @@ def test_all_similarities_equal(
     )
 
 
+@QUICK
 @BOTH_FORMS
 @HARD_AND_EASY
 def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
@@ -389,6 +396,7 @@ def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
         assert len(set(got.tolist())) == 4
 
 
+@QUICK
 @BOTH_FORMS
 def test_background_of_one_tied_with_the_anchor(make_tied_problem, form: str) -> None:
     # M = 1 and other rows at the anchor's height: released has nothing left below the line, which counts as no loss.
@@ -501,6 +509,7 @@ def test_length_of_an_embedding_does_not_matter(
     assert_gradient(result.propagation_gradient * scale, expected.propagation_gradient)
 
 
+@QUICK
 @BOTH_FORMS
 @HARD_AND_EASY
 @pytest.mark.parametrize("anchors", ["near", "far"])
@@ -522,6 +531,7 @@ def test_low_temperature_stays_finite(
     )
 
 
+@QUICK
 @BOTH_FORMS
 def test_released_constant_caps_the_loss(make_problem, form: str) -> None:
     # 1e-7 inside the logarithm caps the released loss at 16.118; the paper form has no cap.
@@ -577,6 +587,7 @@ def test_renaming_the_images_renames_the_neighbors(
     assert_same(result, expected)
 
 
+@QUICK
 @BOTH_FORMS
 def test_rows_do_not_see_each_other(make_problem, form: str) -> None:
     problem = make_problem(43)
@@ -623,7 +634,10 @@ def test_every_public_function_takes_numpy(make_problem) -> None:
         problem.bank.astype(np.float64),
     )
     indices, graph = problem.indices.astype(np.int64), problem.graph.astype(np.int64)
-    losses = invp_losses(embeddings, indices, bank, graph, **DEFAULTS)
+    # Closed over, the arrays stay NumPy's inside jit, which is quicker than hundreds of single operations.
+    losses = jax.jit(
+        lambda: invp_losses(embeddings, indices, bank, graph, **DEFAULTS)
+    )()
     assert isinstance(losses, Losses)
     slots = propagate(graph, indices)
     new_graph = update_graph(graph, indices, np.asarray(losses.neighbors, np.int64))
@@ -647,6 +661,7 @@ def test_every_public_function_takes_numpy(make_problem) -> None:
     np.testing.assert_array_equal(losses.neighbors, expected.neighbors)
 
 
+@QUICK
 @BOTH_FORMS
 def test_bfloat16_embeddings_are_read_in_float32(make_problem, form: str) -> None:
     # A mixed-precision encoder: 2^-8 of a similarity divided by the temperature would be an error of a few percent.

@@ -1,0 +1,251 @@
+"""Invariance Propagation as a method: when the second loss is on, and what a step does to the memory."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invariance_propagation.methods import Batch, Method, invariance_propagation
+from invariance_propagation.parallel import REPLICATED, SHARDED
+from tests.reference import objective as oracle
+
+N, DIM, K, BATCH, STEPS_PER_EPOCH, WEIGHT = 40, 8, 4, 6, 6, 0.6
+LOSS_OPTIONS = dict(
+    num_hops=2,
+    num_hard=4,
+    background_size=12,
+    temperature=0.2,
+    form="paper",
+    positives="hard",
+)
+
+
+class Outputs(NamedTuple):
+    """The only part of an encoder's outputs that this method reads."""
+
+    embedding: Any
+
+
+def make_method(**options: Any) -> Method:
+    defaults = LOSS_OPTIONS | dict(
+        num_neighbors=K,
+        bank_momentum=0.5,
+        bank_start="uniform",
+        propagation_weight=WEIGHT,
+        start_epoch=2,
+        ramp="binary",
+        num_examples=N,
+        embedding_dim=DIM,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        axis_name=None,
+    )
+    return invariance_propagation(**defaults | options)
+
+
+def make_batch(indices: np.ndarray) -> Batch:
+    return Batch(images=np.zeros((len(indices), 1, 1, 1), np.float32), indices=indices)
+
+
+def per_image(method: Method, problem: tuple, steps: list[int]) -> list[np.ndarray]:
+    """The loss of every image at each of `steps`."""
+    memory = method.init_memory(jax.random.key(0))
+    memory = memory._replace(bank=problem.bank, graph=problem.graph)
+
+    @jax.jit
+    def loss(embeddings: jax.Array, memory: Any, step: jax.Array) -> jax.Array:
+        batch = make_batch(problem.indices)
+        return method.loss(Outputs(embeddings), batch, memory, step)[0]
+
+    return [np.asarray(loss(problem.embeddings, memory, jnp.int32(s))) for s in steps]
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_second_loss_is_on_from_the_start_epoch(make_problem, form: str) -> None:
+    problem = make_problem(71)
+    steps = [0, 2 * STEPS_PER_EPOCH - 1, 2 * STEPS_PER_EPOCH, 100 * STEPS_PER_EPOCH]
+    first, last_without, first_with, late = per_image(
+        make_method(form=form), problem, steps
+    )
+    expected = oracle.losses(*problem, **LOSS_OPTIONS | dict(form=form))
+    both = expected.instance + WEIGHT * expected.propagation
+    for loss in (first, last_without):
+        np.testing.assert_allclose(loss, expected.instance, rtol=1e-5, atol=1e-5)
+    for loss in (first_with, late):
+        np.testing.assert_allclose(loss, both, rtol=1e-5, atol=1e-5)
+
+
+def test_gaussian_ramp(make_problem) -> None:
+    # Of the released code: exp(-5 (1 - t / T)^2), held at one from T on.
+    problem = make_problem(72)
+    method = make_method(ramp="gaussian", start_epoch=4)
+    epochs = [0, 1, 3, 4, 9]
+    losses = per_image(method, problem, [e * STEPS_PER_EPOCH + 1 for e in epochs])
+    expected = oracle.losses(*problem, **LOSS_OPTIONS)
+    for epoch, loss in zip(epochs, losses, strict=True):
+        weight = WEIGHT * np.exp(-5 * (1 - min(epoch / 4, 1)) ** 2)
+        np.testing.assert_allclose(
+            loss, expected.instance + weight * expected.propagation, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("ramp", ["binary", "gaussian"])
+def test_start_at_once(make_problem, ramp: str) -> None:
+    problem = make_problem(73)
+    (loss,) = per_image(make_method(ramp=ramp, start_epoch=0), problem, [0])
+    expected = oracle.losses(*problem, **LOSS_OPTIONS)
+    both = expected.instance + WEIGHT * expected.propagation
+    np.testing.assert_allclose(loss, both, atol=1e-5)
+
+
+def test_no_weight_leaves_instance_discrimination(make_problem) -> None:
+    problem = make_problem(74)
+    (loss,) = per_image(make_method(propagation_weight=0.0), problem, [1000])
+    expected = oracle.losses(*problem, **LOSS_OPTIONS)
+    np.testing.assert_allclose(loss, expected.instance, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_two_epochs_from_a_fresh_memory(form: str) -> None:
+    """Loss, gradient, metrics, bank and graph of twelve steps, each beside the oracle.
+
+    The loss must read the memory as it was before the step; in the second epoch the positives are what the first epoch
+    found, so a step that wrote too early, or forgot a row, shows here.
+    """
+    method = make_method(start_epoch=0, bank_momentum=0.3, form=form)
+    options = LOSS_OPTIONS | dict(form=form)
+    rng = np.random.default_rng(75)
+    memory = method.init_memory(jax.random.key(75))
+    bank, graph = np.asarray(memory.bank, np.float64), np.asarray(memory.graph)
+
+    @jax.jit
+    def take(embeddings: jax.Array, indices: jax.Array, memory: Any, step: jax.Array):
+        batch = make_batch(indices)
+
+        def total(embeddings: jax.Array) -> tuple:
+            loss, aux = method.loss(Outputs(embeddings), batch, memory, step)
+            return jnp.sum(loss), (loss, aux)
+
+        gradient, (loss, aux) = jax.grad(total, has_aux=True)(embeddings)
+        updated = method.update_memory(memory, Outputs(embeddings), batch, aux, step)
+        return updated, loss, gradient, aux.metrics
+
+    step = 0
+    for _ in range(2):
+        order = rng.permutation(N)[: STEPS_PER_EPOCH * BATCH].astype(np.int32)
+        for indices in order.reshape(STEPS_PER_EPOCH, BATCH):
+            embeddings = rng.normal(size=(BATCH, DIM)).astype(np.float32)
+            memory, loss, gradient, metrics = take(
+                embeddings, indices, memory, jnp.int32(step)
+            )
+            expected = oracle.losses(embeddings, indices, bank, graph, **options)
+            np.testing.assert_allclose(
+                loss,
+                expected.instance + WEIGHT * expected.propagation,
+                rtol=1e-5,
+                atol=1e-5,
+            )
+            np.testing.assert_allclose(
+                gradient,
+                expected.instance_gradient + WEIGHT * expected.propagation_gradient,
+                atol=2e-5,
+            )
+            found = {
+                "instance": expected.instance.mean(),
+                "propagation": expected.propagation.mean(),
+                "neighbor_overlap": np.mean(
+                    [
+                        node in graph[i]
+                        for i, row in zip(indices, expected.neighbors, strict=True)
+                        for node in row
+                    ]
+                ),
+            }
+            assert metrics.keys() == found.keys()
+            for name, value in found.items():
+                np.testing.assert_allclose(
+                    metrics[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+                )
+            bank = oracle.update_bank(bank, indices, embeddings, momentum=0.3)
+            graph = oracle.update_graph(graph, indices, expected.neighbors)
+            np.testing.assert_allclose(memory.bank, bank, atol=1e-6)
+            np.testing.assert_array_equal(memory.graph, graph)
+            step += 1
+    assert step == 2 * STEPS_PER_EPOCH
+
+
+def test_gradient_is_finite_before_there_are_positives() -> None:
+    # A weight of zero times NaN is NaN: with a fresh graph nothing may be NaN in the first place, on or off.
+    for start_epoch in (0, 2):
+        method = make_method(start_epoch=start_epoch)
+        memory = method.init_memory(jax.random.key(76))
+        embeddings = np.random.default_rng(76).normal(size=(BATCH, DIM))
+        embeddings[0] = 0
+        batch = make_batch(np.arange(BATCH, dtype=np.int32))
+
+        def total(
+            embeddings: jax.Array, method=method, memory=memory, batch=batch
+        ) -> jax.Array:
+            outputs = Outputs(embeddings)
+            return jnp.sum(method.loss(outputs, batch, memory, jnp.int32(0))[0])
+
+        gradient = jax.jit(jax.grad(total))(embeddings.astype(np.float32))
+        assert np.all(np.isfinite(gradient))
+        assert np.all(np.any(np.asarray(gradient)[1:] != 0, axis=1))
+
+
+def test_memory_starts_from_noise_or_from_embeddings() -> None:
+    uniform = make_method()
+    assert not uniform.needs_embeddings
+    memory = uniform.init_memory(jax.random.key(77))
+    assert memory.bank.shape == (N, DIM)
+    assert np.abs(memory.bank).max() <= 1 / np.sqrt(DIM / 3)
+    fresh = np.repeat(np.arange(N)[:, None], K, axis=1)
+    np.testing.assert_array_equal(memory.graph, fresh)
+
+    embedded = make_method(bank_start="embeddings")
+    assert embedded.needs_embeddings
+    embeddings = 3 * np.random.default_rng(77).normal(size=(N, DIM))
+    memory = embedded.init_memory(jax.random.key(77), embeddings)
+    rows = [oracle.normalise(x) for x in embeddings]
+    np.testing.assert_allclose(memory.bank, rows, atol=5e-7)
+    assert memory.bank.dtype == jnp.float32
+    np.testing.assert_array_equal(memory.graph, fresh)
+
+
+def test_bank_is_spread_over_devices_and_the_graph_is_on_all() -> None:
+    method = make_method()
+    memory = jax.eval_shape(method.init_memory, jax.random.key(0))
+    assert jax.tree.structure(method.memory_spec) == jax.tree.structure(memory)
+    assert method.memory_spec.bank == SHARDED
+    assert method.memory_spec.graph == REPLICATED
+
+
+def test_batch_is_left_as_it_is() -> None:
+    batch = make_batch(np.arange(3))
+    assert make_method().prepare(jax.random.key(0), batch) is batch
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bank_momentum", -0.5),
+        ("bank_momentum", 1.01),
+        ("propagation_weight", -1.0),
+        ("start_epoch", -1),
+        ("ramp", "linear"),
+        ("bank_start", "zeros"),
+        ("background_size", N + 1),
+        ("num_neighbors", N),
+        ("num_hops", 0),
+        ("num_hard", 0),
+        ("temperature", 0.0),
+        ("form", "arxiv"),
+        ("positives", "all"),
+    ],
+)
+def test_impossible_option_is_an_error_at_once(name: str, value: Any) -> None:
+    # Before any array is made: `make_method` itself raises.
+    with pytest.raises(ValueError, match=name):
+        make_method(**{name: value})
