@@ -38,7 +38,8 @@ NAMES = {
     "easy": "paper form, easy positives",
 }
 COLUMNS = {
-    "knn_trained": "kNN, embeddings",
+    "knn_trained": "kNN, features",
+    "knn_embedding": "kNN, embeddings",
     "knn_bank": "kNN, bank",
     "purity": "purity",
 }
@@ -68,9 +69,7 @@ def main() -> None:
     print(f"\nwritten to {path.relative_to(ROOT)}")
 
 
-def run_cell(
-    config: str, form: str, seed: int, overrides: list[str]
-) -> dict[str, Any]:
+def run_cell(config: str, form: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     """Runs one cell to its end; returns its summary and minutes."""
     workdir = ROOT / "runs" / "ablation" / f"{config}-{form}-{seed}"
     record = workdir / "cell.json"

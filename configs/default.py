@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
     config.augment.size = 224  # pixels, height and width of a view
     config.augment.crop_scale = (0.2, 1.0)  # area of the crop [code]; (): off
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # its width / height [code]
+    # Largest sideways lean, in pixels per row [ours]; 0: off. For handwriting.
+    config.augment.shear = 0.0
     config.augment.flip = 0.5  # probability; 0: off
     # Brightness, contrast, saturation, hue [code]; (): off.
     config.augment.jitter = (0.4, 0.4, 0.4, 0.1)

@@ -18,8 +18,9 @@ def get_config() -> ConfigDict:
     config.augment.update(
         size=8,
         crop_scale=(0.4, 1.0),
+        shear=0.3,  # writers slant differently
         flip=0.0,  # a mirrored digit is no digit
-        jitter=(),
+        jitter=(0.4, 0.4, 0.0, 0.0),
         grayscale=0.0,
         blur=0.0,
         mean=(0.306,),
@@ -28,7 +29,9 @@ def get_config() -> ConfigDict:
     config.encoder.update(
         depth=18, stem="cifar", width=16, hidden=256, cross_replica_norm=True
     )
-    config.method.update(background_size=512, start_epoch=20)
+    config.method.update(
+        background_size=512, temperature=0.1, propagation_weight=1.0, start_epoch=20
+    )
     config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
     config.knn.num_neighbors = 10
     config.train.update(epochs=80, evaluate_every=20, checkpoint_every=200)

@@ -13,6 +13,7 @@ import numpy as np
 
 from invariance_propagation.checkpoint import FOLDER
 from invariance_propagation.evaluation.knn import knn_accuracy
+from invariance_propagation.models import Outputs
 from invariance_propagation.progress import METRICS_FILE
 from invariance_propagation.setup import Run
 from invariance_propagation.train_state import TrainState
@@ -34,15 +35,17 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     """Accuracy on held-out images, in [0, 1].
 
     Returns:
-      `knn`, against the training images embedded anew, and `knn_bank`, against
-      the bank, which costs no pass over the training set.
+      `knn`, by the backbone's features, which is what one takes away, and
+      `knn_embedding`, by the head's output, both with the training images embedded
+      anew; `knn_bank`, embeddings against the bank, the paper's monitor.
     """
     queries = _embed(run, state, run.dataset.held_out.images)
-    features = _embed(run, state, run.dataset.train.images)
+    trained = _embed(run, state, run.dataset.train.images)
     memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
     return {
-        "knn": _accuracy(run, features, queries),
-        "knn_bank": _accuracy(run, memory.bank, queries),
+        "knn": _accuracy(run, trained.features, queries.features),
+        "knn_embedding": _accuracy(run, trained.embedding, queries.embedding),
+        "knn_bank": _accuracy(run, memory.bank, queries.embedding),
     }
 
 
@@ -55,7 +58,11 @@ def summarize(run: Run, state: TrainState, folder: Path) -> dict[str, Any]:
         # Its own memory and optimiser go unused; only the weights matter here.
         summary |= {"knn_untrained": knn(run, run.init())["knn"]}
         trained = knn(run, state)
-        summary |= {"knn_trained": trained["knn"], "knn_bank": trained["knn_bank"]}
+        summary |= {
+            "knn_trained": trained["knn"],
+            "knn_embedding": trained["knn_embedding"],
+            "knn_bank": trained["knn_bank"],
+        }
     if run.has_labels and run.method.purity is not None:
         *hops, overall = purity(run, state, num_anchors=run.num_examples)
         summary |= {"purity_by_hop": hops, "purity": overall}
@@ -83,10 +90,11 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     lines = [""]
     if "knn_trained" in summary:
         lines += [
-            f"weighted kNN on the held-out images, K={summary['knn_neighbors']}",
+            f"weighted kNN of the held-out images, K={summary['knn_neighbors']}",
             f"  knn raw pixels: {percent(summary['knn_raw_pixels'])}",
             f"  knn untrained: {percent(summary['knn_untrained'])}",
             f"  knn trained: {percent(summary['knn_trained'])}",
+            f"  knn trained, by embedding: {percent(summary['knn_embedding'])}",
             f"  knn trained, against the bank: {percent(summary['knn_bank'])}",
         ]
     if "purity" in summary:
@@ -105,8 +113,8 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _embed(run: Run, state: TrainState, images: np.ndarray) -> np.ndarray:
-    return run.embed(state.params, state.batch_stats, images).embedding
+def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:
+    return run.embed(state.params, state.batch_stats, images)
 
 
 def _knn_of_pixels(run: Run) -> float:

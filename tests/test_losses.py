@@ -2,6 +2,10 @@
 
 import functools
 import inspect
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -490,6 +494,40 @@ def test_zero_embedding(make_problem, form: str) -> None:
         np.log(12) if form == "released" else np.log1p(others),
         atol=1e-5,
     )
+
+
+DIVERGED = """
+import jax, numpy as np
+from invariance_propagation import invp_losses
+from tests.conftest import random_problem
+
+problem = random_problem(38)
+broken = problem.embeddings.copy()
+# The two signs of NaN sort to opposite ends of all floats; 0 / 0 on x86 makes the negative one.
+broken[0], broken[1], broken[2] = np.nan, np.copysign(np.nan, -1), np.inf
+for form in ("paper", "released"):
+    run = jax.jit(lambda x: invp_losses(
+        x, *problem[1:], num_hops=2, num_hard=4, background_size=12, form=form))
+    expected, losses = run(problem.embeddings), run(broken)
+    for name in ("instance", "propagation"):
+        got, value = np.asarray(getattr(losses, name)), getattr(expected, name)
+        assert not np.isfinite(got[:3]).any(), f"{form} {name} hides it: {got}"
+        np.testing.assert_allclose(got[3:], value[3:], rtol=1e-5, atol=1e-5)
+"""
+
+
+def test_a_diverged_embedding_shows_in_its_losses() -> None:
+    # In a process of its own: a search for the edge of the background that never ends would hang the whole suite.
+    root = pathlib.Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", DIVERGED],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @BOTH_FORMS

@@ -28,6 +28,7 @@ class Chance(NamedTuple):
     """All that is random in one view, or, with a leading b, in b views."""
 
     box: jax.Array  # float32 [4], top, left, height, width of the crop, in pixels
+    slant: jax.Array  # float32 [], in [-1, 1], in parts of the largest shear
     order: jax.Array  # int32 [n], which of the n adjustments comes first, second, ...
     factors: jax.Array  # float32 [n], their factors, in order of use
     sigma: jax.Array  # float32 [], of the blur, in pixels of the view
@@ -50,6 +51,7 @@ def augment(
     size: int,
     crop_scale: Sequence[float],
     crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
+    shear: float = 0.0,
     flip: float,
     jitter: Sequence[float],
     jitter_probability: float,
@@ -71,6 +73,7 @@ def augment(
       size: height and width of the views, in pixels.
       crop_scale: (low, high) part of the area to crop; (): only resize, if need be.
       crop_ratio: (low, high) width / height of the crop.
+      shear: largest slope by which the crop leans, for handwriting; 0 is off.
       flip: probability of a horizontal flip; 0 is off, here and below.
       jitter: strengths of brightness, contrast, saturation, hue; () is off.
       jitter_probability: of the jitter as a whole.
@@ -115,7 +118,8 @@ def augment(
             lambda x: gaussian_blur(x, chance.sigma, radius),
             lambda x: x[:, :, ::-1],
         )
-        planes = resize(image, size, chance.box if crop_scale else None)
+        box = chance.box if crop_scale else None
+        planes = resize(image, size, box, shear * chance.slant if shear else None)
         for part in (0, 1, 2, 3) if jitter_first else (1, 0, 2, 3):
             if probabilities[part] > 0:
                 planes = jnp.where(chance.applied[part], parts[part](planes), planes)
@@ -156,7 +160,7 @@ def draw(
     factors = (low + (high - low) * colors[1, : len(ranges)])[order]
     sigma = blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * rest[0, 2]
     applied = rest[:, :2].reshape(4) < jnp.array(probabilities, jnp.float32)
-    return Chance(box, order, factors, sigma, applied)
+    return Chance(box, 2 * rest[1, 2] - 1, order, factors, sigma, applied)
 
 
 def crop_box(
@@ -189,20 +193,35 @@ def crop_box(
     return jnp.concatenate([place * free, extents[:, first]])
 
 
-def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Array:
+def resize(
+    image: jax.Array,
+    size: int,
+    box: jax.Array | None = None,
+    slope: jax.Array | None = None,
+) -> jax.Array:
     """Planes [C, size, size] of the part `box`, [4], of a uint8 [H, W, C].
 
     PIL's `image.crop(box).resize(..., BILINEAR)`, torchvision's with antialias: pixels
-    outside the box have no influence. None is the whole image.
+    outside the box have no influence. None is the whole image. With a `slope`, [], the
+    box leans: a row that is y pixels below the middle of the image begins slope * y
+    further right, and what lies outside of the image is black.
     """
     height, width, _ = image.shape
     pixels = image.astype(jnp.float32)
-    if box is None and height == width == size:
+    if box is None and slope is None and height == width == size:
         return jnp.moveaxis(pixels, -1, 0) / 255
     top, left, box_height, box_width = (0, 0, height, width) if box is None else box
     rows = resize_matrix(top, box_height, height, size)
-    columns = resize_matrix(left, box_width, width, size)
-    planes = jnp.einsum("sh,hwc,tw->cst", rows, pixels, columns, precision=PRECISION)
+    if slope is None:
+        columns = resize_matrix(left, box_width, width, size)
+        product = "sh,hwc,tw->cst"
+    else:
+        below = top + jnp.arange(0.5, size) * box_height / size - height / 2
+        columns = jax.vmap(sheared_matrix, in_axes=(0, None, None, None))(
+            left + slope * below, box_width, width, size
+        )
+        product = "sh,hwc,stw->cst"
+    planes = jnp.einsum(product, rows, pixels, columns, precision=PRECISION)
     return planes / 255
 
 
@@ -215,13 +234,33 @@ def resize_matrix(
     larger one), cut at the ends of the range and scaled to sum to 1.
     """
     start, length = (jnp.asarray(x, jnp.float32) for x in (start, length))
+    pixels = jnp.arange(0.5, in_size) - start
+    overlaps = (pixels > -0.5) & (pixels < length + 0.5)
+    weights = _triangle(start, length, in_size, out_size)
+    weights = jnp.where(overlaps, weights, 0.0)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+def sheared_matrix(
+    start: jax.Array, length: int | jax.Array, in_size: int, out_size: int
+) -> jax.Array:
+    """As `resize_matrix`, where start .. start + length may leave the image.
+
+    The weights of a whole triangle sum to 1; one that hangs over the edge has less,
+    as if black pixels lay beyond.
+    """
+    length = jnp.asarray(length, jnp.float32)
+    weights = _triangle(start, length, in_size, out_size)
+    return weights / jnp.maximum(length / out_size, 1.0)
+
+
+def _triangle(
+    start: jax.Array, length: jax.Array, in_size: int, out_size: int
+) -> jax.Array:
     scale = length / out_size
     centers = (jnp.arange(0.5, out_size) * scale)[:, None]
     pixels = (jnp.arange(0.5, in_size) - start)[None]
-    weights = jnp.maximum(1 - jnp.abs(centers - pixels) / jnp.maximum(scale, 1.0), 0.0)
-    overlaps = (pixels > -0.5) & (pixels < length + 0.5)
-    weights = jnp.where(overlaps, weights, 0.0)
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
+    return jnp.maximum(1 - jnp.abs(centers - pixels) / jnp.maximum(scale, 1.0), 0.0)
 
 
 def gray(image: jax.Array) -> jax.Array:

@@ -163,6 +163,30 @@ def test_a_box_may_begin_and_end_inside_pixels(digits, box) -> None:
         np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("slope", [-0.6, 0.0, 0.3])
+@pytest.mark.parametrize(
+    ("box", "size"), [((0, 0, 8, 8), 8), ((0.3, 1.7, 5.2, 6.1), 8), ((0, 0, 8, 8), 5)]
+)
+def test_a_sheared_crop_is_the_oracle(digits, box, size: int, slope: float) -> None:
+    for digit in digits[:3]:
+        expected = oracle.sheared_crop(unit(digit), box, slope, size)
+        result = picture(resize(digit, size, jnp.array(box), jnp.float32(slope)))
+        np.testing.assert_allclose(result, expected, atol=2e-6)
+
+
+def test_shear_is_drawn_on_both_sides_and_costs_nothing_when_off(digits) -> None:
+    slants = draws(range(4000), (8, 8)).slant
+    assert stats.kstest((slants + 1) / 2, "uniform").pvalue > 1e-3
+    keys = per_image_keys(0, 0, jnp.arange(8))
+    options = OFF | STATISTICS[1] | {"size": 8}
+    upright = augment(keys, digits[:8], **options)
+    leaning = augment(keys, digits[:8], **options, shear=0.5)
+    np.testing.assert_array_equal(
+        upright, augment(keys, digits[:8], **options, shear=0.0)
+    )
+    assert np.abs(upright - leaning).max() > 0.5
+
+
 @pytest.mark.parametrize("size", [5, 8, 13])
 def test_resize_of_digits(digits, size: int) -> None:
     for digit in digits[:3]:

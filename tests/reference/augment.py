@@ -69,6 +69,30 @@ def resized_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     return filter_row(rows.swapaxes(0, 1), left, width, size).swapaxes(0, 1)
 
 
+def sheared_crop(
+    image: np.ndarray, box: np.ndarray, slope: float, size: int
+) -> np.ndarray:
+    """The crop of a box whose sides lean by `slope`, on a black ground.
+
+    Each pixel of the result is a weighted mean over rows, then over columns, counted
+    from where its own row of the box begins.
+    """
+    top, left, height, width = (float(x) for x in box)
+    scale = width / size
+    support = max(scale, 1.0)
+    rows = filter_row(image, top, height, size)
+    result = np.zeros((size, size, image.shape[2]))
+    for i in range(size):
+        y = top + (i + 0.5) * height / size
+        start = left + slope * (y - image.shape[0] / 2)
+        for j in range(size):
+            center = start + (j + 0.5) * scale
+            for column in range(image.shape[1]):
+                distance = abs(column + 0.5 - center) / support
+                result[i, j] += max(0.0, 1 - distance) / support * rows[i, column]
+    return result
+
+
 def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
     """torchvision's gaussian_blur with kernel 2 * radius + 1, padding 'reflect'."""
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
