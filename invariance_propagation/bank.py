@@ -210,9 +210,9 @@ def log_sum(logits: jax.Array, weights: jax.Array) -> jax.Array:
     Returns:
       float32 [...], with a gradient of zero, not NaN, where nothing is summed.
     """
-    present = (weights > 0) & (logits > -jnp.inf)
+    present = (weights > 0) & (logits != -jnp.inf)  # a NaN is present, and shows
     largest = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf, where=present)
-    largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    largest = lax.stop_gradient(jnp.where(largest == -jnp.inf, 0.0, largest))
     terms = jnp.exp(jnp.where(present, logits - largest, 0.0))
     total = jnp.sum(jnp.where(present, weights * terms, 0.0), axis=-1)
     empty = total <= 0

@@ -63,13 +63,13 @@ def paper_losses(
     instance = _softplus(background - logits.anchor)
 
     chosen = _log_sum_chosen(logits.slots, distinct, num_hard, positives)
-    some = jnp.isfinite(chosen) & jnp.isfinite(logits.log_rest)
-    gap = jnp.where(some, logits.log_rest, 0.0) - jnp.where(some, chosen, 0.0)
-    return instance, jnp.where(some, _softplus(gap), 0.0)
+    none = (chosen == -jnp.inf) | (logits.log_rest == -jnp.inf)
+    gap = jnp.where(none, 0.0, logits.log_rest) - jnp.where(none, 0.0, chosen)
+    return instance, jnp.where(none, 0.0, _softplus(gap))
 
 
 def released_losses(
-    logits: Logits, num_hard: int, positives: str
+    logits: Logits, background_size: int, num_hard: int, positives: str
 ) -> tuple[jax.Array, jax.Array]:
     """The losses as the released code computes them (`exclusive=1`).
 
@@ -77,10 +77,11 @@ def released_losses(
     instance = -log(e_a / sum_T + 1e-7);
     propagation = -log(sum_hard / (sum_T - e_a) + 1e-7), where slots keep their
     repeats and hard ones need not lie in T, so that it can be negative. Where
-    sum_T - e_a is not positive (M = 1) the propagation loss is 0.
+    sum_T - e_a is 0 (M = 1 and the anchor in T) the propagation loss is 0.
 
     Args:
       logits: of b anchors; `log_rest` leaves out the anchor alone.
+      background_size: M.
       num_hard: P.
       positives: 'hard', or 'easy' for the P most similar.
 
@@ -95,16 +96,16 @@ def released_losses(
 
     # sum_T - e_a = rest - missing * e_a: nothing is subtracted from a sum that
     # contains it, so nothing cancels.
-    some = jnp.isfinite(logits.log_rest)
-    rest = jnp.where(some, logits.log_rest, 0.0)
+    none = (background_size == 1) & (logits.anchor_in_set > 0)
+    rest = jnp.where(none, 0.0, logits.log_rest)
     missing = (1 - logits.anchor_in_set) * jnp.exp(
         jnp.minimum(logits.anchor - rest, 0.0)
     )
-    some &= missing < 1
-    total = rest + jnp.log1p(-jnp.where(some, missing, 0.0))
+    # Below 1 in real numbers; the bound is for what float32 rounds up to it.
+    total = rest + jnp.log1p(-jnp.where(none, 0.0, jnp.minimum(missing, 1 - 1e-6)))
     every = jnp.ones(logits.slots.shape, bool)
     chosen = _log_sum_chosen(logits.slots, every, num_hard, positives)
-    return instance, jnp.where(some, -jnp.logaddexp(chosen - total, LOG_FLOOR), 0.0)
+    return instance, jnp.where(none, 0.0, -jnp.logaddexp(chosen - total, LOG_FLOOR))
 
 
 def _log_sum_chosen(
@@ -120,10 +121,11 @@ def _log_sum_chosen(
 
 
 def _log_add(a: jax.Array, b: jax.Array) -> jax.Array:
-    return log_sum(jnp.stack([a, b], axis=-1), jnp.ones((2,), a.dtype))
+    both = jnp.stack([a, b], axis=-1)
+    return log_sum(both, jnp.ones_like(both))
 
 
 def _softplus(x: jax.Array) -> jax.Array:
     """log(1 + e^x), 0 with a zero gradient at x = -inf."""
-    some = x > -jnp.inf
-    return jnp.where(some, jax.nn.softplus(jnp.where(some, x, 0.0)), 0.0)
+    nothing = x == -jnp.inf
+    return jnp.where(nothing, 0.0, jax.nn.softplus(jnp.where(nothing, 0.0, x)))

@@ -14,7 +14,7 @@ import numpy as np
 from invariance_propagation.checkpoint import FOLDER
 from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.models import Outputs
-from invariance_propagation.progress import METRICS_FILE
+from invariance_propagation.progress import METRICS_FILE, read_rows
 from invariance_propagation.setup import Run
 from invariance_propagation.train_state import TrainState
 
@@ -55,10 +55,10 @@ def summarize(run: Run, state: TrainState, folder: Path) -> dict[str, Any]:
     if run.has_knn:
         summary |= {"knn_neighbors": run.knn.num_neighbors}
         summary |= {"knn_raw_pixels": _knn_of_pixels(run)}
-        # Its own memory and optimiser go unused; only the weights matter here.
-        summary |= {"knn_untrained": knn(run, run.init())["knn"]}
+        first = next(row for row in read_rows(folder) if "knn" in row)
         trained = knn(run, state)
         summary |= {
+            "knn_untrained": first["knn"],
             "knn_trained": trained["knn"],
             "knn_embedding": trained["knn_embedding"],
             "knn_bank": trained["knn_bank"],

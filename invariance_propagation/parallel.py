@@ -107,11 +107,16 @@ class Runner(NamedTuple):
         )
         return jax.jit(mapped, donate_argnums=donate)
 
-    def create(self, init: Callable, specs: Any) -> Any:
-        """Runs `init()` so that its arrays are born where `specs` puts them."""
+    def create(self, init: Callable, specs: Any, *args: Any) -> Any:
+        """Runs `init(*args)` so that its arrays are born where `specs` puts them.
+
+        Random keys belong in `args`: from a key that it knows XLA would compute the
+        random numbers while it compiles, which takes minutes for a large bank.
+        """
         return jax.jit(
-            lambda: self._layout(init(), specs), out_shardings=self._shardings(specs)
-        )()
+            lambda *args: self._layout(init(*args), specs),
+            out_shardings=self._shardings(specs),
+        )(*args)
 
     def put(self, tree: Any, specs: Any) -> Any:
         """Global host arrays -> arrays on the devices, padded as they need."""

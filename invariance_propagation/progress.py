@@ -61,10 +61,10 @@ class Progress:
 class MetricsLog:
     """Rows of metrics in a workdir: metrics.jsonl, and TensorBoard if asked for."""
 
-    def __init__(self, workdir: Path, *, tensorboard: bool, first_step: int):
+    def __init__(self, workdir: Path, *, tensorboard: bool, keep_until: int):
         self.folder = workdir
         path = workdir / METRICS_FILE
-        _drop_rows_after(path, first_step)
+        _drop_rows_after(path, keep_until)
         self._file = path.open("a", encoding="utf-8")
         self._writer = _tensorboard_writer(workdir) if tensorboard else None
 

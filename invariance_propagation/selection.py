@@ -64,7 +64,8 @@ def background_threshold(
         cut = (bracket.above_low == size) | (bracket.above_high == size)
         # Compared as unsigned: the distance of two keys may exceed an int32.
         gap = lax.bitcast_convert_type(bracket.high - bracket.low, jnp.uint32)
-        return ~cut & (gap > 1)
+        # The key of a NaN may lie below that of -inf: such a row must end too.
+        return ~cut & (bracket.low < bracket.high) & (gap > 1)
 
     def halve(bracket: Bracket) -> Bracket:
         low, high, above_low, above_high = bracket

@@ -171,19 +171,19 @@ def build(config: ConfigDict) -> Run:
     def init() -> TrainState:
         params_key, memory_key = jax.random.split(jax.random.key(config.seed))
 
-        def init_network():
+        def init_network(key):
             images = jnp.zeros(example.shape, example.dtype)
-            variables = encoder.init(params_key, images, train=False)
+            variables = encoder.init(key, images, train=False)
             params, batch_stats = variables["params"], variables["batch_stats"]
             return jnp.int32(0), params, batch_stats, optimizer.init(params)
 
-        network = runner.create(init_network, REPLICATED)
+        network = runner.create(init_network, REPLICATED, params_key)
         embeddings = None
         if method.needs_embeddings:
             _, params, batch_stats, _ = network
             embeddings = embed(params, batch_stats, dataset.train.images).embedding
         memory = runner.create(
-            partial(method.init_memory, memory_key, embeddings), method.memory_spec
+            method.init_memory, method.memory_spec, memory_key, embeddings
         )
         return TrainState(*network, memory)
 

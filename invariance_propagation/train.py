@@ -72,8 +72,14 @@ def _train(
         window = Window(**facts["window"])
     _say_start(run, folder, state, start)
 
-    log = MetricsLog(folder, tensorboard=run.options.tensorboard, first_step=start)
+    log = MetricsLog(
+        folder,
+        tensorboard=run.options.tensorboard,
+        keep_until=start if restored is not None else -1,
+    )
     progress = Progress(start, run.total_steps)
+    if start == 0 and run.has_knn:
+        log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
     facts = _identity(run) | {"config": json.loads(config.to_json_best_effort())}
     try:
         with _stop_signals() as stopping:

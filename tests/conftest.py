@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and the one maker of random problems."""
 
 import os
+import tempfile
 
 # XLA's pool must have a thread left for work while one per device waits in a collective,
 # or a machine with fewer cores than devices may stop there and be aborted.
@@ -10,6 +11,10 @@ import jax  # noqa: E402
 
 # Only possible before the first JAX operation, hence above all other imports.
 jax.config.update("jax_num_cpu_devices", 8)
+# Many tests run the same small program: compiled once a session, read from here after.
+CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 from collections.abc import Callable, Iterator  # noqa: E402
 from typing import NamedTuple  # noqa: E402
@@ -82,7 +87,7 @@ def make_tied_problem() -> Callable[..., Problem]:
     return tied_problem
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
     """For tests that compile much and compute little: a third to a half of the time."""
     before = jax.config.read("jax_disable_most_optimizations")

@@ -15,6 +15,9 @@ from invariance_propagation.errors import TrainingError, UserError
 from tests import tiny
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 def state_of(value: float) -> dict[str, Any]:
     bank = np.full((93, 8), value, np.float32)
     return {"bank": bank, "step": np.int32(value), "nested": ({"x": np.arange(3.0)},)}
@@ -65,7 +68,7 @@ def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
         (parts.spec, parallel.REPLICATED),
         donate=(0,),
     )
-    state = runner.create(parts.init, parts.spec)
+    state = runner.create(parts.init, parts.spec, jax.random.key(0))
     images = runner.put(parts.images, parallel.REPLICATED)
     checkpoints = Checkpoints(tmp_path, keep=1)
     for number, indices in enumerate(tiny.batches(6)):
@@ -93,7 +96,7 @@ def test_any_number_of_devices_restores_it(
     checkpoints.finish()
     runner = parallel.make_runner(mode, num_devices)
     parts = tiny.make_parts(parallel.AXIS)
-    fresh = runner.create(parts.init, parts.spec)
+    fresh = runner.create(parts.init, parts.spec, jax.random.key(0))
     shapes = runner.shapes(fresh, parts.spec, tiny.NUM_EXAMPLES)
     _, arrays, _ = checkpoints.restore(shapes)
     checkpoints.close()

@@ -1,7 +1,6 @@
 """A whole step: the same on any number of devices and in any runner."""
 
 import re
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,12 +18,15 @@ NUM_STEPS = 20
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
-def alone() -> tuple[Any, list[dict[str, float]]]:
+def alone(quick_compilation: None) -> tuple[Any, list[dict[str, float]]]:
     """One device that holds everything: no axis, no collectives."""
     parts = tiny.make_parts(None)
     step = jax.jit(parts.step)
-    state, metrics = parts.init(), []
+    state, metrics = parts.init(jax.random.key(0)), []
     for indices in tiny.batches(NUM_STEPS):
         state, found = step(state, indices, parts.images)
         metrics.append({name: float(x) for name, x in found.items()})
@@ -72,7 +74,7 @@ def test_vmap_agrees(alone) -> None:
             axis_name=parallel.AXIS,
         )
     )
-    state, metrics = parts.init(), []
+    state, metrics = parts.init(jax.random.key(0)), []
     rows = -(-tiny.NUM_EXAMPLES // num_devices)
     bank = jnp.pad(
         state.memory.bank, ((0, rows * num_devices - tiny.NUM_EXAMPLES), (0, 0))
@@ -130,7 +132,7 @@ def test_state_keeps_its_place_and_is_donated() -> None:
         (parts.spec, parallel.REPLICATED),
         donate=(0,),
     )
-    state = runner.create(parts.init, parts.spec)
+    state = runner.create(parts.init, parts.spec, jax.random.key(0))
     before = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.spec), state)
     indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
     after, _ = step(state, indices, runner.put(parts.images, parallel.REPLICATED))
@@ -171,7 +173,7 @@ def test_no_collective_carries_the_bank_or_a_list(mode: str, form: str) -> None:
         (parallel.SHARDED, parallel.SHARDED, spec),
         (parallel.SHARDED, spec),
     )
-    memory = runner.create(partial(parts.method.init_memory, jax.random.key(0)), spec)
+    memory = runner.create(parts.method.init_memory, spec, jax.random.key(0))
     embeddings = runner.put(np.ones((16, dim), np.float32), parallel.SHARDED)
     indices = runner.put(np.arange(16, dtype=np.int32), parallel.SHARDED)
     text = mapped.lower(embeddings, indices, memory).compile().as_text()

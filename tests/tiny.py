@@ -98,16 +98,16 @@ def make_parts(axis_name: str | None, *, view: Any = None, **options: Any) -> Pa
         std=(0.25,),
     )
 
-    def init() -> TrainState:
+    def init(key: jax.Array) -> TrainState:
         images = jnp.zeros((1, 8, 8, 1))
-        variables = encoder.init(jax.random.key(0), images, train=False)
+        variables = encoder.init(key, images, train=False)
         params = variables["params"]
         return TrainState(
             jnp.int32(0),
             params,
             variables["batch_stats"],
             optimizer.init(params),
-            method.init_memory(jax.random.key(1)),
+            method.init_memory(jax.random.fold_in(key, 1)),
         )
 
     step = partial(
@@ -147,7 +147,7 @@ def run_mapped(
         (parts.spec, parallel.REPLICATED),
         donate=(0,),
     )
-    state = runner.create(parts.init, parts.spec)
+    state = runner.create(parts.init, parts.spec, jax.random.key(0))
     images = runner.put(parts.images, parallel.REPLICATED)
     metrics = []
     for indices in batches(num_steps):

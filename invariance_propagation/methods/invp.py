@@ -147,7 +147,9 @@ def invp_losses(
             logits, distinct(own, indices), num_hard, positives
         )
     else:
-        instance, propagation = released_losses(logits, num_hard, positives)
+        instance, propagation = released_losses(
+            logits, background_size, num_hard, positives
+        )
     return Losses(instance, propagation, seen.neighbors)
 
 
@@ -279,7 +281,7 @@ def _log_sum_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
     if axis_name is None:
         return x
     largest = parallel.pmax(lax.stop_gradient(x), axis_name)
-    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    largest = jnp.where(largest == -jnp.inf, 0.0, largest)
     total = parallel.own_sum(jnp.exp(x - largest), axis_name)
     largest = parallel.own_rows(largest, total.shape[0], axis_name)
     empty = total <= 0
