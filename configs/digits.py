@@ -34,5 +34,5 @@ def get_config() -> ConfigDict:
     )
     config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
     config.knn.num_neighbors = 10
-    config.train.update(epochs=80, evaluate_every=20, checkpoint_every=200)
+    config.train.update(epochs=60, evaluate_every=20, checkpoint_every=200)
     return config

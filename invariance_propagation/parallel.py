@@ -113,9 +113,12 @@ class Runner(NamedTuple):
         Random keys belong in `args`: from a key that it knows XLA would compute the
         random numbers while it compiles, which takes minutes for a large bank.
         """
+        # It runs once: on a CPU optimising it takes longer than it saves.
+        on_cpu = jax.default_backend() == "cpu"
         return jax.jit(
             lambda *args: self._layout(init(*args), specs),
             out_shardings=self._shardings(specs),
+            compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
         )(*args)
 
     def put(self, tree: Any, specs: Any) -> Any:

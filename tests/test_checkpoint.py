@@ -14,7 +14,6 @@ from invariance_propagation.checkpoint import DAMAGED, Checkpoints
 from invariance_propagation.errors import TrainingError, UserError
 from tests import tiny
 
-
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

@@ -18,7 +18,6 @@ from invariance_propagation.setup import Run, build
 from invariance_propagation.train import train_and_evaluate
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
-
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
