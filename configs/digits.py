@@ -2,8 +2,8 @@
 
     python main.py --config=configs/digits.py --workdir=runs/digits
 
-Time: TODO
-Result: TODO
+Time: 72 s with an installed environment, on 2 cores of an AMD EPYC (2026-11-23).
+Result: kNN 96.44 % of the held-out digits, seed 0; raw pixels 96.67 %.
 """
 
 from ml_collections import ConfigDict

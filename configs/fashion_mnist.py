@@ -3,8 +3,8 @@
     apt-get install dataset-fashion-mnist
     python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-Time: TODO
-Result: TODO
+Time: not run to its end.
+Result: not run to its end.
 """
 
 from ml_collections import ConfigDict
