@@ -113,6 +113,8 @@ def _log_sum_chosen(
 ) -> jax.Array:
     """Log-sum over the P least ('hard') or most ('easy') similar valid slots."""
     order = {"hard": -slots, "easy": slots}[positives]
+    # A NaN is chosen first, whatever its sign: it must show in the loss.
+    order = jnp.where(jnp.isnan(order), jnp.inf, order)
     order = lax.stop_gradient(jnp.where(valid, order, -jnp.inf))
     _, place = lax.top_k(order, min(num_hard, slots.shape[1]))
     chosen = jnp.take_along_axis(slots, place, axis=1)

@@ -26,10 +26,13 @@ class Threshold(NamedTuple):
     tie_weight: jax.Array
 
     def weights(self, similarities: jax.Array) -> jax.Array:
-        """How much each of [B, n] similarities counts, float32 [B, n]."""
+        """How much each of [B, n] similarities counts, float32 [B, n].
+
+        A NaN counts fully, so that it shows in the loss.
+        """
         value, tie_weight = self.value[:, None], self.tie_weight[:, None]
-        tied = jnp.where(similarities == value, tie_weight, 0.0)
-        return jnp.where(similarities > value, 1.0, tied)
+        not_below = jnp.where(similarities == value, tie_weight, 1.0)
+        return jnp.where(similarities < value, 0.0, not_below)
 
 
 def background_threshold(
