@@ -110,8 +110,8 @@ class Runner(NamedTuple):
     def create(self, init: Callable, specs: Any, *args: Any) -> Any:
         """Runs `init(*args)` so that its arrays are born where `specs` puts them.
 
-        Random keys belong in `args`: from a key that it knows XLA would compute the
-        random numbers while it compiles, which takes minutes for a large bank.
+        Random keys belong in `args`: from a key that it knows XLA may compute the
+        random numbers while it compiles.
         """
         # It runs once: on a CPU optimising it takes longer than it saves.
         on_cpu = jax.default_backend() == "cpu"
