@@ -48,18 +48,21 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     folder = Path(workdir).absolute()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     try:
-        found = checkpoints.facts()
-        _check_same_data(found, run, folder)
+        found, identity = checkpoints.facts(), _identity(run)
+        _check_same_data(found, identity, folder)
         if found is not None and found["step"] >= run.total_steps:
-            return monitor.repeat_summary(folder)
+            # A run that was killed before its summary goes on to make it.
+            if (folder / monitor.SUMMARY_FILE).exists():
+                return monitor.repeat_summary(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        return _train(run, config, folder, checkpoints)
+        facts = identity | {"config": json.loads(config.to_json_best_effort())}
+        return _train(run, facts, folder, checkpoints)
     finally:
         checkpoints.close()
 
 
 def _train(
-    run: Run, config: ConfigDict, folder: Path, checkpoints: Checkpoints
+    run: Run, facts: dict[str, Any], folder: Path, checkpoints: Checkpoints
 ) -> dict[str, Any]:
     state = run.init()
     overview = parameter_overview.get_parameter_overview(state.params)
@@ -67,9 +70,9 @@ def _train(
     start, window = 0, Window()
     restored = checkpoints.restore(run.runner.shapes(state, run.spec, run.num_examples))
     if restored is not None:
-        start, arrays, facts = restored
+        start, arrays, saved = restored
         state = run.runner.put(arrays, run.spec)
-        window = Window(**facts["window"])
+        window = Window(**saved["window"])
     _say_start(run, folder, state, start)
 
     log = MetricsLog(
@@ -80,7 +83,6 @@ def _train(
     progress = Progress(start, run.total_steps)
     if start == 0 and run.has_knn:
         log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
-    facts = _identity(run) | {"config": json.loads(config.to_json_best_effort())}
     try:
         with _stop_signals() as stopping:
             state = _loop(
@@ -207,11 +209,10 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _check_same_data(found: dict[str, Any] | None, run: Run, folder: Path) -> None:
-    if found is None:
-        return
-    own = _identity(run)
-    if any(found[name] != own[name] for name in own):
+def _check_same_data(
+    found: dict[str, Any] | None, own: dict[str, Any], folder: Path
+) -> None:
+    if found is not None and any(found[name] != own[name] for name in own):
         raise UserError(
             f"{folder} holds a checkpoint of {found['dataset']} with "
             f"{found['num_examples']} images (digest {found['digest']}), this config "

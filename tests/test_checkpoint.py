@@ -71,13 +71,7 @@ def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
     """The next step donates its buffers while Orbax still writes."""
     runner = parallel.make_runner("pmap", 2)
     parts = tiny.make_parts(parallel.AXIS)
-    step = runner.compile(
-        parts.step,
-        (parts.spec, parallel.SHARDED, parallel.REPLICATED),
-        (parts.spec, parallel.REPLICATED),
-        donate=(0,),
-    )
-    state = runner.create(parts.init, parts.spec, jax.random.key(0))
+    step, state = tiny.start(runner, parts)
     images = runner.put(parts.images, parallel.REPLICATED)
     checkpoints = Checkpoints(tmp_path, keep=1)
     for number, indices in enumerate(tiny.batches(6)):

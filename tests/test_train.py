@@ -147,6 +147,16 @@ def test_a_finished_run_says_so(
     assert summary == json.loads((uninterrupted / "summary.json").read_text())
 
 
+def test_a_run_killed_before_its_summary_still_makes_it(uninterrupted: Path) -> None:
+    summary = uninterrupted / "summary.json"
+    before = json.loads(summary.read_text())
+    rows = read_rows(uninterrupted)
+    summary.unlink()
+    assert train_and_evaluate(tiny_config(), str(uninterrupted)) == before
+    assert json.loads(summary.read_text()) == before
+    assert read_rows(uninterrupted) == rows
+
+
 def test_rows_hold_what_was_promised(uninterrupted: Path) -> None:
     rows = read_rows(uninterrupted)
     steps = [row for row in rows if "loss" in row]

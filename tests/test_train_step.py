@@ -126,13 +126,7 @@ def test_the_step_is_traced_once_through_the_switch() -> None:
 def test_state_keeps_its_place_and_is_donated() -> None:
     runner = parallel.make_runner("pmap", 4)
     parts = tiny.make_parts(parallel.AXIS)
-    step = runner.compile(
-        parts.step,
-        (parts.spec, parallel.SHARDED, parallel.REPLICATED),
-        (parts.spec, parallel.REPLICATED),
-        donate=(0,),
-    )
-    state = runner.create(parts.init, parts.spec, jax.random.key(0))
+    step, state = tiny.start(runner, parts)
     before = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.spec), state)
     indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
     after, _ = step(state, indices, runner.put(parts.images, parallel.REPLICATED))

@@ -135,19 +135,24 @@ def batches(num_steps: int) -> list[np.ndarray]:
     return list(np.concatenate(order)[:num_steps])
 
 
-def run_mapped(
-    mode: str, num_devices: int, num_steps: int, **options: Any
-) -> tuple[TrainState, list[dict[str, float]]]:
-    """Takes steps with a runner; the state comes back in global shapes."""
-    runner = parallel.make_runner(mode, num_devices)
-    parts = make_parts(parallel.AXIS, **options)
+def start(runner: parallel.Runner, parts: Parts) -> tuple[Any, TrainState]:
+    """The mapped step, which donates its state, and a state to begin with."""
     step = runner.compile(
         parts.step,
         (parts.spec, parallel.SHARDED, parallel.REPLICATED),
         (parts.spec, parallel.REPLICATED),
         donate=(0,),
     )
-    state = runner.create(parts.init, parts.spec, jax.random.key(0))
+    return step, runner.create(parts.init, parts.spec, jax.random.key(0))
+
+
+def run_mapped(
+    mode: str, num_devices: int, num_steps: int, **options: Any
+) -> tuple[TrainState, list[dict[str, float]]]:
+    """Takes steps with a runner; the state comes back in global shapes."""
+    runner = parallel.make_runner(mode, num_devices)
+    parts = make_parts(parallel.AXIS, **options)
+    step, state = start(runner, parts)
     images = runner.put(parts.images, parallel.REPLICATED)
     metrics = []
     for indices in batches(num_steps):
