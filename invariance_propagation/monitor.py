@@ -49,16 +49,17 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     }
 
 
-def summarize(run: Run, state: TrainState, folder: Path) -> dict[str, Any]:
-    """Measures a finished run, writes summary.json and prints its table."""
-    summary: dict[str, Any] = {"steps": run.total_steps, "workdir": str(folder)}
+def summarize(
+    run: Run, state: TrainState, steps: int, folder: Path
+) -> dict[str, Any]:
+    """Writes summary.json of a run that has taken `steps`, and prints its table."""
+    summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
     if run.has_knn:
-        summary |= {"knn_neighbors": run.knn.num_neighbors}
-        summary |= {"knn_raw_pixels": _knn_of_pixels(run)}
-        first = next(row for row in read_rows(folder) if "knn" in row)
-        trained = knn(run, state)
+        untrained, *_, trained = (row for row in read_rows(folder) if "knn" in row)
         summary |= {
-            "knn_untrained": first["knn"],
+            "knn_neighbors": run.knn.num_neighbors,
+            "knn_raw_pixels": _knn_of_pixels(run),
+            "knn_untrained": untrained["knn"],
             "knn_trained": trained["knn"],
             "knn_embedding": trained["knn_embedding"],
             "knn_bank": trained["knn_bank"],
@@ -73,10 +74,14 @@ def summarize(run: Run, state: TrainState, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def repeat_summary(folder: Path) -> dict[str, Any]:
-    """Says that a run is finished, and prints its table again."""
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of the last run that finished in this workdir, if any did."""
     path = folder / SUMMARY_FILE
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def repeat_summary(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Says that a run is finished, and prints its table again."""
     print(f"{folder} is finished; to train on, raise --config.train.epochs")
     print(_table(summary, folder))
     return summary

@@ -52,8 +52,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         _check_same_data(found, identity, folder)
         if found is not None and found["step"] >= run.total_steps:
             # A run that was killed before its summary goes on to make it.
-            if (folder / monitor.SUMMARY_FILE).exists():
-                return monitor.repeat_summary(folder)
+            summary = monitor.read_summary(folder)
+            if summary is not None and summary["steps"] == found["step"]:
+                return monitor.repeat_summary(summary, folder)
         folder.mkdir(parents=True, exist_ok=True)
         facts = identity | {"config": json.loads(config.to_json_best_effort())}
         return _train(run, facts, folder, checkpoints)
@@ -89,10 +90,18 @@ def _train(
                 run, state, start, window, checkpoints, facts, log, progress, stopping
             )
         checkpoints.finish()
+        steps = max(start, run.total_steps)
+        if run.has_knn and not _has_scores_of(steps, folder):
+            epoch = (steps - 1) // run.steps_per_epoch
+            log.write({"step": steps, "epoch": epoch, **monitor.knn(run, state)})
     finally:
         progress.close()
         log.close()
-    return monitor.summarize(run, state, folder)
+    return monitor.summarize(run, state, steps, folder)
+
+
+def _has_scores_of(step: int, folder: Path) -> bool:
+    return any(row["step"] == step and "knn" in row for row in read_rows(folder))
 
 
 def _loop(
@@ -134,8 +143,8 @@ def _loop(
             progress.show(row, always=last)
             window, clock, clocked = Window(), time.monotonic(), done
         every = options.evaluate_every
-        if run.has_knn and place + 1 == per_epoch and every:
-            if (epoch + 1) % every == 0 or last:
+        if run.has_knn and place + 1 == per_epoch and every and not last:
+            if (epoch + 1) % every == 0:
                 scores = monitor.knn(run, state)
                 log.write({"step": done, "epoch": epoch, **scores})
                 progress.say(

@@ -157,6 +157,13 @@ def test_a_run_killed_before_its_summary_still_makes_it(uninterrupted: Path) -> 
     assert read_rows(uninterrupted) == rows
 
 
+def test_the_summary_of_a_shorter_run_is_not_repeated(uninterrupted: Path) -> None:
+    path = uninterrupted / "summary.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"steps": 16, "knn_trained": 0.0}))
+    assert train_and_evaluate(tiny_config(), str(uninterrupted)) == before
+
+
 def test_rows_hold_what_was_promised(uninterrupted: Path) -> None:
     rows = read_rows(uninterrupted)
     steps = [row for row in rows if "loss" in row]
