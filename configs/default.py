@@ -34,8 +34,10 @@ def get_config() -> ConfigDict:
     config.augment.size = 224  # pixels, height and width of a view
     config.augment.crop_scale = (0.2, 1.0)  # area of the crop [code]; (): off
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # its width / height [code]
-    # Largest sideways lean, in pixels per row [ours]; 0: off. For handwriting.
-    config.augment.shear = 0.0
+    # For handwriting, 0: off [ours].
+    config.augment.rotation = 0.0  # largest angle either way, in degrees
+    config.augment.shear = 0.0  # largest lean either way, in pixels per row
+    config.augment.stretch = 0.0  # largest part to grow or shrink by, per direction
     config.augment.flip = 0.5  # probability; 0: off
     # Brightness, contrast, saturation, hue [code]; (): off.
     config.augment.jitter = (0.4, 0.4, 0.4, 0.1)

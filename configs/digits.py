@@ -18,8 +18,10 @@ def get_config() -> ConfigDict:
     config.data.name = "digits"
     config.augment.update(
         size=8,
-        crop_scale=(0.4, 1.0),
-        shear=0.3,  # writers slant differently
+        crop_scale=(0.6, 1.0),
+        rotation=15.0,  # as hands do
+        shear=0.3,
+        stretch=0.2,
         flip=0.0,  # a mirrored digit is no digit
         jitter=(0.4, 0.4, 0.0, 0.0),
         grayscale=0.0,
@@ -31,7 +33,7 @@ def get_config() -> ConfigDict:
         depth=18, stem="cifar", width=16, hidden=256, cross_replica_norm=True
     )
     config.method.update(
-        background_size=512, temperature=0.1, propagation_weight=1.0, start_epoch=20
+        background_size=512, temperature=0.1, propagation_weight=2.0, start_epoch=20
     )
     config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
     config.knn.num_neighbors = 10

@@ -1,7 +1,7 @@
 """Invariance Propagation in JAX: the public names."""
 
 from invariance_propagation.bank import init_bank, update_bank
-from invariance_propagation.methods.invp import Losses, invp_losses
+from invariance_propagation.objective import Losses, invp_losses
 from invariance_propagation.propagation import (
     distinct,
     init_graph,

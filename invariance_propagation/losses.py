@@ -7,8 +7,8 @@ temperature, of b anchors:
   slots        float32 [b, slots], to each slot of the propagated row
   in_set       float32 in [0, 1], [b] and [b, slots]: how much the anchor and
                each slot count as members of the background
-  log_rest     float32 [b], log-sum over the background without the anchor
-               (released), without the anchor and all positives (paper)
+  log_rest     float32 [b], log-sum over the background without the anchor and
+               all slots
 """
 
 import math
@@ -17,8 +17,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-from invariance_propagation.bank import log_sum
 
 FORMS = ("paper", "released")
 POSITIVES = ("hard", "easy")
@@ -58,9 +56,7 @@ def paper_losses(
 
     Source: Wang et al. 2020, arXiv 2010.11694.
     """
-    members = log_sum(logits.slots, jnp.where(distinct, logits.slots_in_set, 0.0))
-    background = _log_add(logits.log_rest, members)
-    instance = _softplus(background - logits.anchor)
+    instance = _softplus(_log_background(logits, distinct) - logits.anchor)
 
     chosen = _log_sum_chosen(logits.slots, distinct, num_hard, positives)
     none = (chosen == -jnp.inf) | (logits.log_rest == -jnp.inf)
@@ -69,7 +65,11 @@ def paper_losses(
 
 
 def released_losses(
-    logits: Logits, background_size: int, num_hard: int, positives: str
+    logits: Logits,
+    distinct: jax.Array,
+    background_size: int,
+    num_hard: int,
+    positives: str,
 ) -> tuple[jax.Array, jax.Array]:
     """The losses as the released code computes them (`exclusive=1`).
 
@@ -80,7 +80,8 @@ def released_losses(
     sum_T - e_a is 0 (M = 1 and the anchor in T) the propagation loss is 0.
 
     Args:
-      logits: of b anchors; `log_rest` leaves out the anchor alone.
+      logits: of b anchors.
+      distinct: bool [b, slots], which slots make up the set of positives.
       background_size: M.
       num_hard: P.
       positives: 'hard', or 'easy' for the P most similar.
@@ -92,12 +93,13 @@ def released_losses(
     """
     own = jnp.where(logits.anchor_in_set > 0, logits.anchor_in_set, 1.0)
     own = jnp.where(logits.anchor_in_set > 0, logits.anchor + jnp.log(own), -jnp.inf)
-    instance = -jnp.logaddexp(logits.anchor - _log_add(logits.log_rest, own), LOG_FLOOR)
+    background = _log_background(logits, distinct)
+    instance = -jnp.logaddexp(logits.anchor - _log_add(background, own), LOG_FLOOR)
 
     # sum_T - e_a = rest - missing * e_a: nothing is subtracted from a sum that
     # contains it, so nothing cancels.
     none = (background_size == 1) & (logits.anchor_in_set > 0)
-    rest = jnp.where(none, 0.0, logits.log_rest)
+    rest = jnp.where(none, 0.0, background)
     missing = (1 - logits.anchor_in_set) * jnp.exp(
         jnp.minimum(logits.anchor - rest, 0.0)
     )
@@ -106,6 +108,33 @@ def released_losses(
     every = jnp.ones(logits.slots.shape, bool)
     chosen = _log_sum_chosen(logits.slots, every, num_hard, positives)
     return instance, jnp.where(none, 0.0, -jnp.logaddexp(chosen - total, LOG_FLOOR))
+
+
+def log_sum(logits: jax.Array, weights: jax.Array) -> jax.Array:
+    """log(sum(weights * exp(logits))) along the last axis; -inf where empty.
+
+    Args:
+      logits: float32 [..., n]; -inf counts as absent.
+      weights: float32 [..., n], not negative.
+
+    Returns:
+      float32 [...], with a gradient of zero, not NaN, where nothing is summed.
+    """
+    present = (weights > 0) & (logits != -jnp.inf)  # a NaN is present, and shows
+    largest = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf, where=present)
+    largest = lax.stop_gradient(jnp.where(largest == -jnp.inf, 0.0, largest))
+    terms = jnp.exp(jnp.where(present, logits - largest, 0.0))
+    total = jnp.sum(jnp.where(present, weights * terms, 0.0), axis=-1)
+    empty = total <= 0
+    return jnp.where(
+        empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)) + largest[..., 0]
+    )
+
+
+def _log_background(logits: Logits, distinct: jax.Array) -> jax.Array:
+    """Log-sum over the background without the anchor."""
+    members = log_sum(logits.slots, jnp.where(distinct, logits.slots_in_set, 0.0))
+    return _log_add(logits.log_rest, members)
 
 
 def _log_sum_chosen(

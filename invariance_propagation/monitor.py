@@ -49,9 +49,7 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     }
 
 
-def summarize(
-    run: Run, state: TrainState, steps: int, folder: Path
-) -> dict[str, Any]:
+def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str, Any]:
     """Writes summary.json of a run that has taken `steps`, and prints its table."""
     summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
     if run.has_knn:

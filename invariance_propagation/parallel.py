@@ -69,6 +69,12 @@ def first_row(rows: int, axis_name: str | None) -> jax.Array | int:
     return 0 if axis_name is None else lax.axis_index(axis_name) * rows
 
 
+def local_rows(ids: jax.Array, rows: int, axis_name: str | None) -> jax.Array:
+    """Global ids -> rows of this device's `rows`; one past the end if not its own."""
+    local = ids - first_row(rows, axis_name)
+    return jax.numpy.where((local >= 0) & (local < rows), local, rows)
+
+
 class Runner(NamedTuple):
     """How a per-device function is mapped over devices.
 

@@ -250,8 +250,9 @@ def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
 def _check_chances(chances: dict[str, Any]) -> None:
     if chances["size"] < 1:
         raise UserError(f"augment.size={chances['size']}: set it above 0 pixels")
-    if not chances["shear"] >= 0:
-        raise UserError(f"augment.shear={chances['shear']}: set it to 0 or above")
+    for name in ("rotation", "shear", "stretch"):
+        if not chances[name] >= 0:
+            raise UserError(f"augment.{name}={chances[name]}: set it to 0 or above")
     for name in ("flip", "jitter_probability", "grayscale", "blur"):
         if not 0 <= chances[name] <= 1:
             raise UserError(f"augment.{name}={chances[name]}: it is a probability")

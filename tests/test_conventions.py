@@ -32,9 +32,9 @@ NAME = "invariance_propagation"
 LAYERS = (
     {"errors", "version"},
     {"parallel", "settings"},
-    {"selection", "propagation", "models"},
-    {"bank", "purity"},
-    {"losses"},
+    {"losses", "selection", "propagation", "models"},
+    {"bank", "purity", "search"},
+    {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"train_state"},
     {"train_step", "__init__"},
@@ -44,7 +44,7 @@ LAYERS = (
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
-CORE = {"bank", "propagation", "losses", "selection", "purity"}
+CORE = {"bank", "propagation", "losses", "objective", "purity", "search", "selection"}
 BELOW_CORE = {"errors", "version", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.

@@ -8,11 +8,13 @@ is two small matrix products, rows @ plane @ columns.T. The options are static.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.ndimage import map_coordinates
 
 from invariance_propagation.errors import UserError
 
@@ -28,7 +30,7 @@ class Chance(NamedTuple):
     """All that is random in one view, or, with a leading b, in b views."""
 
     box: jax.Array  # float32 [4], top, left, height, width of the crop, in pixels
-    slant: jax.Array  # float32 [], in [-1, 1], in parts of the largest shear
+    warp: jax.Array  # float32 [4], in [-1, 1]: rotation, shear, stretch of y and of x
     order: jax.Array  # int32 [n], which of the n adjustments comes first, second, ...
     factors: jax.Array  # float32 [n], their factors, in order of use
     sigma: jax.Array  # float32 [], of the blur, in pixels of the view
@@ -51,7 +53,9 @@ def augment(
     size: int,
     crop_scale: Sequence[float],
     crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
+    rotation: float = 0.0,
     shear: float = 0.0,
+    stretch: float = 0.0,
     flip: float,
     jitter: Sequence[float],
     jitter_probability: float,
@@ -73,8 +77,12 @@ def augment(
       size: height and width of the views, in pixels.
       crop_scale: (low, high) part of the area to crop; (): only resize, if need be.
       crop_ratio: (low, high) width / height of the crop.
-      shear: largest slope by which the crop leans, for handwriting; 0 is off.
-      flip: probability of a horizontal flip; 0 is off, here and below.
+      rotation: largest angle, in degrees, by which the image turns either way; 0 is
+        off, here and below. These three are for handwriting: small images that are
+        not made smaller, see `warp`.
+      shear: largest slope by which it leans either way, in pixels per row.
+      stretch: largest part by which it grows or shrinks, in each direction apart.
+      flip: probability of a horizontal flip.
       jitter: strengths of brightness, contrast, saturation, hue; () is off.
       jitter_probability: of the jitter as a whole.
       grayscale: probability of taking the colour out.
@@ -118,8 +126,11 @@ def augment(
             lambda x: gaussian_blur(x, chance.sigma, radius),
             lambda x: x[:, :, ::-1],
         )
-        box = chance.box if crop_scale else None
-        planes = resize(image, size, box, shear * chance.slant if shear else None)
+        if rotation or shear or stretch:
+            matrix = warp_matrix(chance.warp, rotation, shear, stretch)
+            planes = warp(image, size, chance.box, matrix)
+        else:
+            planes = resize(image, size, chance.box if crop_scale else None)
         for part in (0, 1, 2, 3) if jitter_first else (1, 0, 2, 3):
             if probabilities[part] > 0:
                 planes = jnp.where(chance.applied[part], parts[part](planes), planes)
@@ -150,9 +161,9 @@ def draw(
 ) -> Chance:
     """Chance for an image of `shape` (H, W); `ranges`: of each adjustment's factor."""
     # Always as many numbers, so that switching one part off leaves the others alone.
-    uniform = jax.random.uniform(key, (2, CROP_TRIES + 8))
+    uniform = jax.random.uniform(key, (2, CROP_TRIES + 10))
     boxes, colors, rest = jnp.split(uniform, (CROP_TRIES + 1, CROP_TRIES + 5), axis=1)
-    box = jnp.array((0, 0, *shape))
+    box = jnp.array((0, 0, *shape), jnp.float32)
     if crop_scale:
         box = crop_box(boxes, shape, crop_scale, crop_ratio)
     order = jnp.argsort(colors[0, : len(ranges)])
@@ -160,7 +171,8 @@ def draw(
     factors = (low + (high - low) * colors[1, : len(ranges)])[order]
     sigma = blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * rest[0, 2]
     applied = rest[:, :2].reshape(4) < jnp.array(probabilities, jnp.float32)
-    return Chance(box, 2 * rest[1, 2] - 1, order, factors, sigma, applied)
+    warp = 2 * rest[:, 3:].reshape(4) - 1
+    return Chance(box, warp, order, factors, sigma, applied)
 
 
 def crop_box(
@@ -193,36 +205,59 @@ def crop_box(
     return jnp.concatenate([place * free, extents[:, first]])
 
 
-def resize(
-    image: jax.Array,
-    size: int,
-    box: jax.Array | None = None,
-    slope: jax.Array | None = None,
-) -> jax.Array:
+def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Array:
     """Planes [C, size, size] of the part `box`, [4], of a uint8 [H, W, C].
 
     PIL's `image.crop(box).resize(..., BILINEAR)`, torchvision's with antialias: pixels
-    outside the box have no influence. None is the whole image. With a `slope`, [], the
-    box leans: a row that is y pixels below the middle of the image begins slope * y
-    further right, and what lies outside of the image is black.
+    outside the box have no influence. None is the whole image.
     """
     height, width, _ = image.shape
     pixels = image.astype(jnp.float32)
-    if box is None and slope is None and height == width == size:
+    if box is None and height == width == size:
         return jnp.moveaxis(pixels, -1, 0) / 255
     top, left, box_height, box_width = (0, 0, height, width) if box is None else box
     rows = resize_matrix(top, box_height, height, size)
-    if slope is None:
-        columns = resize_matrix(left, box_width, width, size)
-        product = "sh,hwc,tw->cst"
-    else:
-        below = top + jnp.arange(0.5, size) * box_height / size - height / 2
-        columns = jax.vmap(sheared_matrix, in_axes=(0, None, None, None))(
-            left + slope * below, box_width, width, size
-        )
-        product = "sh,hwc,stw->cst"
-    planes = jnp.einsum(product, rows, pixels, columns, precision=PRECISION)
+    columns = resize_matrix(left, box_width, width, size)
+    planes = jnp.einsum("sh,hwc,tw->cst", rows, pixels, columns, precision=PRECISION)
     return planes / 255
+
+
+def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Planes [C, size, size] of the part `box`, [4], of a uint8 [H, W, C], warped.
+
+    The point p of the box, (y, x) from the middle of the image, shows what lies at
+    `matrix` @ p, [2, 2]: bilinear between pixels, black outside of the image. Without
+    antialiasing: for boxes that are not much larger than `size`.
+    """
+    top, left, box_height, box_width = box
+    middle = jnp.array(image.shape[:2]) / 2
+    steps = jnp.arange(0.5, size) / size
+    y, x = jnp.meshgrid(
+        top + steps * box_height, left + steps * box_width, indexing="ij"
+    )
+    points = jnp.tensordot(matrix, jnp.stack([y - middle[0], x - middle[1]]), 1)
+    # The middle of the first pixel is 0.5 here, and 0 to map_coordinates.
+    y, x = points + middle[:, None, None] - 0.5
+    planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
+    sample = partial(map_coordinates, order=1, mode="constant", cval=0.0)
+    return jnp.stack([sample(plane, (y, x)) for plane in planes]) / 255
+
+
+def warp_matrix(
+    warp: jax.Array, rotation: float, shear: float, stretch: float
+) -> jax.Array:
+    """float32 [2, 2]: stretch, then shear, then rotation, each as far as `warp` says.
+
+    `warp`, [4], is in [-1, 1], in parts of the largest `rotation`, `shear` and, twice,
+    `stretch`, as in `augment`.
+    """
+    angle = jnp.deg2rad(rotation * warp[0])
+    turn = jnp.array(
+        [[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]]
+    )
+    lean = jnp.array([[1.0, 0.0], [shear * warp[1], 1.0]])
+    grow = jnp.diag((1 + stretch) ** warp[2:])
+    return turn @ lean @ grow
 
 
 def resize_matrix(
@@ -234,33 +269,13 @@ def resize_matrix(
     larger one), cut at the ends of the range and scaled to sum to 1.
     """
     start, length = (jnp.asarray(x, jnp.float32) for x in (start, length))
-    pixels = jnp.arange(0.5, in_size) - start
-    overlaps = (pixels > -0.5) & (pixels < length + 0.5)
-    weights = _triangle(start, length, in_size, out_size)
-    weights = jnp.where(overlaps, weights, 0.0)
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
-
-
-def sheared_matrix(
-    start: jax.Array, length: int | jax.Array, in_size: int, out_size: int
-) -> jax.Array:
-    """As `resize_matrix`, where start .. start + length may leave the image.
-
-    The weights of a whole triangle sum to 1; one that hangs over the edge has less,
-    as if black pixels lay beyond.
-    """
-    length = jnp.asarray(length, jnp.float32)
-    weights = _triangle(start, length, in_size, out_size)
-    return weights / jnp.maximum(length / out_size, 1.0)
-
-
-def _triangle(
-    start: jax.Array, length: jax.Array, in_size: int, out_size: int
-) -> jax.Array:
     scale = length / out_size
     centers = (jnp.arange(0.5, out_size) * scale)[:, None]
     pixels = (jnp.arange(0.5, in_size) - start)[None]
-    return jnp.maximum(1 - jnp.abs(centers - pixels) / jnp.maximum(scale, 1.0), 0.0)
+    overlaps = (pixels > -0.5) & (pixels < length + 0.5)
+    weights = 1 - jnp.abs(centers - pixels) / jnp.maximum(scale, 1.0)
+    weights = jnp.where(overlaps, jnp.maximum(weights, 0.0), 0.0)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
 def gray(image: jax.Array) -> jax.Array:

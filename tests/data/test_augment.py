@@ -59,6 +59,7 @@ def compiled(function):
 
 augment, normalize = compiled(module.augment), compiled(module.normalize)
 resize = jax.jit(module.resize, static_argnums=1)
+warp = jax.jit(module.warp, static_argnums=1)
 blur = jax.jit(module.gaussian_blur, static_argnums=2)
 adjust = {
     name: jax.jit(getattr(module, f"adjust_{name}"))
@@ -163,28 +164,60 @@ def test_a_box_may_begin_and_end_inside_pixels(digits, box) -> None:
         np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("slope", [-0.6, 0.0, 0.3])
+@pytest.mark.parametrize(
+    "matrix", [((1, 0), (0, 1)), ((1, 0), (-0.6, 1)), ((0.7, 0.4), (-0.5, 1.3))]
+)
 @pytest.mark.parametrize(
     ("box", "size"), [((0, 0, 8, 8), 8), ((0.3, 1.7, 5.2, 6.1), 8), ((0, 0, 8, 8), 5)]
 )
-def test_a_sheared_crop_is_the_oracle(digits, box, size: int, slope: float) -> None:
+def test_a_warped_crop_is_the_oracle(digits, box, size: int, matrix) -> None:
     for digit in digits[:3]:
-        expected = oracle.sheared_crop(unit(digit), box, slope, size)
-        result = picture(resize(digit, size, jnp.array(box), jnp.float32(slope)))
+        expected = oracle.warped_crop(unit(digit), box, matrix, size)
+        result = picture(warp(digit, size, jnp.array(box), jnp.array(matrix)))
         np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
-def test_shear_is_drawn_on_both_sides_and_costs_nothing_when_off(digits) -> None:
-    slants = draws(range(4000), (8, 8)).slant
-    assert stats.kstest((slants + 1) / 2, "uniform").pvalue > 1e-3
+@pytest.mark.parametrize(
+    ("part", "options", "expected"),
+    [
+        (0, {"rotation": 90.0}, [[0, 1], [-1, 0]]),
+        (1, {"shear": 0.4}, [[1, 0], [0.4, 1]]),
+        (2, {"stretch": 0.25}, [[1.25, 0], [0, 1]]),
+        (3, {"stretch": 0.25}, [[1, 0], [0, 1.25]]),
+    ],
+)
+def test_each_part_of_the_warp(part: int, options: dict, expected: list) -> None:
+    off = {"rotation": 0.0, "shear": 0.0, "stretch": 0.0}
+    matrix = module.warp_matrix(jnp.eye(4)[part], **off | options)
+    np.testing.assert_allclose(matrix, expected, atol=1e-6)
+    back = module.warp_matrix(-jnp.eye(4)[part], **off | options)
+    np.testing.assert_allclose(back @ matrix, np.eye(2), atol=1e-6)
+
+
+def test_the_warp_stretches_then_leans_then_turns() -> None:
+    quarter, half = 90.0, 0.5
+    matrix = module.warp_matrix(jnp.ones(4), quarter, half, half)
+    expected = np.array([[0, 1], [-1, 0]]) @ [[1, 0], [half, 1]] * 1.5
+    np.testing.assert_allclose(matrix, expected, atol=1e-6)
+
+
+def test_the_warp_is_drawn_evenly_on_both_sides() -> None:
+    warps = draws(range(20000), (8, 8)).warp
+    for sample in warps.T:
+        assert stats.kstest((sample + 1) / 2, "uniform").pvalue > 1e-3
+    assert np.abs(np.corrcoef(warps.T) - np.eye(4)).max() < 5 / math.sqrt(20000)
+
+
+@pytest.mark.parametrize("part", ["rotation", "shear", "stretch"])
+def test_a_warp_of_nothing_changes_nothing(digits, part: str) -> None:
     keys = per_image_keys(0, 0, jnp.arange(8))
     options = OFF | STATISTICS[1] | {"size": 8}
-    upright = augment(keys, digits[:8], **options)
-    leaning = augment(keys, digits[:8], **options, shear=0.5)
-    np.testing.assert_array_equal(
-        upright, augment(keys, digits[:8], **options, shear=0.0)
+    plain = augment(keys, digits[:8], **options)
+    barely = augment(keys, digits[:8], **options, **{part: 1e-6})
+    np.testing.assert_allclose(plain, barely, atol=1e-4)
+    assert (
+        np.abs(plain - augment(keys, digits[:8], **options, **{part: 0.5})).max() > 0.02
     )
-    assert np.abs(upright - leaning).max() > 0.5
 
 
 @pytest.mark.parametrize("size", [5, 8, 13])
@@ -373,7 +406,8 @@ def test_parts_are_drawn_independently() -> None:
     places = np.argsort(chance.order, axis=1)  # of each adjustment in the order
     factors = np.take_along_axis(chance.factors, places, axis=1)
     parts = [chance.box, places, factors, chance.sigma[:, None], chance.applied]
-    part = np.repeat(np.arange(5), [x.shape[1] for x in parts])
+    parts += [chance.warp]
+    part = np.repeat(np.arange(6), [x.shape[1] for x in parts])
     correlations = np.corrcoef(np.concatenate(parts, axis=1).T)
     across = np.abs(correlations[part[:, None] != part])
     assert across.max() < 5 / math.sqrt(20000)

@@ -69,27 +69,26 @@ def resized_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     return filter_row(rows.swapaxes(0, 1), left, width, size).swapaxes(0, 1)
 
 
-def sheared_crop(
-    image: np.ndarray, box: np.ndarray, slope: float, size: int
+def warped_crop(
+    image: np.ndarray, box: np.ndarray, matrix: np.ndarray, size: int
 ) -> np.ndarray:
-    """The crop of a box whose sides lean by `slope`, on a black ground.
+    """The crop of a box, each point taken from `matrix` @ point, on a black ground.
 
-    Each pixel of the result is a weighted mean over rows, then over columns, counted
-    from where its own row of the box begins.
+    Points are (y, x) from the middle of the image; a pixel is a tent around its
+    middle, as high as it is bright.
     """
     top, left, height, width = (float(x) for x in box)
-    scale = width / size
-    support = max(scale, 1.0)
-    rows = filter_row(image, top, height, size)
+    middle = np.array(image.shape[:2]) / 2
     result = np.zeros((size, size, image.shape[2]))
     for i in range(size):
-        y = top + (i + 0.5) * height / size
-        start = left + slope * (y - image.shape[0] / 2)
         for j in range(size):
-            center = start + (j + 0.5) * scale
-            for column in range(image.shape[1]):
-                distance = abs(column + 0.5 - center) / support
-                result[i, j] += max(0.0, 1 - distance) / support * rows[i, column]
+            point = top + (i + 0.5) * height / size, left + (j + 0.5) * width / size
+            y, x = np.array(matrix) @ (np.array(point) - middle) + middle
+            for row in range(image.shape[0]):
+                for column in range(image.shape[1]):
+                    tent = max(0.0, 1 - abs(row + 0.5 - y))
+                    tent *= max(0.0, 1 - abs(column + 0.5 - x))
+                    result[i, j] += tent * image[row, column]
     return result
 
 

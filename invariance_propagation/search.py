@@ -1,0 +1,149 @@
+"""One look at the bank: what B anchors are similar to, and the gradient of it."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from invariance_propagation import parallel
+from invariance_propagation.selection import (
+    Entries,
+    Threshold,
+    background_threshold,
+    block_maxima,
+    block_size,
+    nearest,
+)
+
+
+class Search(NamedTuple):
+    """What is looked for; static.
+
+    Attributes:
+      num_examples: N; rows of the padding take part in nothing.
+      num_neighbors: k.
+      background_size: M.
+      temperature: tau.
+      axis_name: the device axis, or None.
+    """
+
+    num_examples: int
+    num_neighbors: int
+    background_size: int
+    temperature: float
+    axis_name: str | None
+
+
+class Reading(NamedTuple):
+    """What one look at the bank tells about B anchors.
+
+    Attributes:
+      anchor: float32 [B], similarity of the anchor to its own row. Like `slots`
+        it is 0 on the devices that do not hold the row.
+      slots: float32 [B, slots], similarity to each slot.
+      log_rest: float32 [B], log of the sum of e(similarity / temperature) over
+        the background on this device, without the anchor and the slots.
+      threshold: of the background, the same on every device.
+      neighbors: int32 [b, k], our own anchors' nearest rows over all devices.
+    """
+
+    anchor: jax.Array
+    slots: jax.Array
+    log_rest: jax.Array
+    threshold: Threshold
+    neighbors: jax.Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def read_bank(
+    anchors: jax.Array,
+    bank: jax.Array,
+    indices: jax.Array,
+    slots: jax.Array,
+    distinct: jax.Array,
+    search: Search,
+) -> Reading:
+    """Compares B anchors with this device's rows of the bank, once.
+
+    Args:
+      anchors: float32 [B, d], unit rows, the same on every device. The gradient
+        flows to them alone, from `anchor`, `slots` and `log_rest`.
+      bank: float32 [n, d], n = Np / D.
+      indices: int [B], the anchors' ids.
+      slots: int32 [B, slots], ids to look up.
+      distinct: bool [B, slots], the first slot of each id that is not the anchor's.
+      search: static options.
+
+    Holds one array of size [B, n], float32: the similarities, then in their place
+    what each adds to the background. It is gone when the function returns: the
+    backward pass needs [B, d] of it, and [B, slots, d] of the bank.
+    """
+    reading, terms, total = _read(anchors, bank, indices, slots, distinct, search)
+    del terms, total
+    return reading
+
+
+def _read(anchors, bank, indices, slots, distinct, search):
+    axis_name, rows = search.axis_name, len(bank)
+    similarities = jnp.matmul(anchors, bank.T, precision=lax.Precision.HIGHEST)
+    if axis_name is not None and search.num_examples % lax.axis_size(axis_name):
+        column = jnp.arange(rows) + parallel.first_row(rows, axis_name)
+        similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
+
+    # The anchor and the positives are looked up, and leave the array.
+    ids = jnp.concatenate([indices[:, None], slots], axis=1)
+    columns = parallel.local_rows(ids, rows, axis_name)
+    row = jnp.arange(len(anchors))[:, None]
+    looked_up = similarities.at[row, columns].get(mode="fill", fill_value=0.0)
+    rest = similarities.at[row, columns].set(-jnp.inf, mode="drop")
+    at_anchor, at_slots = looked_up[:, 0], looked_up[:, 1:]
+
+    ours = columns < rows
+    few = jnp.where(ours[:, 1:] & distinct, at_slots, -jnp.inf)
+    block = block_size(rows, search.background_size)
+    entries = Entries(rest, block_maxima(rest, block), few)
+    neighbors = nearest(entries, slots, block, search.num_neighbors, axis_name)
+    own = jnp.where(ours[:, :1], looked_up[:, :1], -jnp.inf)
+    entries = entries._replace(few=jnp.concatenate([own, few], axis=1))
+    threshold = background_threshold(entries, search.background_size, axis_name)
+
+    largest = jnp.max(entries.maxima, axis=1, keepdims=True)
+    largest = jnp.where(largest == -jnp.inf, 0.0, largest)
+    terms = jnp.exp((rest - largest) / search.temperature)
+    terms = threshold.weights(rest) * terms
+    total = jnp.sum(terms, axis=1)
+    log_rest = jnp.log(total) + largest[:, 0] / search.temperature
+    return Reading(at_anchor, at_slots, log_rest, threshold, neighbors), terms, total
+
+
+def _read_forward(anchors, bank, indices, slots, distinct, search):
+    reading, terms, total = _read(anchors, bank, indices, slots, distinct, search)
+    pull = jnp.matmul(terms, bank, precision=lax.Precision.HIGHEST)
+    # An empty rest has no gradient.
+    pull = (
+        pull
+        / jnp.where(total == 0, search.temperature, search.temperature * total)[:, None]
+    )
+    return reading, (pull, bank, indices, slots)
+
+
+def _read_backward(search, saved, grad):
+    pull, bank, indices, slots = saved
+
+    def rows_of(ids: jax.Array) -> jax.Array:
+        rows = parallel.local_rows(ids, len(bank), search.axis_name)
+        return bank.at[rows].get(mode="fill", fill_value=0.0)
+
+    gradient = (
+        grad.log_rest[:, None] * pull
+        + grad.anchor[:, None] * rows_of(indices)
+        + jnp.einsum(
+            "bs,bsd->bd", grad.slots, rows_of(slots), precision=lax.Precision.HIGHEST
+        )
+    )
+    return gradient, None, None, None, None
+
+
+read_bank.defvjp(_read_forward, _read_backward)
