@@ -10,11 +10,7 @@ benchmarks/results as JSON, and printed as a table in Markdown.
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
+from provenance import write_result
 
 ROOT = Path(__file__).parent.parent
 FORMS = {
@@ -64,7 +61,7 @@ def main() -> None:
     for form, seed in tqdm.tqdm(cells, unit="run"):
         overrides = [*options.set, *FORMS[form], f"seed={seed}"]
         results[form].append(run_cell(options.config, form, seed, overrides))
-    path = write(options, results)
+    path = write_result(f"ablation-{options.config}", {"results": results})
     print(table(results))
     print(f"\nwritten to {path.relative_to(ROOT)}")
 
@@ -93,7 +90,7 @@ def run_cell(config: str, form: str, seed: int, overrides: list[str]) -> dict[st
         sys.exit(f"{process.stderr.strip()}\nwhile running {' '.join(command)}")
     cell = json.loads((workdir / "summary.json").read_text())
     cell = {name: value for name, value in cell.items() if name != "workdir"}
-    cell |= {"seed": seed, "overrides": overrides, "output": process.stdout}
+    cell |= {"seed": seed, "overrides": overrides}
     cell["minutes"] = (time.monotonic() - start) / 60
     record.write_text(json.dumps(cell, indent=2) + "\n")
     return cell
@@ -120,30 +117,6 @@ def spread(shares: list[float]) -> str:
     percent = [100 * share for share in shares]
     text = f"{statistics.mean(percent):.1f}"
     return text + (f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else "")
-
-
-def write(options: argparse.Namespace, results: dict[str, list[dict]]) -> Path:
-    date = datetime.date.today().isoformat()
-    path = ROOT / "benchmarks" / "results" / f"ablation-{options.config}.json"
-    path.parent.mkdir(exist_ok=True)
-    packages = ("jax", "flax", "optax", "numpy", "scikit-learn")
-    record = {
-        "command": "python benchmarks/ablation.py " + " ".join(sys.argv[1:]),
-        "date": date,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "results": results,
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    return path
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

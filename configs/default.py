@@ -68,6 +68,11 @@ def get_config() -> ConfigDict:
     config.method.temperature = 0.2  # tau: 0.2 with an MLP head, 0.07 linear [paper]
     config.method.form = "paper"  # 'paper' (sets) or 'released' (the authors' code)
     config.method.positives = "hard"  # 'hard' [paper], or 'easy' for the ablation
+    # How the background is found: 'exact', or 'approx' (lax.approx_max_k) on TPU.
+    config.method.selection = "exact"
+    # Products with the bank: 'highest' (float32), 'high' (three bfloat16 passes on
+    # TPU, TF32 on GPU), 'bfloat16'. The bank itself is float32.
+    config.method.precision = "highest"
     config.method.propagation_weight = 0.6  # lambda [paper]
     config.method.start_epoch = 30  # T, first epoch (from 0) with propagation [paper]
     config.method.ramp = "binary"  # 'binary' [paper] or 'gaussian' [code, unused]

@@ -17,7 +17,12 @@ from invariance_propagation.losses import (
     released_losses,
 )
 from invariance_propagation.propagation import distinct, propagate
-from invariance_propagation.search import Search, read_bank
+from invariance_propagation.search import (
+    PRECISIONS,
+    SELECTIONS,
+    Search,
+    read_bank,
+)
 
 
 class Losses(NamedTuple):
@@ -46,6 +51,8 @@ def invp_losses(
     temperature: float = 0.2,
     form: str = "paper",
     positives: str = "hard",
+    selection: str = "exact",
+    precision: str = "highest",
     axis_name: str | None = None,
 ) -> Losses:
     """The losses of Invariance Propagation and each anchor's new neighbours.
@@ -65,6 +72,9 @@ def invp_losses(
       temperature: tau, above 0.
       form: 'paper' (sets) or 'released' (the authors' code); see `losses`.
       positives: 'hard', or 'easy' for the most similar instead of the least.
+      selection: of the background, 'exact' or 'approx'; see `search.Search`.
+      precision: of the products with the bank, 'highest', 'high' or 'bfloat16';
+        likewise. The losses are float32 throughout.
       axis_name: the device axis, or None for one device.
 
     Returns:
@@ -84,6 +94,8 @@ def invp_losses(
         temperature=temperature,
         form=form,
         positives=positives,
+        selection=selection,
+        precision=precision,
         num_examples=num_examples,
         num_neighbors=num_neighbors,
     )
@@ -94,7 +106,13 @@ def invp_losses(
     first = distinct(walked, all_indices)
 
     search = Search(
-        num_examples, num_neighbors, background_size, temperature, axis_name
+        num_examples,
+        num_neighbors,
+        background_size,
+        temperature,
+        selection,
+        precision,
+        axis_name,
     )
     seen = read_bank(
         parallel.all_gather(anchors, axis_name),
@@ -134,6 +152,8 @@ def check_ranges(
     temperature: float,
     form: str,
     positives: str,
+    selection: str,
+    precision: str,
     num_examples: int,
     num_neighbors: int,
 ) -> None:
@@ -159,6 +179,8 @@ def check_ranges(
     for name, value, known in (
         ("form", form, FORMS),
         ("positives", positives, POSITIVES),
+        ("selection", selection, SELECTIONS),
+        ("precision", precision, PRECISIONS),
     ):
         if value not in known:
             raise UserError(f"{name}={value!r}: choose one of {', '.join(known)}")

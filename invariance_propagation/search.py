@@ -17,15 +17,22 @@ from invariance_propagation.selection import (
     nearest,
 )
 
+SELECTIONS = ("exact", "approx")
+PRECISIONS = ("highest", "high", "bfloat16")
+
 
 class Search(NamedTuple):
-    """What is looked for; static.
+    """What is looked for, and how; static.
 
     Attributes:
       num_examples: N; rows of the padding take part in nothing.
       num_neighbors: k.
       background_size: M.
       temperature: tau.
+      selection: of the background: 'exact', or 'approx' by `lax.approx_max_k`, which
+        misses some of the M and takes somewhat less similar rows for them.
+      precision: of the products with the bank: 'highest' is float32; 'high' three
+        bfloat16 passes on TPU and TF32 on GPU; 'bfloat16' a single pass.
       axis_name: the device axis, or None.
     """
 
@@ -33,6 +40,8 @@ class Search(NamedTuple):
     num_neighbors: int
     background_size: int
     temperature: float
+    selection: str
+    precision: str
     axis_name: str | None
 
 
@@ -87,7 +96,7 @@ def read_bank(
 
 def _read(anchors, bank, indices, slots, distinct, search):
     axis_name, rows = search.axis_name, len(bank)
-    similarities = jnp.matmul(anchors, bank.T, precision=lax.Precision.HIGHEST)
+    similarities = _product(anchors, bank.T, search.precision)
     if axis_name is not None and search.num_examples % lax.axis_size(axis_name):
         column = jnp.arange(rows) + parallel.first_row(rows, axis_name)
         similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
@@ -106,7 +115,11 @@ def _read(anchors, bank, indices, slots, distinct, search):
     entries = Entries(rest, block_maxima(rest, block), few)
     neighbors = nearest(entries, slots, block, search.num_neighbors, axis_name)
     own = jnp.where(ours[:, :1], looked_up[:, :1], -jnp.inf)
-    entries = entries._replace(few=jnp.concatenate([own, few], axis=1))
+    few = jnp.concatenate([own, few], axis=1)
+    entries = entries._replace(few=few)
+    if search.selection == "approx":
+        best, _ = lax.approx_max_k(rest, min(search.background_size, rows))
+        entries = Entries(best, best, few)
     threshold = background_threshold(entries, search.background_size, axis_name)
 
     largest = jnp.max(entries.maxima, axis=1, keepdims=True)
@@ -118,9 +131,16 @@ def _read(anchors, bank, indices, slots, distinct, search):
     return Reading(at_anchor, at_slots, log_rest, threshold, neighbors), terms, total
 
 
+def _product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
+    if precision == "bfloat16":
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    accuracy = lax.Precision.HIGH if precision == "high" else lax.Precision.HIGHEST
+    return jnp.matmul(a, b, precision=accuracy, preferred_element_type=jnp.float32)
+
+
 def _read_forward(anchors, bank, indices, slots, distinct, search):
     reading, terms, total = _read(anchors, bank, indices, slots, distinct, search)
-    pull = jnp.matmul(terms, bank, precision=lax.Precision.HIGHEST)
+    pull = _product(terms, bank, search.precision)
     # An empty rest has no gradient.
     pull = (
         pull

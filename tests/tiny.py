@@ -64,6 +64,8 @@ def make_parts(axis_name: str | None, *, view: Any = None, **options: Any) -> Pa
         "temperature": 0.2,
         "form": "paper",
         "positives": "hard",
+        "selection": "exact",
+        "precision": "highest",
         "bank_momentum": 0.5,
         "bank_start": "uniform",
         "propagation_weight": 0.6,

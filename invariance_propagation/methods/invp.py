@@ -35,6 +35,8 @@ def invariance_propagation(
     temperature: float,
     form: str,
     positives: str,
+    selection: str,
+    precision: str,
     num_neighbors: int,
     bank_momentum: float,
     bank_start: str,
@@ -70,6 +72,8 @@ def invariance_propagation(
         "temperature": temperature,
         "form": form,
         "positives": positives,
+        "selection": selection,
+        "precision": precision,
     }
     check_ranges(num_examples=num_examples, num_neighbors=num_neighbors, **options)
     if not 0 <= bank_momentum <= 1:

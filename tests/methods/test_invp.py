@@ -30,6 +30,8 @@ class Outputs(NamedTuple):
 
 def make_method(**options: Any) -> Method:
     defaults = LOSS_OPTIONS | dict(
+        selection="exact",
+        precision="highest",
         num_neighbors=K,
         bank_momentum=0.5,
         bank_start="uniform",
@@ -243,6 +245,8 @@ def test_batch_is_left_as_it_is() -> None:
         ("temperature", 0.0),
         ("form", "arxiv"),
         ("positives", "all"),
+        ("selection", "sorted"),
+        ("precision", "float16"),
     ],
 )
 def test_impossible_option_is_an_error_at_once(name: str, value: Any) -> None:

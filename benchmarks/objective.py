@@ -1,0 +1,304 @@
+"""Time and memory of the objective over the bank, beside eager PyTorch.
+
+    python benchmarks/objective.py                       # N = 60,000
+    python benchmarks/objective.py --examples=1281167
+
+One step: both losses, their gradient to the embeddings, the new graph and bank rows.
+Every variant runs in a process of its own, several times in turn, so that a ratio
+compares neighbours in time. PyTorch (`pip install torch`) runs the released formulas
+on the same accelerator; without it its ratios are left out. Goals are printed beside
+the ratios and never asserted.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from provenance import write_result
+
+DIM, NEIGHBORS, HOPS, HARD, BACKGROUND, TEMPERATURE = 128, 4, 3, 50, 4096, 0.2
+WEIGHT, MOMENTUM, CENTERS = 0.6, 0.5, 1000
+TORCH = "PyTorch, eager"
+PRODUCTS = "products alone"
+VARIANTS = {
+    TORCH: {},
+    PRODUCTS: {},
+    "released": {"form": "released"},
+    "paper": {"form": "paper"},
+    "paper, high": {"precision": "high"},
+    "paper, bfloat16": {"precision": "bfloat16"},
+    "paper, approx": {"selection": "approx"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=60_000, help="N")
+    parser.add_argument("--batch", type=int, default=256, help="B, over all devices")
+    parser.add_argument("--devices", type=int, help="default: as main.py")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per variant")
+    parser.add_argument("--variants", default=",".join(list(VARIANTS)[:4]))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(options.child, options)))
+        return
+
+    names = options.variants.split(",") if options.variants != "all" else [*VARIANTS]
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        parser.error(f"unknown variant {unknown[0]!r}: choose from {[*VARIANTS]}")
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    turns = [name for _ in range(options.rounds) for name in names]
+    for name in tqdm.tqdm(turns, unit="process"):
+        runs[name].append(start_child(name, options))
+    runs = {name: [run for run in found if run] for name, found in runs.items()}
+    runs = {name: found for name, found in runs.items() if found}
+    print(table(runs, options.examples))
+    backend = next(run[0]["backend"] for name, run in runs.items() if name != TORCH)
+    record = {name: getattr(options, name) for name in ("examples", "batch")}
+    path = write_result(
+        f"objective-{backend}-{options.examples}", record | {"runs": runs}
+    )
+    print(f"written to {path}")
+
+
+def start_child(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    command = [sys.executable, __file__, "--child", name]
+    command += [f"--examples={options.examples}", f"--batch={options.batch}"]
+    if options.devices is not None:
+        command += [f"--devices={options.devices}"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode == 0:
+        return json.loads(process.stdout.splitlines()[-1])
+    if name == TORCH and "No module named 'torch'" in process.stderr:
+        return None
+    sys.exit(f"{process.stderr.strip()}\nwhile measuring {name!r}")
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Median seconds of a step, and how far it made the memory grow."""
+    if name == TORCH:
+        import torch
+
+        backend = "gpu" if torch.cuda.is_available() else "cpu"
+        make_step = torch_step
+    else:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        import jax
+
+        from invariance_propagation import parallel
+
+        if options.devices is not None:
+            os.environ.setdefault("PJRT_NPROC", str(os.cpu_count() + options.devices))
+            jax.config.update("jax_num_cpu_devices", options.devices)
+        parallel.one_cpu_device_per_core(options.batch)
+        backend = jax.default_backend()
+        make_step = products_step if name == PRODUCTS else jax_step
+    before = resident()
+    step, peak = make_step(*problem(options), **VARIANTS[name])
+    step(), step()
+    times: list[float] = []
+    while len(times) < 5 or (sum(times) < 5 and len(times) < 50):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return {
+        "backend": backend,
+        "seconds": statistics.median(times),
+        "steps": len(times),
+        "peak_bytes": peak() or grown,
+    }
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def problem(options: argparse.Namespace) -> tuple[np.ndarray, ...]:
+    """Embeddings, indices, bank and graph: rows around centres, as after training."""
+    rng = np.random.default_rng(0)
+    count, batch = options.examples, options.batch
+    centers = rng.standard_normal((CENTERS, DIM), dtype=np.float32)
+    center = rng.integers(0, CENTERS, count)
+    bank = rng.standard_normal((count, DIM), dtype=np.float32)
+    bank += centers[center]
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    indices = rng.permutation(count)[:batch].astype(np.int32)
+    graph = rng.integers(0, count, (count, NEIGHBORS), dtype=np.int32)
+    noise = rng.standard_normal((batch, DIM), dtype=np.float32)
+    return bank[indices] + 0.05 * noise, indices, bank, graph
+
+
+def jax_step(embeddings, indices, bank, graph, **options) -> tuple[Callable, Callable]:
+    import jax
+
+    from invariance_propagation import invp_losses, update_bank, update_graph
+    from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, make_runner
+
+    def step(memory, embeddings, indices):
+        bank, graph = memory
+
+        def total(embeddings):
+            losses = invp_losses(
+                embeddings,
+                indices,
+                bank,
+                graph,
+                num_hops=HOPS,
+                num_hard=HARD,
+                background_size=BACKGROUND,
+                temperature=TEMPERATURE,
+                axis_name=AXIS,
+                **options,
+            )
+            both = losses.instance + WEIGHT * losses.propagation
+            return both.mean(), losses.neighbors
+
+        gradient, neighbors = jax.grad(total, has_aux=True)(embeddings)
+        graph = update_graph(graph, indices, neighbors, axis_name=AXIS)
+        bank = update_bank(bank, indices, embeddings, momentum=MOMENTUM, axis_name=AXIS)
+        return (bank, graph), gradient
+
+    runner = make_runner("pmap")
+    memory_spec = (SHARDED, REPLICATED)
+    mapped = runner.compile(
+        step, (memory_spec, SHARDED, SHARDED), (memory_spec, SHARDED), donate=(0,)
+    )
+    memory = runner.put((bank, graph), memory_spec)
+    placed = runner.put((embeddings, indices), (SHARDED, SHARDED))
+
+    def call() -> None:
+        nonlocal memory
+        memory, gradient = mapped(memory, *placed)
+        jax.block_until_ready((memory, gradient))
+
+    return call, peak_of_device
+
+
+def products_step(embeddings, indices, bank, graph) -> tuple[Callable, Callable]:
+    """Similarities, and as large a product back: what no implementation can avoid."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    from invariance_propagation.parallel import AXIS, SHARDED, all_gather, make_runner
+
+    def step(embeddings, bank):
+        anchors = all_gather(embeddings, AXIS)
+        similarities = jnp.matmul(anchors, bank.T, precision=lax.Precision.HIGHEST)
+        return jnp.matmul(similarities, bank, precision=lax.Precision.HIGHEST)
+
+    runner = make_runner("pmap")
+    mapped = runner.compile(step, (SHARDED, SHARDED), SHARDED)
+    placed = runner.put((embeddings, bank), (SHARDED, SHARDED))
+    return lambda: jax.block_until_ready(mapped(*placed)), peak_of_device
+
+
+def peak_of_device() -> int | None:
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use")
+
+
+def torch_step(embeddings, indices, bank, graph) -> tuple[Callable, Callable]:
+    """The released formulas (WangFeng18/InvariancePropagation), written as one does."""
+    import torch
+    from torch.nn.functional import normalize
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    embeddings, indices, bank, graph = (
+        torch.tensor(x, device=device) for x in (embeddings, indices, bank, graph)
+    )
+    indices, graph = indices.long(), graph.long()
+    rows = torch.arange(len(indices), device=device)
+
+    def step() -> None:
+        leaf = embeddings.clone().requires_grad_()
+        anchors = normalize(leaf, dim=1)
+        scores = torch.exp(anchors @ bank.T / TEMPERATURE)
+        own = scores[rows, indices]
+        background, order = scores.topk(BACKGROUND, dim=1)
+        frontier, hops = indices[:, None], []
+        for _ in range(HOPS):
+            frontier = graph[frontier].reshape(len(indices), -1)
+            hops.append(frontier)
+        slots = torch.gather(scores, 1, torch.cat(hops, dim=1))
+        hard = slots.topk(HARD, dim=1, largest=False).values
+        total = background.sum(1)
+        instance = -torch.log(own / total + 1e-7)
+        propagation = -torch.log(hard.sum(1) / (total - own) + 1e-7)
+        (instance + WEIGHT * propagation).mean().backward()
+        with torch.no_grad():
+            found = order[:, : NEIGHBORS + 1]
+            found = torch.where(found == indices[:, None], found[:, NEIGHBORS:], found)
+            graph[indices] = found[:, :NEIGHBORS]
+            moved = MOMENTUM * bank[indices] + (1 - MOMENTUM) * anchors
+            bank[indices] = normalize(moved, dim=1)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def peak() -> int | None:
+        return torch.cuda.max_memory_allocated() if device == "cuda" else None
+
+    return step, peak
+
+
+def table(runs: dict[str, list[dict[str, Any]]], examples: int) -> str:
+    """Medians over rounds; ratios are taken round by round."""
+
+    def ratio(above: str, below: str, what: str) -> float | None:
+        if above not in runs or below not in runs:
+            return None
+        pairs = zip(runs[above], runs[below], strict=True)
+        return statistics.median(a[what] / b[what] for a, b in pairs)
+
+    lines = [
+        f"N = {examples:,}; medians of {len(next(iter(runs.values())))} processes",
+        f"{'':18}{'ms':>9}{'peak MB':>9}{'x PyTorch':>11}{'x products':>12}"
+        f"{'memory / PyTorch':>18}",
+    ]
+    for name, found in runs.items():
+        seconds = statistics.median(run["seconds"] for run in found)
+        peak = statistics.median(run["peak_bytes"] for run in found)
+        faster, slower = ratio(TORCH, name, "seconds"), ratio(name, PRODUCTS, "seconds")
+        memory = ratio(name, TORCH, "peak_bytes")
+        lines.append(
+            f"{name:18}{1000 * seconds:9.1f}{peak / 1e6:9.0f}{number(faster):>11}"
+            f"{number(slower):>12}{number(memory):>18}"
+        )
+    speed_goal = 3.0 if examples < 300_000 else 2.5
+    goals = [
+        (
+            "times faster than PyTorch",
+            ratio(TORCH, "paper", "seconds"),
+            ">=",
+            speed_goal,
+        ),
+        ("memory of PyTorch's", ratio("paper", TORCH, "peak_bytes"), "<=", 0.5),
+        ("paper / released", ratio("paper", "released", "seconds"), "<=", 1.25),
+    ]
+    for text, found, relation, goal in goals:
+        lines.append(f"{text}: {number(found)} (goal {relation} {goal})")
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
