@@ -28,16 +28,16 @@ from provenance import write_result
 
 DIM, NEIGHBORS, HOPS, HARD, BACKGROUND, TEMPERATURE = 128, 4, 3, 50, 4096, 0.2
 WEIGHT, MOMENTUM, CENTERS = 0.6, 0.5, 1000
-TORCH = "PyTorch, eager"
-PRODUCTS = "products alone"
+TORCH = "pytorch"
+PRODUCTS = "products"
 VARIANTS = {
     TORCH: {},
     PRODUCTS: {},
     "released": {"form": "released"},
     "paper": {"form": "paper"},
-    "paper, high": {"precision": "high"},
-    "paper, bfloat16": {"precision": "bfloat16"},
-    "paper, approx": {"selection": "approx"},
+    "paper-high": {"precision": "high"},
+    "paper-bfloat16": {"precision": "bfloat16"},
+    "paper-approx": {"selection": "approx"},
 }
 
 
@@ -144,6 +144,7 @@ def problem(options: argparse.Namespace) -> tuple[np.ndarray, ...]:
 
 def jax_step(embeddings, indices, bank, graph, **options) -> tuple[Callable, Callable]:
     import jax
+    import jax.numpy as jnp
 
     from invariance_propagation import invp_losses, update_bank, update_graph
     from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, make_runner
@@ -168,6 +169,9 @@ def jax_step(embeddings, indices, bank, graph, **options) -> tuple[Callable, Cal
             return both.mean(), losses.neighbors
 
         gradient, neighbors = jax.grad(total, has_aux=True)(embeddings)
+        # As in train_step: no copy of the bank if the update depends on the reading.
+        finite = jnp.isfinite(jnp.sum(gradient))
+        embeddings = jnp.where(finite, embeddings, jnp.nan)
         graph = update_graph(graph, indices, neighbors, axis_name=AXIS)
         bank = update_bank(bank, indices, embeddings, momentum=MOMENTUM, axis_name=AXIS)
         return (bank, graph), gradient

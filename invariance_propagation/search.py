@@ -10,15 +10,20 @@ from jax import lax
 from invariance_propagation import parallel
 from invariance_propagation.selection import (
     Entries,
+    Nearest,
     Threshold,
     background_threshold,
     block_maxima,
     block_size,
     nearest,
+    nearest_of_all,
 )
 
 SELECTIONS = ("exact", "approx")
 PRECISIONS = ("highest", "high", "bfloat16")
+# Of similarities at once on a device: large enough that the products run at full
+# speed, small beside the bank and the network.
+BUFFER_BYTES = 512 * 2**20
 
 
 class Search(NamedTuple):
@@ -65,6 +70,16 @@ class Reading(NamedTuple):
     neighbors: jax.Array
 
 
+class Look(NamedTuple):
+    """What some of the anchors see of this device's rows; see `Reading`."""
+
+    looked_up: jax.Array  # float32 [c, 1 + slots], the anchor's own row first
+    log_rest: jax.Array  # float32 [c]
+    pull: jax.Array  # float32 [c, d], the gradient of log_rest to the anchor
+    threshold: Threshold
+    nearest: Nearest
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def read_bank(
     anchors: jax.Array,
@@ -85,50 +100,80 @@ def read_bank(
       distinct: bool [B, slots], the first slot of each id that is not the anchor's.
       search: static options.
 
-    Holds one array of size [B, n], float32: the similarities, then in their place
-    what each adds to the background. It is gone when the function returns: the
-    backward pass needs [B, d] of it, and [B, slots, d] of the bank.
+    Holds two arrays of [c, n] float32, the similarities of c anchors and what each
+    adds to the background, with c as large as `BUFFER_BYTES` allows. Both are gone
+    when the function returns: the backward pass needs [B, d] of them, and
+    [B, slots, d] of the bank.
     """
-    reading, terms, total = _read(anchors, bank, indices, slots, distinct, search)
-    del terms, total
-    return reading
+    return _read_forward(anchors, bank, indices, slots, distinct, search)[0]
 
 
-def _read(anchors, bank, indices, slots, distinct, search):
+def _read_forward(anchors, bank, indices, slots, distinct, search):
+    ids = jnp.concatenate([indices[:, None], slots], axis=1)
+    look = partial(_look, bank=bank, search=search)
+    rows = rows_at_once(len(anchors), len(bank))
+    if rows == len(anchors):
+        seen = look((anchors, ids, distinct))
+    else:
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, rows, *x.shape[1:]), (anchors, ids, distinct)
+        )
+        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lax.map(look, parts))
+    reading = Reading(
+        seen.looked_up[:, 0],
+        seen.looked_up[:, 1:],
+        seen.log_rest,
+        seen.threshold,
+        nearest_of_all(seen.nearest, search.num_neighbors, search.axis_name),
+    )
+    return reading, (seen.pull, bank, indices, slots)
+
+
+def rows_at_once(anchors: int, columns: int) -> int:
+    """The largest divisor of `anchors` whose similarities fit into `BUFFER_BYTES`."""
+    most = max(1, BUFFER_BYTES // (4 * columns))
+    return max(c for c in range(1, min(anchors, most) + 1) if anchors % c == 0)
+
+
+def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
+    anchors, ids, distinct = parts
     axis_name, rows = search.axis_name, len(bank)
     similarities = _product(anchors, bank.T, search.precision)
     if axis_name is not None and search.num_examples % lax.axis_size(axis_name):
         column = jnp.arange(rows) + parallel.first_row(rows, axis_name)
         similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
 
-    # The anchor and the positives are looked up, and leave the array.
-    ids = jnp.concatenate([indices[:, None], slots], axis=1)
+    # The anchor and the positives are looked up, and leave the array. What is written
+    # depends on what was read, or XLA would keep a copy for the reading; a NaN stays.
     columns = parallel.local_rows(ids, rows, axis_name)
     row = jnp.arange(len(anchors))[:, None]
     looked_up = similarities.at[row, columns].get(mode="fill", fill_value=0.0)
-    rest = similarities.at[row, columns].set(-jnp.inf, mode="drop")
-    at_anchor, at_slots = looked_up[:, 0], looked_up[:, 1:]
+    gone = jnp.where(jnp.isnan(looked_up), looked_up, -jnp.inf)
+    rest = similarities.at[row, columns].set(gone, mode="drop")
 
-    ours = columns < rows
-    few = jnp.where(ours[:, 1:] & distinct, at_slots, -jnp.inf)
     block = block_size(rows, search.background_size)
-    entries = Entries(rest, block_maxima(rest, block), few)
-    neighbors = nearest(entries, slots, block, search.num_neighbors, axis_name)
-    own = jnp.where(ours[:, :1], looked_up[:, :1], -jnp.inf)
+    maxima = block_maxima(rest, block)
+    ours = jnp.where(columns < rows, looked_up, -jnp.inf)
+    own, few = ours[:, :1], jnp.where(distinct, ours[:, 1:], -jnp.inf)
+    entries = Entries(rest, maxima, few)
+    found = nearest(entries, ids[:, 1:], block, search.num_neighbors, axis_name)
     few = jnp.concatenate([own, few], axis=1)
-    entries = entries._replace(few=few)
     if search.selection == "approx":
         best, _ = lax.approx_max_k(rest, min(search.background_size, rows))
         entries = Entries(best, best, few)
+    else:
+        entries = Entries(rest, maxima, few)
     threshold = background_threshold(entries, search.background_size, axis_name)
 
-    largest = jnp.max(entries.maxima, axis=1, keepdims=True)
+    largest = jnp.max(maxima, axis=1, keepdims=True)
     largest = jnp.where(largest == -jnp.inf, 0.0, largest)
-    terms = jnp.exp((rest - largest) / search.temperature)
-    terms = threshold.weights(rest) * terms
+    terms = jnp.exp((rest - largest) / search.temperature) * threshold.weights(rest)
     total = jnp.sum(terms, axis=1)
     log_rest = jnp.log(total) + largest[:, 0] / search.temperature
-    return Reading(at_anchor, at_slots, log_rest, threshold, neighbors), terms, total
+    # An empty rest pulls nowhere.
+    scale = search.temperature * jnp.where(total == 0, 1.0, total)
+    pull = _product(terms, bank, search.precision) / scale[:, None]
+    return Look(looked_up, log_rest, pull, threshold, found)
 
 
 def _product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
@@ -136,17 +181,6 @@ def _product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     accuracy = lax.Precision.HIGH if precision == "high" else lax.Precision.HIGHEST
     return jnp.matmul(a, b, precision=accuracy, preferred_element_type=jnp.float32)
-
-
-def _read_forward(anchors, bank, indices, slots, distinct, search):
-    reading, terms, total = _read(anchors, bank, indices, slots, distinct, search)
-    pull = _product(terms, bank, search.precision)
-    # An empty rest has no gradient.
-    pull = (
-        pull
-        / jnp.where(total == 0, search.temperature, search.temperature * total)[:, None]
-    )
-    return reading, (pull, bank, indices, slots)
 
 
 def _read_backward(search, saved, grad):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
@@ -72,6 +73,10 @@ def train_step(
         **parallel.pmean(aux.metrics, axis_name),
         "gradient_norm": optax.tree.norm(grads),
     }
+    # What is written into the bank depends on all that was read from it: otherwise
+    # XLA would write into a copy. Nothing that is not finite stays hidden.
+    finite = jnp.isfinite(metrics["gradient_norm"])
+    outputs = jax.tree.map(lambda x: jnp.where(finite, x, jnp.nan), outputs)
     memory = method.update_memory(state.memory, outputs, batch, aux, state.step)
     state = TrainState(
         step=state.step + 1,

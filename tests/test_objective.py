@@ -334,6 +334,8 @@ def test_defaults_are_those_of_the_paper() -> None:
         temperature=0.2,
         form="paper",
         positives="hard",
+        selection="exact",
+        precision="highest",
         axis_name=None,
     )
 
