@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.data.name = "fashion_mnist"
     config.augment.update(
         size=28,
-        crop_scale=(0.4, 1.0),
+        crop_scale=(0.5, 1.0),
         flip=0.5,
         jitter=(0.4, 0.4, 0.0, 0.0),
         grayscale=0.0,
@@ -29,8 +29,12 @@ def get_config() -> ConfigDict:
     config.encoder.update(
         depth=18, stem="cifar", width=16, hidden=512, cross_replica_norm=True
     )
-    config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
-    config.method.update(background_size=1024, start_epoch=20)
+    config.optimizer.update(learning_rate=0.03, weight_decay=1e-4)
+    # From random rows, or at twice the learning rate, the embeddings fell together in
+    # the first epoch: the neighbours were still random after five.
+    config.method.update(
+        background_size=1024, temperature=0.1, start_epoch=20, bank_start="embeddings"
+    )
     config.knn.num_neighbors = 20
     config.train.update(epochs=60, checkpoint_every=500)
     return config
