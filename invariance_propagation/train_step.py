@@ -73,10 +73,14 @@ def train_step(
         **parallel.pmean(aux.metrics, axis_name),
         "gradient_norm": optax.tree.norm(grads),
     }
-    # What is written into the bank depends on all that was read from it: otherwise
-    # XLA would write into a copy. Nothing that is not finite stays hidden.
-    finite = jnp.isfinite(metrics["gradient_norm"])
-    outputs = jax.tree.map(lambda x: jnp.where(finite, x, jnp.nan), outputs)
+    # A step that is not finite ends the run, and leaves zeros. More to the point: what
+    # is written into the memory now depends on all that was read from it, and XLA
+    # writes in place. It would write into a copy otherwise.
+    finite = jnp.all(jnp.isfinite(jnp.stack([*metrics.values()])))
+    outputs, found = jax.tree.map(
+        lambda x: jnp.where(finite, x, jnp.zeros_like(x)), (outputs, aux.found)
+    )
+    aux = aux._replace(found=found)
     memory = method.update_memory(state.memory, outputs, batch, aux, state.step)
     state = TrainState(
         step=state.step + 1,

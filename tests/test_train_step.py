@@ -186,3 +186,23 @@ def collective_sizes(program: str) -> list[int]:
         for shape in re.findall(r"\w+\[([\d,]*)\]", line):
             sizes.append(int(np.prod([int(n) for n in shape.split(",") if n])))
     return sizes
+
+
+def test_the_memory_is_written_in_place() -> None:
+    """XLA copies what it is to write wherever reading might come after writing."""
+    num_examples, dim = 4096, 8
+    parts = tiny.make_parts(parallel.AXIS, num_examples=num_examples)
+    runner = parallel.make_runner("shard_map", 2)
+    step, state = tiny.start(runner, parts)
+    indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
+    images = runner.put(parts.images, parallel.REPLICATED)
+    text = step.lower(state, indices, images).compile().as_text()
+    rows, batch = num_examples // 2, len(tiny.batches(1)[0])
+    for large in (
+        f"f32[{rows},{dim}]",
+        f"s32[{num_examples},3]",
+        f"f32[{batch},{rows}]",
+    ):
+        assert large in text, "the test looks for the wrong shape"
+        copies = re.findall(rf"= {re.escape(large)}\S* copy\(", text)
+        assert not copies, f"{len(copies)} copies of {large}"
