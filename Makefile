@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint ablation clean
+.PHONY: demo test lint ablation benchmark clean
 
 demo: $(VENV)/installed  ## Train on digits and print what came out.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
@@ -17,6 +17,10 @@ lint: $(VENV)/installed-dev  ## What pre-commit checks.
 
 ablation: $(VENV)/installed  ## The README's table on digits: 4 forms x 6 seeds.
 	$(BIN)/python benchmarks/ablation.py --config=digits --seeds=6
+
+benchmark: $(VENV)/installed  ## The objective's time and memory, beside eager PyTorch if installed.
+	$(BIN)/python benchmarks/objective.py
+	$(BIN)/python benchmarks/objective.py --examples=1281167 --rounds=1
 
 clean:  ## Remove the environment; runs stay.
 	rm -rf $(VENV)
