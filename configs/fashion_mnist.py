@@ -3,8 +3,10 @@
     apt-get install dataset-fashion-mnist
     python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-Time: not run to its end.
-Result: not run to its end.
+Time: ten minutes for 40 epochs of 10,000 images at 14x14, on 2 cores of an AMD EPYC
+(2026-11-24): --config.data.num_train=10000 --config.augment.size=14
+--config.train.epochs=40. With all images at 28x28 it has not been run to its end.
+Result: kNN 81.1 % by features, seed 0; raw pixels 80.1 %.
 """
 
 from ml_collections import ConfigDict
