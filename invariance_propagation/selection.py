@@ -248,9 +248,9 @@ def _guess(
     """
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     sample = maxima[:, :: max(1, maxima.shape[1] * devices // SAMPLE)]
-    share = -math.expm1(
-        columns / maxima.shape[1] * math.log1p(-_share(size, columns * devices))
-    )
+    # All of the columns have no logarithm.
+    member = min(size / (columns * devices), 1 - 1e-6)
+    share = -math.expm1(columns / maxima.shape[1] * math.log1p(-member))
     rank = sample.shape[1] * devices * share
     ranks = jnp.array([rank + SPREAD * rank**0.5, rank - SPREAD * rank**0.5])
 
@@ -266,11 +266,6 @@ def _guess(
         low = low + step * place
         high = low + step
     return jnp.stack([low[:, 0], high[:, 1]], axis=1)
-
-
-def _share(size: int, columns: int) -> float:
-    # All of them have no logarithm.
-    return min(size / columns, 1 - 1e-6)
 
 
 def _narrow(

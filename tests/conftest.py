@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, and the one maker of random problems."""
 
+import gc
 import os
 import tempfile
 
@@ -75,6 +76,17 @@ def tied_problem(levels: list[float], seed: int = 21, **shape: int) -> Problem:
     embeddings[:, 0] = 2.0 ** np.arange(len(embeddings)) / 4
     bank[:, 0] = np.random.default_rng(seed).choice(levels, size=len(bank))
     return problem._replace(embeddings=embeddings, bank=bank)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Compiled programs are mapped memory, and a process may have 65,530 mappings.
+
+    Beyond that the compiler crashes.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -104,3 +104,12 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM at step" in errors and "same command" in errors
     assert errors.count("\n") == 1
+
+
+def test_tensorboard_is_written_when_asked_for(tmp_path: Path) -> None:
+    # In a process of its own: TensorFlow brings a second LLVM along.
+    pytest.importorskip("tensorboard")
+    changes = ["--config.train.epochs=1", "--config.train.tensorboard=True"]
+    status, _, errors = run(*TINY, *changes, f"--workdir={tmp_path}")
+    assert status == 0, errors
+    assert list(tmp_path.glob("events.out.tfevents.*"))

@@ -217,13 +217,6 @@ def test_a_bank_may_start_from_embeddings(tmp_path: Path) -> None:
     np.testing.assert_allclose(memory.bank, expected, atol=1e-6)
 
 
-def test_tensorboard_is_written_when_asked_for(tmp_path: Path) -> None:
-    pytest.importorskip("tensorflow")
-    config = tiny_config(train__epochs=1, train__tensorboard=True)
-    train_and_evaluate(config, str(tmp_path))
-    assert list(tmp_path.glob("events.out.tfevents.*"))
-
-
 def test_it_learns_digits(tmp_path: Path) -> None:
     """kNN rises ten points over the untrained encoder, in well under a minute."""
     config = digits.get_config()
