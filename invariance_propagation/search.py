@@ -157,12 +157,10 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
     own, few = ours[:, :1], jnp.where(distinct, ours[:, 1:], -jnp.inf)
     entries = Entries(rest, maxima, few)
     found = nearest(entries, ids[:, 1:], block, search.num_neighbors, axis_name)
-    few = jnp.concatenate([own, few], axis=1)
+    entries = entries._replace(few=jnp.concatenate([own, few], axis=1))
     if search.selection == "approx":
         best, _ = lax.approx_max_k(rest, min(search.background_size, rows))
-        entries = Entries(best, best, few)
-    else:
-        entries = Entries(rest, maxima, few)
+        entries = entries._replace(rest=best, maxima=best)
     threshold = background_threshold(entries, search.background_size, axis_name)
 
     largest = jnp.max(maxima, axis=1, keepdims=True)

@@ -198,9 +198,10 @@ def nearest_of_all(found: Nearest, count: int, axis_name: str | None) -> jax.Arr
 
     Most similar first; among equal values the lower column comes first.
     """
-    if axis_name is not None:
-        found = Nearest(*(parallel.own_parts(x, axis_name) for x in found))
-    return _best(found, count).columns
+    if axis_name is None:
+        return found.columns
+    parts = Nearest(*(parallel.own_parts(x, axis_name) for x in found))
+    return _best(parts, count).columns
 
 
 def _best(found: Nearest, count: int) -> Nearest:

@@ -144,15 +144,15 @@ def _loop(
             progress.show(row, always=last)
             window, clock, clocked = Window(), time.monotonic(), done
         every = options.evaluate_every
-        if run.has_knn and place + 1 == per_epoch and every and not last:
-            if (epoch + 1) % every == 0:
-                scores = monitor.knn(run, state)
-                log.write({"step": done, "epoch": epoch, **scores})
-                progress.say(
-                    f"epoch {epoch}: kNN {monitor.percent(scores['knn'])}, "
-                    f"against the bank {monitor.percent(scores['knn_bank'])}"
-                )
-                clock, clocked = time.monotonic(), done
+        due = every and place + 1 == per_epoch and (epoch + 1) % every == 0
+        if run.has_knn and due and not last:
+            scores = monitor.knn(run, state)
+            log.write({"step": done, "epoch": epoch, **scores})
+            progress.say(
+                f"epoch {epoch}: kNN {monitor.percent(scores['knn'])}, "
+                f"against the bank {monitor.percent(scores['knn_bank'])}"
+            )
+            clock, clocked = time.monotonic(), done
         stopped_by = stopping.get("signal")
         if done % options.checkpoint_every == 0 or last or stopped_by:
             window.settle()
