@@ -9,7 +9,7 @@ demo: $(VENV)/installed  ## Train on digits and print what came out.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
 
 test: $(VENV)/installed-dev  ## All tests and doctests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .

@@ -26,19 +26,21 @@ def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
+    from invariance_propagation.plan import print_plan
     from invariance_propagation.train import train_and_evaluate
 
-    tasks = {"pretrain": train_and_evaluate}
+    tasks = {
+        "pretrain": lambda config: train_and_evaluate(config, workdir()),
+        "plan": print_plan,
+    }
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}: options start with --")
         config = read_config()
-        if WORKDIR.value is None:
-            raise UserError("--workdir is missing; see python main.py --help")
         task = config.get("task", "pretrain")
         if task not in tasks:
             raise UserError(f"task={task!r}: choose one of {', '.join(tasks)}")
-        tasks[task](config, WORKDIR.value)
+        tasks[task](config)
     except UserError as error:
         _exit(error, 2)
     except Stopped as stopped:
@@ -66,6 +68,15 @@ def read_config() -> ConfigDict:
         there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
         raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
     return CONFIG.value
+
+
+def workdir() -> str:
+    """Where this run lies."""
+    from invariance_propagation.errors import UserError
+
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing; see python main.py --help")
+    return WORKDIR.value
 
 
 def _exit(error: Exception, status: int) -> None:

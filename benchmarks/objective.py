@@ -13,7 +13,7 @@ the ratios and never asserted.
 import argparse
 import gc
 import json
-import os
+import math
 import re
 import resource
 import statistics
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -41,6 +41,15 @@ VARIANTS = {
     "paper-bfloat16": {"precision": "bfloat16"},
     "paper-approx": {"selection": "approx"},
 }
+
+
+class Step(NamedTuple):
+    """take: does it, and waits; peak: bytes, None if the device does not say;
+    program: the compiled text, '' where there is none."""
+
+    take: Callable[[], None]
+    peak: Callable[[], int | None]
+    program: Callable[[], str] = str
 
 
 def main() -> None:
@@ -102,27 +111,47 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         from invariance_propagation import parallel
 
         if options.devices is not None:
-            os.environ.setdefault("PJRT_NPROC", str(os.cpu_count() + options.devices))
-            jax.config.update("jax_num_cpu_devices", options.devices)
+            parallel.split_cpu(options.devices)
         parallel.one_cpu_device_per_core(options.batch)
         backend = jax.default_backend()
         make_step = products_step if name == PRODUCTS else jax_step
     before = resident()
-    step, peak = make_step(*problem(options), **VARIANTS[name])
+    step = make_step(*problem(options), **VARIANTS[name])
     forget_peak()
-    step(), step()
+    step.take(), step.take()
     times: list[float] = []
     while len(times) < 5 or (sum(times) < 5 and len(times) < 50):
         start = time.perf_counter()
-        step()
+        step.take()
         times.append(time.perf_counter() - start)
     grown = peak_resident() - before
     return {
         "backend": backend,
         "seconds": statistics.median(times),
         "steps": len(times),
-        "peak_bytes": peak() or grown,
+        "peak_bytes": step.peak() or grown,
+        "traffic": traffic(step.program()),
     }
+
+
+def traffic(program: str) -> list[dict[str, Any]]:
+    """What every collective of a compiled program yields on each device."""
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    pattern = rf"= (.*?) ({kinds})(?:-start)?\(.*?(op_name=\"[^\"]*\"|$)"
+    found = []
+    for shapes, kind, origin in re.findall(pattern, program, re.MULTILINE):
+        arrays = re.findall(r"([a-z]+\d+)\[([\d,]*)\]", shapes)
+        sizes = [math.prod(int(n) for n in dims.split(",") if n) for _, dims in arrays]
+        widths = [int(re.search(r"\d+", dtype)[0]) // 8 for dtype, _ in arrays]
+        found.append(
+            {
+                "kind": kind,
+                "arrays": [f"{dtype}[{dims}]" for dtype, dims in arrays],
+                "bytes": sum(map(math.prod, zip(sizes, widths, strict=True))),
+                "each_pass": "while" in origin,
+            }
+        )
+    return found
 
 
 def resident() -> int:
@@ -156,12 +185,12 @@ def problem(options: argparse.Namespace) -> tuple[np.ndarray, ...]:
     return bank[indices] + 0.05 * noise, indices, bank, graph
 
 
-def jax_step(embeddings, indices, bank, graph, **options) -> tuple[Callable, Callable]:
+def jax_step(embeddings, indices, bank, graph, **options) -> Step:
     import jax
-    import jax.numpy as jnp
 
     from invariance_propagation import invp_losses, update_bank, update_graph
     from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, make_runner
+    from invariance_propagation.train_step import zero_unless_finite
 
     def step(memory, embeddings, indices):
         bank, graph = memory
@@ -183,9 +212,7 @@ def jax_step(embeddings, indices, bank, graph, **options) -> tuple[Callable, Cal
             return both.mean(), losses.neighbors
 
         gradient, neighbors = jax.grad(total, has_aux=True)(embeddings)
-        # As in train_step: no copy of the bank if the update depends on the reading.
-        finite = jnp.isfinite(jnp.sum(gradient))
-        embeddings = jnp.where(finite, embeddings, jnp.nan)
+        embeddings = zero_unless_finite(embeddings, gradient)
         graph = update_graph(graph, indices, neighbors, axis_name=AXIS)
         bank = update_bank(bank, indices, embeddings, momentum=MOMENTUM, axis_name=AXIS)
         return (bank, graph), gradient
@@ -198,15 +225,18 @@ def jax_step(embeddings, indices, bank, graph, **options) -> tuple[Callable, Cal
     memory = runner.put((bank, graph), memory_spec)
     placed = runner.put((embeddings, indices), (SHARDED, SHARDED))
 
-    def call() -> None:
+    def take() -> None:
         nonlocal memory
         memory, gradient = mapped(memory, *placed)
         jax.block_until_ready((memory, gradient))
 
-    return call, peak_of_device
+    def program() -> str:
+        return mapped.lower(memory, *placed).compile().as_text()
+
+    return Step(take, peak_of_device, program)
 
 
-def products_step(embeddings, indices, bank, graph) -> tuple[Callable, Callable]:
+def products_step(embeddings, indices, bank, graph) -> Step:
     """Similarities, and as large a product back: what no implementation can avoid."""
     import jax
     import jax.numpy as jnp
@@ -222,7 +252,7 @@ def products_step(embeddings, indices, bank, graph) -> tuple[Callable, Callable]
     runner = make_runner("pmap")
     mapped = runner.compile(step, (SHARDED, SHARDED), SHARDED)
     placed = runner.put((embeddings, bank), (SHARDED, SHARDED))
-    return lambda: jax.block_until_ready(mapped(*placed)), peak_of_device
+    return Step(lambda: jax.block_until_ready(mapped(*placed)), peak_of_device)
 
 
 def peak_of_device() -> int | None:
@@ -232,7 +262,7 @@ def peak_of_device() -> int | None:
     return stats.get("peak_bytes_in_use")
 
 
-def torch_step(embeddings, indices, bank, graph) -> tuple[Callable, Callable]:
+def torch_step(embeddings, indices, bank, graph) -> Step:
     """The released formulas (WangFeng18/InvariancePropagation), written as one does."""
     import torch
     from torch.nn.functional import normalize
@@ -272,7 +302,7 @@ def torch_step(embeddings, indices, bank, graph) -> tuple[Callable, Callable]:
     def peak() -> int | None:
         return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
-    return step, peak
+    return Step(step, peak)
 
 
 def table(runs: dict[str, list[dict[str, Any]]], examples: int) -> str:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
     """Returns all keys; a data set of its own must be named by the other configs."""
     config = ConfigDict()
-    # What to do; 'pretrain' is all there is so far.
+    # What to do: 'pretrain', or 'plan' to print what it would take of memory.
     config.task = "pretrain"
     # One number fixes initial weights, order and augmentation.
     config.seed = 0

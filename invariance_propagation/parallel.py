@@ -136,6 +136,18 @@ class Runner(NamedTuple):
             tree,
         )
 
+    def abstract(self, tree: Any, specs: Any) -> Any:
+        """What `put` would return, as jax.ShapeDtypeStruct, from global shapes."""
+        laid = jax.eval_shape(lambda tree: self._layout(tree, specs), tree)
+
+        def placed(sharding: NamedSharding, part: Any) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                part,
+            )
+
+        return jax.tree.map(placed, self._shardings(specs), laid)
+
     def fetch(self, tree: Any, specs: Any, length: int) -> Any:
         """The reverse: host copies; sharded arrays are cut to `length` rows."""
 
@@ -211,10 +223,15 @@ def one_cpu_device_per_core(batch_size: int) -> None:
     cores = len(os.sched_getaffinity(0))
     # At least 16 images per device, and no remainder: a default must not fail.
     most = max(1, min(cores, batch_size // 16))
-    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    split_cpu(max(n for n in range(1, most + 1) if batch_size % n == 0))
+
+
+def split_cpu(count: int) -> None:
+    """Makes `count` devices of a CPU backend; does nothing once JAX has started."""
     # Threads that wait in a collective leave XLA's pool, one per device. With as
     # many threads as cores the last of them may wait for work that no thread is
     # left to do, and XLA aborts the process after 40 seconds.
+    cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("PJRT_NPROC", str(cores + count))
     # RuntimeError: JAX has started, and the caller's choice stands.
     with contextlib.suppress(RuntimeError):

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.selection import (
-    Entries,
-    Nearest,
+from invariance_propagation.background import (
     Threshold,
     background_threshold,
+    group_size,
+)
+from invariance_propagation.nearest import (
+    BLOCK,
+    Nearest,
     block_maxima,
-    block_size,
     nearest,
     nearest_of_all,
 )
@@ -24,6 +26,9 @@ PRECISIONS = ("highest", "high", "bfloat16")
 # Of similarities at once on a device: large enough that the products run at full
 # speed, small beside the bank and the network.
 BUFFER_BYTES = 512 * 2**20
+# On a CPU: small enough to stay in the cache from pass to pass, with rows enough
+# that the bank is not read too often.
+CACHE_BYTES, CACHE_ROWS = 8 * 2**20, 32
 
 
 class Search(NamedTuple):
@@ -101,9 +106,9 @@ def read_bank(
       search: static options.
 
     Holds two arrays of [c, n] float32, the similarities of c anchors and what each
-    adds to the background, with c as large as `BUFFER_BYTES` allows. Both are gone
-    when the function returns: the backward pass needs [B, d] of them, and
-    [B, slots, d] of the bank.
+    adds to the background, with c = `rows_at_once(B, n)`. Both are gone when the
+    function returns: the backward pass needs [B, d] of them, and [B, slots, d] of the
+    bank.
     """
     return _read_forward(anchors, bank, indices, slots, distinct, search)[0]
 
@@ -130,9 +135,16 @@ def _read_forward(anchors, bank, indices, slots, distinct, search):
 
 
 def rows_at_once(anchors: int, columns: int) -> int:
-    """The largest divisor of `anchors` whose similarities fit into `BUFFER_BYTES`."""
-    most = max(1, BUFFER_BYTES // (4 * columns))
-    return max(c for c in range(1, min(anchors, most) + 1) if anchors % c == 0)
+    """How many anchors are compared with `columns` rows at once, a divisor of all."""
+    most = BUFFER_BYTES // (4 * columns)
+    if jax.default_backend() == "cpu":
+        most = min(most, max(CACHE_ROWS, CACHE_BYTES // (4 * columns)))
+    return max(c for c in range(1, max(1, min(anchors, most)) + 1) if anchors % c == 0)
+
+
+def buffer_bytes(anchors: int, columns: int) -> int:
+    """What `read_bank` holds at once: similarities, and what each contributes."""
+    return 2 * 4 * rows_at_once(anchors, columns) * columns
 
 
 def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
@@ -151,17 +163,28 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
     gone = jnp.where(jnp.isnan(looked_up), looked_up, -jnp.inf)
     rest = similarities.at[row, columns].set(gone, mode="drop")
 
-    block = block_size(rows, search.background_size)
-    maxima = block_maxima(rest, block)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    group = group_size(rows * devices, search.background_size)
+    maxima = block_maxima(rest, group)
     ours = jnp.where(columns < rows, looked_up, -jnp.inf)
     own, few = ours[:, :1], jnp.where(distinct, ours[:, 1:], -jnp.inf)
-    entries = Entries(rest, maxima, few)
-    found = nearest(entries, ids[:, 1:], block, search.num_neighbors, axis_name)
-    entries = entries._replace(few=jnp.concatenate([own, few], axis=1))
+    found = nearest(
+        rest,
+        block_maxima(maxima, BLOCK // group),
+        Nearest(few, ids[:, 1:]),
+        search.num_neighbors,
+        axis_name,
+    )
+    candidates = rest
     if search.selection == "approx":
-        best, _ = lax.approx_max_k(rest, min(search.background_size, rows))
-        entries = entries._replace(rest=best, maxima=best)
-    threshold = background_threshold(entries, search.background_size, axis_name)
+        candidates, _ = lax.approx_max_k(rest, min(search.background_size, rows))
+    threshold = background_threshold(
+        candidates,
+        jnp.concatenate([own, few], axis=1),
+        maxima,
+        search.background_size,
+        axis_name,
+    )
 
     largest = jnp.max(maxima, axis=1, keepdims=True)
     largest = jnp.where(largest == -jnp.inf, 0.0, largest)
@@ -184,16 +207,13 @@ def _product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
 def _read_backward(search, saved, grad):
     pull, bank, indices, slots = saved
 
-    def rows_of(ids: jax.Array) -> jax.Array:
-        rows = parallel.local_rows(ids, len(bank), search.axis_name)
-        return bank.at[rows].get(mode="fill", fill_value=0.0)
-
-    gradient = (
-        grad.log_rest[:, None] * pull
-        + grad.anchor[:, None] * rows_of(indices)
-        + jnp.einsum(
-            "bs,bsd->bd", grad.slots, rows_of(slots), precision=lax.Precision.HIGHEST
-        )
+    ids = jnp.concatenate([indices[:, None], slots], axis=1)
+    weights = jnp.concatenate([grad.anchor[:, None], grad.slots], axis=1)
+    rows = parallel.local_rows(ids, len(bank), search.axis_name)
+    weights = jnp.where(rows < len(bank), weights, 0.0)
+    looked_up = bank.at[rows].get(mode="clip")
+    gradient = grad.log_rest[:, None] * pull + jnp.einsum(
+        "bs,bsd->bd", weights, looked_up, precision=lax.Precision.HIGHEST
     )
     return gradient, None, None, None, None
 

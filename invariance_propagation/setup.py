@@ -56,6 +56,7 @@ class Run(NamedTuple):
       method: what is trained.
       spec: where each part of the state lies.
       init: () -> TrainState, placed.
+      abstract: () -> the same as jax.ShapeDtypeStruct, with nothing allocated.
       step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
@@ -71,6 +72,7 @@ class Run(NamedTuple):
     method: Method
     spec: TrainState
     init: Callable[[], TrainState]
+    abstract: Callable[[], TrainState]
     step: Callable
     embed: Embed
     schedule: optax.Schedule
@@ -168,15 +170,15 @@ def build(config: ConfigDict) -> Run:
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     jax.eval_shape(view, key, dataset.train.images[:1])
 
+    params_key, memory_key = jax.random.split(jax.random.key(config.seed))
+
+    def init_network(key):
+        images = jnp.zeros(example.shape, example.dtype)
+        variables = encoder.init(key, images, train=False)
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        return jnp.int32(0), params, batch_stats, optimizer.init(params)
+
     def init() -> TrainState:
-        params_key, memory_key = jax.random.split(jax.random.key(config.seed))
-
-        def init_network(key):
-            images = jnp.zeros(example.shape, example.dtype)
-            variables = encoder.init(key, images, train=False)
-            params, batch_stats = variables["params"], variables["batch_stats"]
-            return jnp.int32(0), params, batch_stats, optimizer.init(params)
-
         network = runner.create(init_network, REPLICATED, params_key)
         embeddings = None
         if method.needs_embeddings:
@@ -187,6 +189,11 @@ def build(config: ConfigDict) -> Run:
         )
         return TrainState(*network, memory)
 
+    def abstract() -> TrainState:
+        network = jax.eval_shape(init_network, params_key)
+        memory = jax.eval_shape(method.init_memory, memory_key)
+        return runner.abstract(TrainState(*network, memory), spec)
+
     propagates = config.method.propagation_weight > 0
     return Run(
         dataset=dataset,
@@ -194,6 +201,7 @@ def build(config: ConfigDict) -> Run:
         method=method,
         spec=spec,
         init=init,
+        abstract=abstract,
         step=mapped_step,
         embed=embed,
         schedule=schedule,

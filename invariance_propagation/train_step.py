@@ -1,6 +1,7 @@
 """One device's share of a training step: a free function, mapped by a runner."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +74,8 @@ def train_step(
         **parallel.pmean(aux.metrics, axis_name),
         "gradient_norm": optax.tree.norm(grads),
     }
-    # A step that is not finite ends the run, and leaves zeros. More to the point: what
-    # is written into the memory now depends on all that was read from it, and XLA
-    # writes in place. It would write into a copy otherwise.
-    finite = jnp.all(jnp.isfinite(jnp.stack([*metrics.values()])))
-    outputs, found = jax.tree.map(
-        lambda x: jnp.where(finite, x, jnp.zeros_like(x)), (outputs, aux.found)
-    )
+    # A step that is not finite ends the run, and leaves zeros.
+    outputs, found = zero_unless_finite((outputs, aux.found), metrics)
     aux = aux._replace(found=found)
     memory = method.update_memory(state.memory, outputs, batch, aux, state.step)
     state = TrainState(
@@ -91,3 +87,15 @@ def train_step(
         memory=memory,
     )
     return state, metrics
+
+
+def zero_unless_finite(tree: Any, values: Any) -> Any:
+    """`tree`, or zeros if a number in `values` is not finite.
+
+    What is then written into a bank depends on `values`. If they came from all that
+    was read of it, XLA writes in place; it would write into a copy otherwise.
+    """
+    finite = jnp.all(
+        jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(values)])
+    )
+    return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), tree)

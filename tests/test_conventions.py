@@ -32,23 +32,24 @@ NAME = "invariance_propagation"
 LAYERS = (
     {"errors", "version"},
     {"parallel", "settings"},
-    {"losses", "selection", "propagation", "models"},
+    {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"train_state"},
     {"train_step", "__init__"},
     {"setup"},
-    {"monitor"},
+    {"monitor", "plan"},
     {"train"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
-CORE = {"bank", "propagation", "losses", "objective", "purity", "search", "selection"}
+CORE = {"background", "bank", "losses", "nearest", "objective", "propagation"}
+CORE |= {"purity", "search"}
 BELOW_CORE = {"errors", "version", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "train"}
+SEE_CONFIG = {"setup", "train", "plan"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "main"}
 

@@ -50,6 +50,8 @@ class Method(NamedTuple):
       purity: (memory, labels [N], indices [n]) -> float32 [l + 1], the share of
         positives with the anchor's label per hop and over all; None for a method
         that has no positives but the image itself. A diagnostic only.
+      buffers: (batch_size, num_devices) -> bytes by name, the largest arrays that
+        `loss` holds on each device while it runs; for the memory plan.
     """
 
     init_memory: Callable
@@ -59,3 +61,4 @@ class Method(NamedTuple):
     loss: Callable
     update_memory: Callable
     purity: Callable | None
+    buffers: Callable

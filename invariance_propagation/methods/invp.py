@@ -15,6 +15,7 @@ from invariance_propagation.methods.base import Aux, Batch, Method
 from invariance_propagation.objective import check_ranges, invp_losses
 from invariance_propagation.propagation import init_graph, update_graph
 from invariance_propagation.purity import hop_purity
+from invariance_propagation.search import buffer_bytes
 
 BANK_STARTS = ("uniform", "embeddings")
 RAMPS = ("binary", "gaussian")
@@ -139,6 +140,9 @@ def invariance_propagation(
         purity=lambda memory, labels, indices: hop_purity(
             memory.graph, labels, indices, num_hops=num_hops
         ),
+        buffers=lambda batch_size, num_devices: {
+            "similarities": buffer_bytes(batch_size, -(-num_examples // num_devices))
+        },
     )
 
 

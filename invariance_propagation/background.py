@@ -1,9 +1,8 @@
-"""Exact selection from similarities whose columns are spread over devices.
+"""Where the background ends: the M-th largest of similarities spread over devices.
 
-Nothing here sorts a row of the bank. One pass takes the largest of each block of
-columns: the nearest columns lie in the few best blocks, and the blocks' order tells
-where the background ends to within a fraction of a percent. A few passes that count
-what lies above a value do the rest.
+Nothing here sorts a row of the bank. A small sample tells where the M-th largest must
+be to a few percent; a few passes that count what lies above eight values at once find
+it exactly.
 """
 
 import math
@@ -17,49 +16,15 @@ from jax import lax
 
 from invariance_propagation import parallel
 
-# More columns per block leave less to look at, but say less about the background.
-MAX_BLOCK = 64
-# How far from its expected rank among the blocks the background's end is looked
+# More columns per group leave less to look at, but say less about the background.
+MAX_GROUP = 64
+SAMPLE = 4096  # groups to guess from, of all devices
+# How far from its expected rank among the groups the background's end is looked
 # for, in standard deviations; too small costs passes, never exactness.
 SPREAD = 4.0
-SAMPLE = 4096  # maxima to guess from
-GUESS_ROUNDS, GUESS_ARITY = 4, 8
-STRAYS = (
-    -4.0,
-    -1.6,
-    -0.6,
-    0.0,
-    0.6,
-    1.6,
-    4.0,
-)  # where to count next, around the interpolated place
-
-
-class Entries(NamedTuple):
-    """This device's similarities of B anchors, as two arrays.
-
-    Attributes:
-      rest: float32 [B, n], to the columns of the bank; -inf where there is nothing,
-        and where an entry is listed in `few`.
-      maxima: float32 [B, blocks], the largest of each block of `rest`.
-      few: float32 [B, m], entries looked up beforehand; -inf where not ours.
-    """
-
-    rest: jax.Array
-    maxima: jax.Array
-    few: jax.Array
-
-
-class Nearest(NamedTuple):
-    """The most similar columns of B anchors, in descending order.
-
-    Attributes:
-      values: float32 [B, c].
-      columns: int32 [B, c], global; the lower one first among equal values.
-    """
-
-    values: jax.Array
-    columns: jax.Array
+GUESS_ROUNDS, GUESS_ARITY = 3, 16
+# Where to count next, in standard deviations around the interpolated place.
+STRAYS = (-4.0, -1.6, -0.6, 0.0, 0.6, 1.6, 4.0)
 
 
 class Threshold(NamedTuple):
@@ -97,30 +62,26 @@ class Bracket(NamedTuple):
     above_high: jax.Array
 
 
-def block_size(columns: int, size: int) -> int:
-    """Columns per block, so that most blocks hold at most one of the M largest."""
-    wanted = max(1, min(MAX_BLOCK, columns // size))
+def group_size(columns: int, size: int) -> int:
+    """Columns per group, so that most groups hold at most one of the M largest."""
+    wanted = max(1, min(MAX_GROUP, columns // size))
     return 1 << (wanted.bit_length() - 1)
 
 
-def block_maxima(rest: jax.Array, block: int) -> jax.Array:
-    """float32 [B, n] -> [B, ceil(n / block)]: the largest of each block."""
-    rows, columns = rest.shape
-    whole = columns // block * block
-    maxima = jnp.max(rest[:, :whole].reshape(rows, -1, block), axis=2)
-    if whole == columns:
-        return maxima
-    last = jnp.max(rest[:, whole:], axis=1, keepdims=True)
-    return jnp.concatenate([maxima, last], axis=1)
-
-
 def background_threshold(
-    entries: Entries, size: int, axis_name: str | None
+    rest: jax.Array,
+    few: jax.Array,
+    maxima: jax.Array,
+    size: int,
+    axis_name: str | None,
 ) -> Threshold:
     """Where the `size` largest entries of each row end, over all devices.
 
     Args:
-      entries: this device's.
+      rest: float32 [B, n], this device's similarities to the columns of the bank;
+        -inf where there is nothing, and where an entry is listed in `few`.
+      few: float32 [B, m], entries looked up beforehand; -inf where not ours.
+      maxima: float32 [B, groups], the largest of each group of columns of `rest`.
       size: M, from 1 to the number of entries of a row.
       axis_name: the device axis, or None.
 
@@ -133,17 +94,23 @@ def background_threshold(
     """
 
     def count_above(values: jax.Array) -> jax.Array:  # [B, c] -> int32 [B, c]
-        local = _count_above(entries.rest, values) + _count_above(entries.few, values)
+        local = _count_above(rest, values) + _count_above(few, values)
         return parallel.psum(local, axis_name)
 
     def narrow(bracket: Bracket, values: jax.Array) -> Bracket:
         return _narrow(bracket, values, count_above(values), size)
 
-    largest = jnp.maximum(jnp.max(entries.maxima, axis=1), jnp.max(entries.few, axis=1))
-    largest = parallel.pmax(largest, axis_name)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    sample = maxima[:, :: max(1, maxima.shape[1] * devices // SAMPLE)]
+    # Were the columns in random order, as many groups would hold one of the M largest
+    # as binomial chance gives. All of the columns have no logarithm.
+    member = min(size / (rest.shape[1] * devices), 1 - 1e-6)
+    share = -math.expm1(rest.shape[1] / maxima.shape[1] * math.log1p(-member))
+    largest = jnp.maximum(jnp.max(maxima, axis=1), jnp.max(few, axis=1))
+    lowest = jnp.min(jnp.where(sample == -jnp.inf, jnp.inf, sample), axis=1)
+    largest, lowest = parallel.pmax(jnp.stack([largest, -lowest]), axis_name)
+    guess = _guess(sample, share * devices, -lowest, largest, axis_name)
     nothing = jnp.full_like(largest, -jnp.inf)
-    columns = entries.rest.shape[1]
-    guess = _guess(entries.maxima, columns, size, largest, axis_name)
     everything = jnp.full(largest.shape, jnp.iinfo(jnp.int32).max)
     bracket = Bracket(
         _key(nothing), _key(largest), everything, jnp.zeros_like(everything)
@@ -158,65 +125,6 @@ def background_threshold(
     tied = jnp.maximum(bracket.above_low - bracket.above_high, 1)
     share = (size - bracket.above_high).astype(jnp.float32) / tied
     return Threshold(value, jnp.where(cut_at_low, 0.0, share))
-
-
-def nearest(
-    entries: Entries,
-    few_columns: jax.Array,
-    block: int,
-    count: int,
-    axis_name: str | None,
-) -> Nearest:
-    """The `count` most similar of this device's columns, or all if there are fewer.
-
-    Args:
-      entries: this device's; every column at most once.
-      few_columns: int32 [B, m], the global columns of `entries.few`.
-      block: columns per block of `entries.maxima`.
-      count: k.
-      axis_name: the device axis, or None.
-    """
-    rest, maxima, few = entries
-    # A column that is among the k best lies in one of the k best blocks.
-    _, blocks = lax.top_k(maxima, min(count, maxima.shape[1]))
-    columns = jnp.sort(blocks, axis=1)[:, :, None] * block + jnp.arange(block)
-    columns = columns.reshape(len(rest), -1)
-    row = jnp.arange(len(rest))[:, None]
-    values = rest.at[row, columns].get(mode="fill", fill_value=-jnp.inf)
-    # top_k prefers the lower of equals, and the columns ascend.
-    values, place = lax.top_k(values, min(count, values.shape[1]))
-    columns = jnp.take_along_axis(columns, place, axis=1)
-    columns = columns + parallel.first_row(rest.shape[1], axis_name)
-
-    values = jnp.concatenate([values, few], axis=1)
-    columns = jnp.concatenate([columns, few_columns], axis=1)
-    return _best(Nearest(values, columns), count)
-
-
-def nearest_of_all(found: Nearest, count: int, axis_name: str | None) -> jax.Array:
-    """Every device's nearest for all B anchors -> int32 [b, k], those of our own.
-
-    Most similar first; among equal values the lower column comes first.
-    """
-    if axis_name is None:
-        return found.columns
-    parts = Nearest(*(parallel.own_parts(x, axis_name) for x in found))
-    return _best(parts, count).columns
-
-
-def _best(found: Nearest, count: int) -> Nearest:
-    # A few passes over a short row; a sort by two keys took as long on a CPU as the
-    # product with the bank.
-    values, columns = found
-    beyond = jnp.iinfo(columns.dtype).max
-    picked = []
-    for _ in range(min(count, values.shape[1])):
-        value = jnp.max(values, axis=1, keepdims=True)
-        tied = jnp.where(values == value, columns, beyond)
-        column = jnp.min(tied, axis=1, keepdims=True)
-        picked.append((value, column))
-        values = jnp.where(columns == column, -jnp.inf, values)
-    return Nearest(*(jnp.concatenate(x, axis=1) for x in zip(*picked, strict=True)))
 
 
 def _count_above(entries: jax.Array, values: jax.Array) -> jax.Array:
@@ -236,28 +144,27 @@ def _count_above(entries: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _guess(
-    maxima: jax.Array,
-    columns: int,
-    size: int,
-    largest: jax.Array,
+    sample: jax.Array,
+    share: float,
+    low: jax.Array,
+    high: jax.Array,
     axis_name: str | None,
 ) -> jax.Array:
-    """Values [B, 2] between which the `size`-th entry probably lies.
+    """Values [B, 2] between which the background probably ends.
 
-    Were the columns in random order, as many blocks would hold one of the `size`
-    largest as binomial chance gives; a sample of the maxima says which value that is.
+    Args:
+      sample: float32 [B, c], of this device.
+      share: of c, how many of all devices' samples are above the background's end.
+      low: float32 [B], the least of all devices' samples.
+      high: float32 [B], at least the largest of them.
+      axis_name: the device axis, or None.
     """
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    sample = maxima[:, :: max(1, maxima.shape[1] * devices // SAMPLE)]
-    # All of the columns have no logarithm.
-    member = min(size / (columns * devices), 1 - 1e-6)
-    share = -math.expm1(columns / maxima.shape[1] * math.log1p(-member))
-    rank = sample.shape[1] * devices * share
+    rank = sample.shape[1] * share
     ranks = jnp.array([rank + SPREAD * rank**0.5, rank - SPREAD * rank**0.5])
-
-    lowest = jnp.min(jnp.where(sample == -jnp.inf, jnp.inf, sample), axis=1)
-    low = -parallel.pmax(-lowest, axis_name)[:, None]
-    low, high = jnp.repeat(low, 2, axis=1), jnp.repeat(largest[:, None], 2, axis=1)
+    low, high = (
+        jnp.repeat(low[:, None], 2, axis=1),
+        jnp.repeat(high[:, None], 2, axis=1),
+    )
     for _ in range(GUESS_ROUNDS):
         step = (high - low) / GUESS_ARITY
         values = low[:, :, None] + step[:, :, None] * jnp.arange(1, GUESS_ARITY)

@@ -1,0 +1,88 @@
+"""The most similar columns, from similarities whose columns are spread over devices.
+
+One pass takes the largest of each block of columns; the nearest lie in the few best
+blocks.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from invariance_propagation import parallel
+
+BLOCK = 128  # columns
+
+
+class Nearest(NamedTuple):
+    """The most similar columns of B anchors, in descending order.
+
+    Attributes:
+      values: float32 [B, c].
+      columns: int32 [B, c], global; the lower one first among equal values.
+    """
+
+    values: jax.Array
+    columns: jax.Array
+
+
+def block_maxima(rest: jax.Array, block: int) -> jax.Array:
+    """float32 [B, n] -> [B, ceil(n / block)]: the largest of each block of columns."""
+    window, padding = (1, block), ((0, 0), (0, -rest.shape[1] % block))
+    return lax.reduce_window(rest, -jnp.inf, lax.max, window, window, padding)
+
+
+def nearest(
+    rest: jax.Array,
+    maxima: jax.Array,
+    few: Nearest,
+    count: int,
+    axis_name: str | None,
+) -> Nearest:
+    """The `count` most similar of this device's columns, or all if there are fewer.
+
+    Args:
+      rest: float32 [B, n], -inf where a column is in `few`.
+      maxima: float32 [B, ceil(n / BLOCK)], of the blocks of `rest`.
+      few: columns looked up beforehand, in any order; -inf where not ours.
+      count: k.
+      axis_name: the device axis, or None.
+    """
+    # A column that is among the k best lies in one of the k best blocks, and top_k
+    # prefers the lower of equals.
+    _, blocks = lax.top_k(maxima, min(count, maxima.shape[1]))
+    columns = blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)
+    columns = columns.reshape(len(rest), -1)
+    row = jnp.arange(len(rest))[:, None]
+    values = rest.at[row, columns].get(mode="fill", fill_value=-jnp.inf)
+    columns = columns + parallel.first_row(rest.shape[1], axis_name)
+    values = jnp.concatenate([values, few.values], axis=1)
+    columns = jnp.concatenate([columns, few.columns], axis=1)
+    return _best(Nearest(values, columns), count)
+
+
+def nearest_of_all(found: Nearest, count: int, axis_name: str | None) -> jax.Array:
+    """Every device's nearest for all B anchors -> int32 [b, k], those of our own.
+
+    Most similar first; among equal values the lower column comes first.
+    """
+    if axis_name is None:
+        return found.columns
+    parts = Nearest(*(parallel.own_parts(x, axis_name) for x in found))
+    return _best(parts, count).columns
+
+
+def _best(found: Nearest, count: int) -> Nearest:
+    # A few passes over a short row; a sort by two keys took as long on a CPU as the
+    # product with the bank.
+    values, columns = found
+    beyond = jnp.iinfo(columns.dtype).max
+    picked = []
+    for _ in range(min(count, values.shape[1])):
+        value = jnp.max(values, axis=1, keepdims=True)
+        tied = jnp.where(values == value, columns, beyond)
+        column = jnp.min(tied, axis=1, keepdims=True)
+        picked.append((value, column))
+        values = jnp.where(columns == column, -jnp.inf, values)
+    return Nearest(*(jnp.concatenate(x, axis=1) for x in zip(*picked, strict=True)))

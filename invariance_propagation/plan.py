@@ -1,0 +1,243 @@
+"""What a run takes of memory, part by part, before it takes it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from ml_collections import ConfigDict
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.parallel import REPLICATED, SHARDED
+from invariance_propagation.setup import Run, build
+
+# A container's limit, by cgroups version 2 and 1.
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+class Plan(NamedTuple):
+    """Bytes that a run takes.
+
+    Attributes:
+      device: on each device, by name of the part.
+      host: on the host, likewise.
+      num_devices: D.
+      on_cpu: whether the devices share the host's memory.
+    """
+
+    device: dict[str, int]
+    host: dict[str, int]
+    num_devices: int
+    on_cpu: bool
+
+    @property
+    def per_device(self) -> int:
+        return sum(self.device.values())
+
+    @property
+    def machine(self) -> int:
+        """All that is taken of the host's memory."""
+        devices = self.num_devices * self.per_device if self.on_cpu else 0
+        return devices + sum(self.host.values())
+
+
+class Limits(NamedTuple):
+    """Bytes there are: on each device, None if it does not say, and on the host."""
+
+    device: int | None
+    machine: int
+
+
+def print_plan(config: ConfigDict) -> Plan:
+    """Prints what the config takes of each device, and of the host.
+
+    Compiles the training step, and allocates nothing but the data set.
+
+    Raises:
+      UserError: bad input; or it does not fit, with the largest setting that would.
+    """
+    run = build(config)
+    plan, limits = make_plan(run), memory_limits()
+    print(_table(run, plan, limits))
+    if not fits(plan, limits):
+        raise UserError(f"this does not fit: {_advice(config, run, plan, limits)}")
+    return plan
+
+
+def make_plan(run: Run) -> Plan:
+    """Adds up what one step holds at its peak, as XLA compiles it."""
+    runner, images = run.runner, run.dataset.train.images
+    state = run.abstract()
+    indices = jax.ShapeDtypeStruct((run.options.batch_size,), jnp.int32)
+    arguments = (
+        state,
+        runner.abstract(indices, SHARDED),
+        runner.abstract(jax.ShapeDtypeStruct(images.shape, images.dtype), REPLICATED),
+    )
+    analysis = run.step.lower(*arguments).compile().memory_analysis()
+    buffers = run.method.buffers(run.options.batch_size, runner.num_devices)
+    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    rest = analysis.temp_size_in_bytes + new - sum(buffers.values())
+    device = {
+        "parameters": _bytes((state.params, state.batch_stats)),
+        "optimizer": _bytes(state.opt_state),
+        **{name: _bytes(part) for name, part in state.memory._asdict().items()},
+        "data set": _bytes(arguments[2]),
+        "indices": 2 * _bytes(arguments[1]),  # the next step's are on their way
+        **buffers,
+        "activations, gradients": max(0, rest),
+        "program": analysis.generated_code_size_in_bytes,
+    }
+    host = {
+        "data set": sum(part.images.nbytes for part in run.dataset[1:] if part),
+        "copy for a checkpoint": _global_bytes(run, state),
+    }
+    return Plan(device, host, runner.num_devices, jax.default_backend() == "cpu")
+
+
+def memory_limits() -> Limits:
+    """What the devices and the host have left."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    process = psutil.Process().memory_info().rss
+    free = [psutil.virtual_memory().available]
+    for path in CONTAINER_LIMITS:
+        text = path.read_text().strip() if path.exists() else ""
+        free += [int(text) - process] if text.isdigit() else []
+    return Limits(stats.get("bytes_limit"), min(free))
+
+
+def fits(plan: Plan, limits: Limits) -> bool:
+    on_device = limits.device is None or plan.per_device <= limits.device
+    return on_device and plan.machine <= limits.machine
+
+
+def largest_fit(
+    size: Callable[[int], float], low: int, high: int, over: float, step: int
+) -> int | None:
+    """The largest of low, low + step, ... below `high` whose size is at most 1.
+
+    Args:
+      size: grows with its argument; each call may be a compilation.
+      low: the smallest choice.
+      high: too large, by `size(high) = over > 1`.
+      over: as above.
+      step: between choices.
+
+    Returns:
+      The choice; None if not even `low` fits. Sizes grow nearly in proportion, so that
+      a straight line between the last two finds it in a few trials.
+    """
+    under = size(low)
+    if under > 1:
+        return None
+    while high - low > step:
+        guess = low + (high - low) * (1 - under) / (over - under)
+        steps = max(1, min((high - low - 1) // step, int((guess - low) / step)))
+        trial = low + steps * step
+        found = size(trial)
+        if found <= 1:
+            low, under = trial, found
+        else:
+            high, over = trial, found
+    return low
+
+
+def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
+    """Names the largest batch size that fits, or else the most images."""
+
+    def size_with(name: str) -> Callable[[int], float]:
+        def size(value: int) -> float:
+            changed = config.copy_and_resolve_references()
+            changed.update_from_flattened_dict({name: value})
+            found = make_plan(build(changed))
+            print(f"  {name}={value}: {readable(found.per_device)} on a device")
+            return _fullness(found, limits)
+
+        return size
+
+    devices, batch_size = plan.num_devices, run.options.batch_size
+    over = _fullness(plan, limits)
+    best = None
+    if batch_size > devices:
+        size = size_with("train.batch_size")
+        best = largest_fit(size, devices, batch_size, over, devices)
+    if best is not None:
+        return f"set train.batch_size to at most {best}"
+    least = max(
+        batch_size,
+        config.method.background_size,
+        config.method.num_neighbors + 1,
+        config.knn.num_neighbors,
+    )
+    if run.num_examples > least:
+        size = size_with("data.num_train")
+        best = largest_fit(size, least, run.num_examples, over, 1)
+    if best is not None:
+        return f"set data.num_train to at most {best}"
+    return "take a smaller network (encoder.width, encoder.depth) or more devices"
+
+
+def _fullness(plan: Plan, limits: Limits) -> float:
+    shares = [plan.machine / limits.machine]
+    if limits.device is not None:
+        shares.append(plan.per_device / limits.device)
+    return max(shares)
+
+
+def _table(run: Run, plan: Plan, limits: Limits) -> str:
+    kind = jax.devices()[0].device_kind
+    lines = [
+        f"{run.dataset.name}: {run.num_examples:,} images, batches of "
+        f"{run.options.batch_size} on {plan.num_devices} x {kind}",
+        "",
+        "on each device",
+        *_rows(plan.device),
+        _row("together", plan.per_device, limits.device),
+        "",
+        "on the host",
+        *_rows(plan.host),
+    ]
+    if plan.on_cpu:
+        lines.append(_row("its devices", plan.num_devices * plan.per_device))
+    lines.append(_row("together", plan.machine, limits.machine))
+    return "\n".join(lines)
+
+
+def _rows(parts: dict[str, int]) -> list[str]:
+    return [_row(name, size) for name, size in parts.items()]
+
+
+def _row(name: str, size: int, limit: int | None = None) -> str:
+    row = f"  {name:24}{readable(size):>12}"
+    return row if limit is None else f"{row}  of {readable(limit)}"
+
+
+def readable(size: int) -> str:
+    """Bytes for people, in decimal units."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"
+
+
+def _bytes(tree: Any) -> int:
+    """Of abstract arrays with a sharding, on one device."""
+    return sum(
+        x.dtype.itemsize * _size(x.sharding.shard_shape(x.shape))
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def _global_bytes(run: Run, state: Any) -> int:
+    whole = run.runner.shapes(state, run.spec, run.num_examples)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(whole))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape))
