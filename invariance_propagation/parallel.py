@@ -113,11 +113,11 @@ class Runner(NamedTuple):
         )
         return jax.jit(mapped, donate_argnums=donate)
 
-    def create(self, init: Callable, specs: Any, *args: Any) -> Any:
-        """Runs `init(*args)` so that its arrays are born where `specs` puts them.
+    def creator(self, init: Callable, specs: Any) -> Callable:
+        """Compiles `init` so that its arrays are born where `specs` puts them.
 
-        Random keys belong in `args`: from a key that it knows XLA may compute the
-        random numbers while it compiles.
+        Random keys belong in its arguments: from a key that it knows XLA may compute
+        the random numbers while it compiles.
         """
         # It runs once: on a CPU optimising it takes longer than it saves.
         on_cpu = jax.default_backend() == "cpu"
@@ -125,7 +125,11 @@ class Runner(NamedTuple):
             lambda *args: self._layout(init(*args), specs),
             out_shardings=self._shardings(specs),
             compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
-        )(*args)
+        )
+
+    def create(self, init: Callable, specs: Any, *args: Any) -> Any:
+        """Runs `init(*args)`; see `creator`."""
+        return self.creator(init, specs)(*args)
 
     def put(self, tree: Any, specs: Any) -> Any:
         """Global host arrays -> arrays on the devices, padded as they need."""
@@ -242,6 +246,11 @@ def _pmap_axes(specs: Any) -> Any:
     return jax.tree.map(lambda spec: None if spec == REPLICATED else 0, specs)
 
 
-def _host_copy(x: Any) -> np.ndarray:
-    # On a CPU np.asarray shares the buffer that the next step donates.
-    return np.array(x, copy=True)
+def _host_copy(x: jax.Array) -> np.ndarray:
+    # np.asarray would share, on a CPU, the buffer that the next step donates; of a
+    # sharded array it would keep a second copy as long as the array lives.
+    copy = np.empty(x.shape, x.dtype)
+    for shard in x.addressable_shards:
+        if shard.replica_id == 0:
+            copy[shard.index] = shard.data
+    return copy

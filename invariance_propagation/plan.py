@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import psutil
 from ml_collections import ConfigDict
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.parallel import REPLICATED, SHARDED
 from invariance_propagation.setup import Run, build
 
 # A container's limit, by cgroups version 2 and 1.
@@ -25,26 +23,36 @@ class Plan(NamedTuple):
     """Bytes that a run takes.
 
     Attributes:
-      device: on each device, by name of the part.
+      device: on each device while it trains, by name of the part.
+      start: on each device while network and memory are made.
       host: on the host, likewise.
       num_devices: D.
       on_cpu: whether the devices share the host's memory.
     """
 
     device: dict[str, int]
+    start: int
     host: dict[str, int]
     num_devices: int
     on_cpu: bool
 
     @property
-    def per_device(self) -> int:
+    def training(self) -> int:
+        """On each device, once it trains."""
         return sum(self.device.values())
 
     @property
+    def per_device(self) -> int:
+        """The most that is ever on a device."""
+        return max(self.start, self.training)
+
+    @property
     def machine(self) -> int:
-        """All that is taken of the host's memory."""
-        devices = self.num_devices * self.per_device if self.on_cpu else 0
-        return devices + sum(self.host.values())
+        """The most that is ever taken of the host's memory."""
+        if not self.on_cpu:
+            return sum(self.host.values())
+        start = self.host["data set"] + self.num_devices * self.start
+        return max(start, sum(self.host.values()) + self.num_devices * self.training)
 
 
 class Limits(NamedTuple):
@@ -71,34 +79,38 @@ def print_plan(config: ConfigDict) -> Plan:
 
 
 def make_plan(run: Run) -> Plan:
-    """Adds up what one step holds at its peak, as XLA compiles it."""
-    runner, images = run.runner, run.dataset.train.images
-    state = run.abstract()
-    indices = jax.ShapeDtypeStruct((run.options.batch_size,), jnp.int32)
-    arguments = (
-        state,
-        runner.abstract(indices, SHARDED),
-        runner.abstract(jax.ShapeDtypeStruct(images.shape, images.dtype), REPLICATED),
-    )
-    analysis = run.step.lower(*arguments).compile().memory_analysis()
-    buffers = run.method.buffers(run.options.batch_size, runner.num_devices)
-    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    rest = analysis.temp_size_in_bytes + new - sum(buffers.values())
+    """Adds up what one step holds at its peak, as XLA compiles it.
+
+    Making network and memory may take more, before there is anything else: random
+    numbers are made in several times their size, and what the one has freed is not
+    always of use to the other.
+    """
+    batch_size, devices = run.options.batch_size, run.runner.num_devices
+    programs = run.lower()
+    state = programs.state
+    step = programs.step.compile().memory_analysis()
+    buffers = run.method.buffers(batch_size, devices)
+    new = step.output_size_in_bytes - step.alias_size_in_bytes
+    rest = step.temp_size_in_bytes + new - sum(buffers.values())
     device = {
         "parameters": _bytes((state.params, state.batch_stats)),
         "optimizer": _bytes(state.opt_state),
         **{name: _bytes(part) for name, part in state.memory._asdict().items()},
-        "data set": _bytes(arguments[2]),
-        "indices": 2 * _bytes(arguments[1]),  # the next step's are on their way
+        "data set": _bytes(programs.images),
+        "indices": 2 * _bytes(programs.indices),  # the next step's are on their way
         **buffers,
         "activations, gradients": max(0, rest),
-        "program": analysis.generated_code_size_in_bytes,
+        "program": step.generated_code_size_in_bytes,
     }
+    starting = 0
+    for program in (programs.create_network, programs.create_memory):
+        made = program.compile().memory_analysis()
+        starting += made.output_size_in_bytes + made.temp_size_in_bytes
     host = {
         "data set": sum(part.images.nbytes for part in run.dataset[1:] if part),
         "copy for a checkpoint": _global_bytes(run, state),
     }
-    return Plan(device, host, runner.num_devices, jax.default_backend() == "cpu")
+    return Plan(device, starting, host, devices, jax.default_backend() == "cpu")
 
 
 def memory_limits() -> Limits:
@@ -198,14 +210,15 @@ def _table(run: Run, plan: Plan, limits: Limits) -> str:
         "",
         "on each device",
         *_rows(plan.device),
-        _row("together", plan.per_device, limits.device),
+        _row("together", plan.training, limits.device),
+        _row("before, to start", plan.start, limits.device),
         "",
         "on the host",
         *_rows(plan.host),
     ]
     if plan.on_cpu:
-        lines.append(_row("its devices", plan.num_devices * plan.per_device))
-    lines.append(_row("together", plan.machine, limits.machine))
+        lines.append(_row("its devices", plan.num_devices * plan.training))
+    lines.append(_row("at most", plan.machine, limits.machine))
     return "\n".join(lines)
 
 

@@ -47,6 +47,24 @@ class KnnOptions(NamedTuple):
     temperature: float
 
 
+class Programs(NamedTuple):
+    """What a run is about to compile, and the abstract arguments of a step.
+
+    Attributes:
+      state, indices, images: of jax.ShapeDtypeStruct, on their devices.
+      create_network: makes parameters, statistics and the optimiser's state.
+      create_memory: makes the memory.
+      step: a training step.
+    """
+
+    state: TrainState
+    indices: jax.ShapeDtypeStruct
+    images: jax.ShapeDtypeStruct
+    create_network: jax.stages.Lowered
+    create_memory: jax.stages.Lowered
+    step: jax.stages.Lowered
+
+
 class Run(NamedTuple):
     """The parts of a run, bound to each other and to the devices.
 
@@ -56,7 +74,7 @@ class Run(NamedTuple):
       method: what is trained.
       spec: where each part of the state lies.
       init: () -> TrainState, placed.
-      abstract: () -> the same as jax.ShapeDtypeStruct, with nothing allocated.
+      lower: () -> Programs; allocates nothing.
       step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
@@ -72,7 +90,7 @@ class Run(NamedTuple):
     method: Method
     spec: TrainState
     init: Callable[[], TrainState]
-    abstract: Callable[[], TrainState]
+    lower: Callable[[], Programs]
     step: Callable
     embed: Embed
     schedule: optax.Schedule
@@ -149,6 +167,7 @@ def build(config: ConfigDict) -> Run:
         augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
     )
     spec = state_spec(method.memory_spec)
+    step_specs = (spec, SHARDED, REPLICATED)
     mapped_step = runner.compile(
         partial(
             train_step,
@@ -160,7 +179,7 @@ def build(config: ConfigDict) -> Run:
             steps_per_epoch=steps_per_epoch,
             axis_name=AXIS,
         ),
-        (spec, SHARDED, REPLICATED),
+        step_specs,
         (spec, REPLICATED),
         donate=(0,),
     )
@@ -178,21 +197,38 @@ def build(config: ConfigDict) -> Run:
         params, batch_stats = variables["params"], variables["batch_stats"]
         return jnp.int32(0), params, batch_stats, optimizer.init(params)
 
+    create_network = runner.creator(init_network, REPLICATED)
+    create_memory = runner.creator(method.init_memory, method.memory_spec)
+
     def init() -> TrainState:
-        network = runner.create(init_network, REPLICATED, params_key)
+        network = create_network(params_key)
         embeddings = None
         if method.needs_embeddings:
             _, params, batch_stats, _ = network
             embeddings = embed(params, batch_stats, dataset.train.images).embedding
-        memory = runner.create(
-            method.init_memory, method.memory_spec, memory_key, embeddings
-        )
-        return TrainState(*network, memory)
+        return TrainState(*network, create_memory(memory_key, embeddings))
 
-    def abstract() -> TrainState:
+    def lower() -> Programs:
+        shape, embeddings = jax.ShapeDtypeStruct, None
+        if method.needs_embeddings:
+            embeddings = shape((num_examples, config.encoder.dim), jnp.float32)
         network = jax.eval_shape(init_network, params_key)
-        memory = jax.eval_shape(method.init_memory, memory_key)
-        return runner.abstract(TrainState(*network, memory), spec)
+        memory = jax.eval_shape(method.init_memory, memory_key, embeddings)
+        images = dataset.train.images
+        arguments = runner.abstract(
+            (
+                TrainState(*network, memory),
+                shape((options.batch_size,), jnp.int32),
+                shape(images.shape, images.dtype),
+            ),
+            step_specs,
+        )
+        return Programs(
+            *arguments,
+            create_network.lower(params_key),
+            create_memory.lower(memory_key, embeddings),
+            mapped_step.lower(*arguments),
+        )
 
     propagates = config.method.propagation_weight > 0
     return Run(
@@ -201,7 +237,7 @@ def build(config: ConfigDict) -> Run:
         method=method,
         spec=spec,
         init=init,
-        abstract=abstract,
+        lower=lower,
         step=mapped_step,
         embed=embed,
         schedule=schedule,

@@ -34,11 +34,19 @@ def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
     params = sum(x.nbytes for x in jax.tree.leaves(state.params))
     assert found.device["optimizer"] == params + 4
     assert found.device["activations, gradients"] > params
-    assert found.per_device == sum(found.device.values())
-    assert found.machine == 2 * found.per_device + sum(found.host.values())
+    assert found.per_device == found.training == sum(found.device.values())
+    assert found.machine == 2 * found.training + sum(found.host.values())
     whole = run.runner.fetch(state, run.spec, run.num_examples)
     copied = sum(x.nbytes for x in jax.tree.leaves(whole))
     assert found.host["copy for a checkpoint"] == copied
+
+
+def test_the_start_counts_where_it_takes_more() -> None:
+    host = {"data set": 5, "copy for a checkpoint": 3}
+    found = plan.Plan({"all": 10}, 30, host, 2, on_cpu=True)
+    assert (found.training, found.per_device, found.machine) == (10, 30, 65)
+    assert found._replace(start=11).machine == 28
+    assert found._replace(on_cpu=False).machine == 8
 
 
 @pytest.fixture
@@ -48,7 +56,7 @@ def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Limits], None]:
 
     def make_plan(run: Run) -> plan.Plan:
         size = 1000 + 10 * run.options.batch_size + run.num_examples
-        return plan.Plan({"all": size}, {"copy": 1}, 2, True)
+        return plan.Plan({"all": size}, size // 2, {"data set": 1}, 2, True)
 
     def set_limits(limits: plan.Limits) -> None:
         monkeypatch.setattr(plan, "memory_limits", lambda: limits)
