@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint ablation benchmark clean
+.PHONY: demo test lint ablation benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits and print what came out.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
@@ -18,9 +18,14 @@ lint: $(VENV)/installed-dev  ## What pre-commit checks.
 ablation: $(VENV)/installed  ## The README's table on digits: 4 forms x 6 seeds.
 	$(BIN)/python benchmarks/ablation.py --config=digits --seeds=6
 
-benchmark: $(VENV)/installed  ## The objective's time and memory, beside eager PyTorch if installed.
+benchmark: $(VENV)/installed  ## The objective beside eager PyTorch, if installed; the memory plan.
 	$(BIN)/python benchmarks/objective.py
-	$(BIN)/python benchmarks/objective.py --examples=1281167 --rounds=1
+	$(BIN)/python benchmarks/objective.py --examples=1281167 --rounds=2
+	$(BIN)/python benchmarks/options.py
+	$(BIN)/python benchmarks/memory.py
+
+growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million images need 16 GB.
+	$(BIN)/python benchmarks/growth.py
 
 clean:  ## Remove the environment; runs stay.
 	rm -rf $(VENV)

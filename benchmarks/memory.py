@@ -51,7 +51,14 @@ def main() -> None:
             f"{run['images']:10,}{planned / 1e6:12.0f}{measured / 1e6:13.0f}"
             f"{planned / measured:7.2f}  {run['changes']}"
         )
+    worst = max((run["planned_bytes"] / run["measured_bytes"] for run in runs), key=off)
+    print(f"planned / measured, worst: {worst:.2f} (goal 0.90 to 1.10)")
     print(f"written to {write_result('memory', {'runs': runs})}")
+
+
+def off(ratio: float) -> float:
+    """How far from 1, either way."""
+    return abs(ratio - 1)
 
 
 def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:

@@ -5,18 +5,17 @@ import inspect
 import math
 from functools import partial
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
 from scipy import stats
-from sklearn.datasets import load_digits, load_sample_image
 
 from invariance_propagation.data import augment as module
 from invariance_propagation.data.augment import per_image_keys
+from invariance_propagation.data.color import color_adjustments
 from invariance_propagation.errors import UserError
+from tests.data.pictures import unit
 from tests.reference import augment as oracle
 
 OFF = dict(
@@ -58,50 +57,6 @@ def compiled(function):
 
 
 augment, normalize = compiled(module.augment), compiled(module.normalize)
-resize = jax.jit(module.resize, static_argnums=1)
-warp = jax.jit(module.warp, static_argnums=1)
-blur = jax.jit(module.gaussian_blur, static_argnums=2)
-adjust = {
-    name: jax.jit(getattr(module, f"adjust_{name}"))
-    for name in ("brightness", "contrast", "saturation", "hue")
-}
-
-
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    """uint8 [427, 640, 3]: a building, sky, saturated colours."""
-    return load_sample_image("china.jpg")
-
-
-@pytest.fixture(scope="module")
-def patches(photo: np.ndarray) -> np.ndarray:
-    """uint8 [24, 40, 52, 3]: 24 small pictures with colour and detail in them."""
-    flower = load_sample_image("flower.jpg")
-    patches = [
-        (photo if i % 2 else flower)[200 + 6 * i :, 60 + 16 * i :][:40, :52]
-        for i in range(24)
-    ]
-    assert min(patch.std() for patch in patches) > 20
-    return np.stack(patches)
-
-
-@pytest.fixture(scope="module")
-def digits() -> np.ndarray:
-    """uint8 [1797, 8, 8, 1]."""
-    return (load_digits().images[..., None] * 255 / 16).astype(np.uint8)
-
-
-def planes(image: np.ndarray) -> jax.Array:
-    """[height, width, C] in [0, 1] -> planes."""
-    return jnp.asarray(np.moveaxis(image, -1, 0), jnp.float32)
-
-
-def picture(planes: jax.Array) -> np.ndarray:
-    return np.moveaxis(np.asarray(planes, np.float64), 0, -1)
-
-
-def unit(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float64) / 255
 
 
 def standardized(image: np.ndarray) -> np.ndarray:
@@ -121,84 +76,12 @@ def draws(
         shape=shape,
         crop_scale=options["crop_scale"],
         crop_ratio=options["crop_ratio"],
-        ranges=module.color_adjustments(options["jitter"], channels)[1],
+        ranges=color_adjustments(options["jitter"], channels)[1],
         blur_sigma=options["blur_sigma"],
         probabilities=[options[name] for name in PROBABILITIES],
     )
     keys = per_image_keys(3, 5, jnp.arange(indices.start, indices.stop))
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys))
-
-
-BOXES = [
-    ((0, 0, 427, 640), 64),  # the whole picture, 7 and 10 times smaller
-    ((100, 200, 130, 97), 64),
-    ((31, 400, 17, 240), 64),  # larger in one direction, smaller in the other
-    ((5, 7, 3, 1), 16),  # a single column
-    ((200, 300, 64, 64), 64),  # neither
-]
-
-
-@pytest.mark.parametrize(("box", "size"), BOXES)
-def test_resized_crop_is_pil_and_the_oracle(photo, box, size: int) -> None:
-    result = picture(resize(photo, size, jnp.array(box)))
-    assert result.shape == (size, size, 3)
-    np.testing.assert_allclose(
-        result, oracle.resized_crop(unit(photo), box, size), atol=2e-5
-    )
-    # `crop`, then `resize`: with `resize(box=...)` PIL lets pixels in from outside.
-    top, left, height, width = box
-    for channel in range(3):
-        image = Image.fromarray(photo[:, :, channel].astype(np.float32))
-        image = image.crop((left, top, left + width, top + height))
-        expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-        np.testing.assert_allclose(result[:, :, channel], expected / 255, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    "box", [(0.3, 1.7, 5.2, 6.1), (2.0, 0.9, 5.5, 4.0), (7.4, 3.2, 0.3, 0.2)]
-)
-def test_a_box_may_begin_and_end_inside_pixels(digits, box) -> None:
-    for digit in digits[:3]:
-        expected = oracle.resized_crop(unit(digit), box, 8)
-        result = picture(resize(digit, 8, jnp.array(box)))
-        np.testing.assert_allclose(result, expected, atol=2e-6)
-
-
-@pytest.mark.parametrize(
-    "matrix", [((1, 0), (0, 1)), ((1, 0), (-0.6, 1)), ((0.7, 0.4), (-0.5, 1.3))]
-)
-@pytest.mark.parametrize(
-    ("box", "size"), [((0, 0, 8, 8), 8), ((0.3, 1.7, 5.2, 6.1), 8), ((0, 0, 8, 8), 5)]
-)
-def test_a_warped_crop_is_the_oracle(digits, box, size: int, matrix) -> None:
-    for digit in digits[:3]:
-        expected = oracle.warped_crop(unit(digit), box, matrix, size)
-        result = picture(warp(digit, size, jnp.array(box), jnp.array(matrix)))
-        np.testing.assert_allclose(result, expected, atol=2e-6)
-
-
-@pytest.mark.parametrize(
-    ("part", "options", "expected"),
-    [
-        (0, {"rotation": 90.0}, [[0, 1], [-1, 0]]),
-        (1, {"shear": 0.4}, [[1, 0], [0.4, 1]]),
-        (2, {"stretch": 0.25}, [[1.25, 0], [0, 1]]),
-        (3, {"stretch": 0.25}, [[1, 0], [0, 1.25]]),
-    ],
-)
-def test_each_part_of_the_warp(part: int, options: dict, expected: list) -> None:
-    off = {"rotation": 0.0, "shear": 0.0, "stretch": 0.0}
-    matrix = module.warp_matrix(jnp.eye(4)[part], **off | options)
-    np.testing.assert_allclose(matrix, expected, atol=1e-6)
-    back = module.warp_matrix(-jnp.eye(4)[part], **off | options)
-    np.testing.assert_allclose(back @ matrix, np.eye(2), atol=1e-6)
-
-
-def test_the_warp_stretches_then_leans_then_turns() -> None:
-    quarter, half = 90.0, 0.5
-    matrix = module.warp_matrix(jnp.ones(4), quarter, half, half)
-    expected = np.array([[0, 1], [-1, 0]]) @ [[1, 0], [half, 1]] * 1.5
-    np.testing.assert_allclose(matrix, expected, atol=1e-6)
 
 
 def test_the_warp_is_drawn_evenly_on_both_sides() -> None:
@@ -218,159 +101,6 @@ def test_a_warp_of_nothing_changes_nothing(digits, part: str) -> None:
     assert (
         np.abs(plain - augment(keys, digits[:8], **options, **{part: 0.5})).max() > 0.02
     )
-
-
-@pytest.mark.parametrize("size", [5, 8, 13])
-def test_resize_of_digits(digits, size: int) -> None:
-    for digit in digits[:3]:
-        expected = oracle.resized_crop(unit(digit), (0, 0, 8, 8), size)
-        np.testing.assert_allclose(picture(resize(digit, size)), expected, atol=2e-6)
-
-
-def test_pixels_outside_the_box_have_no_influence(photo) -> None:
-    box = (100, 200, 130, 97)
-    other = 255 - photo
-    other[100:230, 200:297] = photo[100:230, 200:297]
-    first, second = (resize(image, 32, jnp.array(box)) for image in (photo, other))
-    np.testing.assert_array_equal(first, second)
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.7])
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_blends(patches, name: str, factor: float, channels: int) -> None:
-    for patch in unit(patches[:3, :, :, :channels]):
-        expected = getattr(oracle, name)(patch, factor)
-        result = adjust[name](planes(patch), factor)
-        np.testing.assert_allclose(picture(result), expected, atol=5e-7)
-
-
-@pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.03, 0.5])
-def test_hue(patches, shift: float) -> None:
-    levels = np.array([0, 0.25, 1])  # all orders and ties of the channels, and grays
-    ties = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(9, 3, 3)
-    for image in (unit(patches[0]), unit(patches[1]), ties):
-        result = picture(adjust["hue"](planes(image), shift))
-        np.testing.assert_allclose(result, oracle.hue(image, shift), atol=2e-6)
-
-
-def test_channels_are_red_green_blue() -> None:
-    red, green, blue = np.eye(3)[:, None, None]
-    for before, after in ((red, green), (green, blue), (blue, red)):
-        turned = picture(adjust["hue"](planes(before), 1 / 3))
-        np.testing.assert_allclose(turned, after, atol=1e-6)
-    grays = [float(module.gray(planes(color))[0, 0, 0]) for color in (red, green, blue)]
-    np.testing.assert_allclose(grays, [0.299, 0.587, 0.114], atol=1e-7)
-    gray = np.asarray(Image.new("RGB", (1, 1), (200, 100, 50)).convert("L"), np.float64)
-    color = np.array([[[200, 100, 50]]]) / 255
-    np.testing.assert_allclose(module.gray(planes(color))[0], gray / 255, atol=1 / 255)
-
-
-def test_gray_is_the_oracle(patches) -> None:
-    patch = unit(patches[0])
-    np.testing.assert_allclose(
-        module.gray(planes(patch))[0], oracle.luminance(patch), atol=2e-7
-    )
-
-
-def test_jitter_in_a_given_order(patches) -> None:
-    names = ["hue", "contrast", "brightness", "saturation"]
-    functions = [getattr(module, f"adjust_{name}") for name in names]
-    jitter = jax.jit(partial(module.color_jitter, adjustments=functions))
-    factors = {"hue": 0.07, "contrast": 1.6, "brightness": 1.5, "saturation": 0.5}
-    patch = unit(patches[1])
-    results = []
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
-        used = [names[i] for i in order]
-        values = np.array([factors[name] for name in used], np.float32)
-        result = jitter(planes(patch), jnp.array(order), values)
-        expected = oracle.color_jitter(patch, used, values)
-        np.testing.assert_allclose(picture(result), expected, atol=3e-6)
-        results.append(expected)
-    assert np.abs(results[0] - results[1]).max() > 0.1  # the order matters here
-
-
-def test_jitter_ranges() -> None:
-    functions, ranges = module.color_adjustments((0.4, 1.3, 0.2, 0.1), 3)
-    assert functions == (
-        module.adjust_brightness,
-        module.adjust_contrast,
-        module.adjust_saturation,
-        module.adjust_hue,
-    )
-    np.testing.assert_allclose(
-        ranges, [(0.6, 1.4), (0, 2.3), (0.8, 1.2), (-0.1, 0.1)], atol=1e-12
-    )
-    functions, ranges = module.color_adjustments((0.4, 0, 0, 0.1), 3)
-    assert functions == (module.adjust_brightness, module.adjust_hue)
-    assert ranges == ((0.6, 1.4), (-0.1, 0.1))
-    functions, _ = module.color_adjustments((0.4, 0.4, 0.4, 0.1), 1)
-    assert functions == (module.adjust_brightness, module.adjust_contrast)
-
-
-@pytest.mark.parametrize(("size", "radius"), [(40, 6), (40, 3), (8, 6), (4, 3)])
-@pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
-def test_blur_is_opencv_and_the_oracle(
-    photo, sigma: float, size: int, radius: int
-) -> None:
-    image = unit(photo[150 : 150 + size, 300 : 300 + size])
-    result = picture(blur(planes(image), sigma, radius))
-    np.testing.assert_allclose(
-        result, oracle.gaussian_blur(image, sigma, radius), atol=1e-6
-    )
-    kernel = (2 * radius + 1, 2 * radius + 1)
-    expected = cv2.GaussianBlur(
-        image, kernel, sigmaX=sigma, sigmaY=sigma, borderType=cv2.BORDER_REFLECT_101
-    )
-    np.testing.assert_allclose(result, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
-def test_blur_is_close_to_that_of_the_reference_code(photo, sigma: float) -> None:
-    # PIL replaces the Gaussian by three box filters, and repeats the edges. The sigma
-    # that comes nearest to it, to less than one of 255 gray levels, is its radius.
-    image = photo[250:314, 250:314]
-    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
-    expected = unit(np.asarray(blurred))[8:-8, 8:-8]
-    results = [
-        picture(blur(planes(unit(image)), k * sigma, 6)) for k in (0.9, 1.0, 1.1)
-    ]
-    less, same, more = (np.abs(x[8:-8, 8:-8] - expected).mean() for x in results)
-    assert same < min(less, more, 1 / 255)
-
-
-CROPS = [
-    ((32, 32), (0.2, 1.0), FULL_RATIO),
-    ((8, 8), (0.2, 1.0), FULL_RATIO),
-    ((427, 640), (0.08, 1.0), FULL_RATIO),
-    ((20, 100), (0.3, 1.0), FULL_RATIO),  # wide: often none of the ten tries fits
-    ((100, 20), (0.3, 1.0), (0.5, 1.0)),
-    ((3, 100), (0.9, 1.0), (1.0, 1.0)),  # none ever fits
-]
-
-
-@pytest.mark.parametrize(("shape", "scale", "ratio"), CROPS)
-def test_boxes_are_the_oracles(shape, scale, ratio) -> None:
-    uniform = np.random.default_rng(1).random((3000, 2, 11), np.float32)
-    crop = partial(module.crop_box, shape=shape, scale=scale, ratio=ratio)
-    boxes = np.asarray(jax.jit(jax.vmap(crop))(uniform))
-    expected = np.array([oracle.crop_box(u, shape, scale, ratio) for u in uniform])
-    # A try that fits by a hair in float64 may not do so in float32.
-    same = np.all(np.abs(boxes - expected) < 1e-4 * max(shape), axis=1)
-    assert same.mean() > 0.998
-    assert np.all((boxes[:, :2] >= 0) & (boxes[:, 2:] > 0))
-    assert np.all(boxes[:, :2] + boxes[:, 2:] <= np.array(shape) * (1 + 1e-6))
-
-
-def test_central_box_when_nothing_fits() -> None:
-    crop = jax.jit(module.crop_box, static_argnums=(1, 2, 3))
-    uniform = np.random.default_rng(2).random((2, 11), np.float32)
-    for shape, box in (
-        ((10, 101), (0, 44.25, 10, 12.5)),
-        ((101, 10), (44.25, 0, 12.5, 10)),
-    ):
-        result = crop(uniform, shape, (0.9, 1.0), (0.8, 1.25))
-        np.testing.assert_allclose(result, box)
 
 
 def test_area_ratio_and_position_are_distributed_as_stated() -> None:
@@ -395,7 +125,7 @@ def test_probabilities_factors_and_sigma() -> None:
     np.testing.assert_array_less(np.abs(error), 4 * 0.5 * noise)
     assert np.abs(np.corrcoef(chance.applied.T) - np.eye(4)).max() < 4 * noise
     assert stats.kstest((chance.sigma - 0.1) / 1.9, "uniform").pvalue > 1e-3
-    low, high = np.array(module.color_adjustments(ALL["jitter"], 3)[1]).T
+    low, high = np.array(color_adjustments(ALL["jitter"], 3)[1]).T
     factors = np.take_along_axis(chance.factors, np.argsort(chance.order), axis=1)
     for sample in ((factors - low) / (high - low)).T:
         assert stats.kstest(sample, "uniform").pvalue > 1e-3
@@ -436,7 +166,7 @@ def test_a_part_switched_off_or_always_on_leaves_the_others_alone() -> None:
 def expected_views(images: np.ndarray, size: int, *, jitter_first: bool) -> np.ndarray:
     """What `augment` makes of images 0, 1, ... under ALL, by the oracle."""
     chances = draws(range(len(images)), images.shape[1:3], images.shape[3])
-    functions, _ = module.color_adjustments(ALL["jitter"], images.shape[3])
+    functions, _ = color_adjustments(ALL["jitter"], images.shape[3])
     names = [function.__name__.removeprefix("adjust_") for function in functions]
     assert np.all(chances.applied.any(axis=0) & ~chances.applied.all(axis=0))
     views = []

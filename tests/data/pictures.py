@@ -1,0 +1,18 @@
+"""Pictures as the oracles and as the package have them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def planes(image: np.ndarray) -> jax.Array:
+    """[height, width, C] in [0, 1] -> planes."""
+    return jnp.asarray(np.moveaxis(image, -1, 0), jnp.float32)
+
+
+def picture(planes: jax.Array) -> np.ndarray:
+    return np.moveaxis(np.asarray(planes, np.float64), 0, -1)
+
+
+def unit(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float64) / 255
