@@ -1,5 +1,6 @@
 """Flags only: python main.py --config=configs/digits.py --workdir=runs/digits."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,11 +28,13 @@ def main(argv: list[str]) -> None:
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.plan import print_plan
+    from invariance_propagation.scan import print_scan
     from invariance_propagation.train import train_and_evaluate
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
         "plan": print_plan,
+        "scan": print_scan,
     }
     try:
         if len(argv) > 1:
@@ -82,7 +85,9 @@ def workdir() -> str:
 def _exit(error: Exception, status: int) -> None:
     text = str(error)
     if isinstance(error, KeyError | AttributeError):  # from an override
-        text = "unknown config key " + str(error.args[0]).replace("'", "")
+        # ml_collections quotes the key, and sometimes the whole message.
+        hint = re.sub(r"\\n|\n", ". ", str(error.args[0]))
+        text = "unknown config key " + re.sub(r"[\\']", "", hint)
     print("error: " + " ".join(text.split()), file=sys.stderr)
     sys.exit(status)
 

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
     """Returns all keys; a data set of its own must be named by the other configs."""
     config = ConfigDict()
-    # What to do: 'pretrain', or 'plan' to print what it would take of memory.
+    # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
+    # list the picture files that cannot be used.
     config.task = "pretrain"
     # One number fixes initial weights, order and augmentation.
     config.seed = 0
@@ -28,6 +29,10 @@ def get_config() -> ConfigDict:
     config.data.folder = ""
     # Train on the first so many images only; 0: on all.
     config.data.num_train = 0
+    # Of an image folder: whether its topmost folders are classes, for kNN and purity.
+    config.data.classes = False
+    # Of an image folder: share of the pictures that kNN is measured on, not trained on.
+    config.data.held_out = 0.0
 
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
     config.augment = ConfigDict()
@@ -100,4 +105,5 @@ def get_config() -> ConfigDict:
     config.train.keep_checkpoints = 2  # the newest so many
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
     config.train.tensorboard = False  # event files too (imports TensorFlow)
+    config.train.num_threads = 4  # that read and decode streamed pictures
     return config.lock()

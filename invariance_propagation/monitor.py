@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +105,11 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
             for hop, share in enumerate(summary["purity_by_hop"], 1)
         ]
         lines += [f"  all hops: {percent(summary['purity'])}"]
-    again = f"{Path(sys.argv[0]).name} --config=configs/fashion_mnist.py"
     lines += [
         f"checkpoints: {folder / FOLDER}",
         f"logs: {folder / METRICS_FILE}",
-        f"next: python {shlex.join(again.split())} --workdir=runs/fashion_mnist",
+        "next: python main.py --config=configs/fashion_mnist.py "
+        "--workdir=runs/fashion_mnist",
     ]
     return "\n".join(lines)
 
@@ -120,11 +118,15 @@ def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:
     return run.embed(state.params, state.batch_stats, images)
 
 
-def _knn_of_pixels(run: Run) -> float:
+def _knn_of_pixels(run: Run) -> float | None:
+    """None for pictures that are streamed: they do not fit into memory as pixels."""
+    train, held_out = run.dataset.train, run.dataset.held_out
+    if not isinstance(train.images, np.ndarray):
+        return None
+
     def flat(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1).astype(np.float32)
 
-    train, held_out = run.dataset.train, run.dataset.held_out
     return _accuracy(run, flat(train.images), flat(held_out.images))
 
 

@@ -74,7 +74,9 @@ def print_plan(config: ConfigDict) -> Plan:
     plan, limits = make_plan(run), memory_limits()
     print(_table(run, plan, limits))
     if not fits(plan, limits):
-        raise UserError(f"this does not fit: {_advice(config, run, plan, limits)}")
+        share = _fullness(plan, limits)
+        advice = _advice(config, run, plan, limits)
+        raise UserError(f"this takes {share:.0%} of the memory there is: {advice}")
     return plan
 
 
@@ -96,11 +98,10 @@ def make_plan(run: Run) -> Plan:
         "parameters": _bytes((state.params, state.batch_stats)),
         "optimizer": _bytes(state.opt_state),
         **{name: _bytes(part) for name, part in state.memory._asdict().items()},
-        "data set": _bytes(programs.images),
+        "images": _bytes(programs.images),
         "indices": 2 * _bytes(programs.indices),  # the next step's are on their way
         **buffers,
         "activations, gradients": max(0, rest),
-        "program": step.generated_code_size_in_bytes,
     }
     starting = 0
     for program in (programs.create_network, programs.create_memory):
@@ -168,8 +169,9 @@ def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
             changed = config.copy_and_resolve_references()
             changed.update_from_flattened_dict({name: value})
             found = make_plan(build(changed))
-            print(f"  {name}={value}: {readable(found.per_device)} on a device")
-            return _fullness(found, limits)
+            share = _fullness(found, limits)
+            print(f"tried {name}={value}: {share:.0%} of what there is")
+            return share
 
         return size
 
@@ -211,7 +213,7 @@ def _table(run: Run, plan: Plan, limits: Limits) -> str:
         "on each device",
         *_rows(plan.device),
         _row("together", plan.training, limits.device),
-        _row("before, to start", plan.start, limits.device),
+        _row("to start, before that", plan.start, limits.device),
         "",
         "on the host",
         *_rows(plan.host),
@@ -228,7 +230,7 @@ def _rows(parts: dict[str, int]) -> list[str]:
 
 def _row(name: str, size: int, limit: int | None = None) -> str:
     row = f"  {name:24}{readable(size):>12}"
-    return row if limit is None else f"{row}  of {readable(limit)}"
+    return row if limit is None else f"{row}  of {readable(limit)} free"
 
 
 def readable(size: int) -> str:

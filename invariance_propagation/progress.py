@@ -114,9 +114,13 @@ def _brief(row: Mapping[str, Any]) -> str:
     shown = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
     shown += [
         f"{name} {row[name]:.3f}"
-        for name in ("instance", "propagation", "purity")
+        for name in ("instance", "propagation")
         if row.get(name) is not None
     ]
+    if row.get("propagation_weight") is not None:
+        shown[-1] += f" x {row['propagation_weight']:.2g}"
+    if row.get("purity") is not None:
+        shown.append(f"purity {row['purity']:.3f}")
     return "  ".join([*shown, f"lr {row['learning_rate']:.4f}"])
 
 

@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import parallel, settings
 from invariance_propagation.data import augment, sources
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
+from invariance_propagation.feed import Feed, resident, streamed
 from invariance_propagation.methods import Method, invariance_propagation
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.optimizer import make_optimizer
@@ -38,6 +40,7 @@ class TrainOptions(NamedTuple):
     keep_checkpoints: int
     log_every: int
     tensorboard: bool
+    num_threads: int
 
 
 class KnnOptions(NamedTuple):
@@ -76,6 +79,7 @@ class Run(NamedTuple):
       init: () -> TrainState, placed.
       lower: () -> Programs; allocates nothing.
       step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
+      feed: (start=, stop=) -> what each of these steps is given, placed.
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
       steps_per_epoch: N // B.
@@ -92,6 +96,7 @@ class Run(NamedTuple):
     init: Callable[[], TrainState]
     lower: Callable[[], Programs]
     step: Callable
+    feed: Callable[..., Feed]
     embed: Embed
     schedule: optax.Schedule
     steps_per_epoch: int
@@ -128,8 +133,9 @@ def build(config: ConfigDict) -> Run:
     options = settings.call(TrainOptions, "train", config)
     knn = settings.call(KnnOptions, "knn", config)
     _check_options(options, knn)
-    dataset = settings.call(sources.load, "data", config)
-    num_examples = len(dataset.train.images)
+    dataset = settings.call(sources.load, "data", config, size=config.augment.size)
+    images = dataset.train.images
+    num_examples = len(images)
     _check_sizes(options, knn, num_examples)
 
     parallel.one_cpu_device_per_core(options.batch_size)
@@ -162,19 +168,24 @@ def build(config: ConfigDict) -> Run:
         augment.augment, "augment", config, bound=("keys", "images")
     )
     _check_chances(chances)
-    view = partial(augment.augment, **chances)
+    own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
+    if isinstance(images, Pictures):
+        given = streamed(images, chances, num_threads=options.num_threads, **own)
+    else:
+        given = resident(images, chances, **own)
     plain_view = partial(
         augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
     )
     spec = state_spec(method.memory_spec)
-    step_specs = (spec, SHARDED, REPLICATED)
+    step_specs = (spec, SHARDED, given.spec)
     mapped_step = runner.compile(
         partial(
             train_step,
             encoder=encoder,
             method=method,
             optimizer=optimizer,
-            view=view,
+            pick=given.pick,
+            view=given.view,
             seed=config.seed,
             steps_per_epoch=steps_per_epoch,
             axis_name=AXIS,
@@ -184,10 +195,11 @@ def build(config: ConfigDict) -> Run:
         donate=(0,),
     )
     embed = make_embed(runner, encoder, plain_view)
-    example = jax.eval_shape(plain_view, dataset.train.images[:1])
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    example = jax.eval_shape(plain_view, one)
     # Traced for its checks alone.
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    jax.eval_shape(view, key, dataset.train.images[:1])
+    jax.eval_shape(given.view, key, one)
 
     params_key, memory_key = jax.random.split(jax.random.key(config.seed))
 
@@ -205,7 +217,7 @@ def build(config: ConfigDict) -> Run:
         embeddings = None
         if method.needs_embeddings:
             _, params, batch_stats, _ = network
-            embeddings = embed(params, batch_stats, dataset.train.images).embedding
+            embeddings = embed(params, batch_stats, images).embedding
         return TrainState(*network, create_memory(memory_key, embeddings))
 
     def lower() -> Programs:
@@ -214,12 +226,11 @@ def build(config: ConfigDict) -> Run:
             embeddings = shape((num_examples, config.encoder.dim), jnp.float32)
         network = jax.eval_shape(init_network, params_key)
         memory = jax.eval_shape(method.init_memory, memory_key, embeddings)
-        images = dataset.train.images
         arguments = runner.abstract(
             (
                 TrainState(*network, memory),
                 shape((options.batch_size,), jnp.int32),
-                shape(images.shape, images.dtype),
+                shape(given.shape, images.dtype),
             ),
             step_specs,
         )
@@ -239,6 +250,7 @@ def build(config: ConfigDict) -> Run:
         init=init,
         lower=lower,
         step=mapped_step,
+        feed=given.feed,
         embed=embed,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
@@ -275,7 +287,13 @@ def make_encoder(
 
 
 def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
-    for name in ("epochs", "batch_size", "checkpoint_every", "log_every"):
+    for name in (
+        "epochs",
+        "batch_size",
+        "checkpoint_every",
+        "log_every",
+        "num_threads",
+    ):
         if getattr(options, name) < 1:
             raise UserError(f"train.{name}={getattr(options, name)}: set it above 0")
     if options.evaluate_every < 0:

@@ -15,9 +15,8 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import monitor
 from invariance_propagation.checkpoint import FOLDER, Checkpoints
-from invariance_propagation.data.order import epoch_order
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import Stopped, TrainingError, UserError
-from invariance_propagation.parallel import REPLICATED, SHARDED
 from invariance_propagation.progress import MetricsLog, Progress, read_rows
 from invariance_propagation.setup import Run, build
 from invariance_propagation.train_state import TrainState
@@ -47,10 +46,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     run = build(config)
     folder = Path(workdir).absolute()
+    if folder.is_file():
+        raise UserError(f"--workdir={workdir} is a file: name a folder")
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     try:
         found, identity = checkpoints.facts(), _identity(run)
-        _check_same_data(found, identity, folder)
+        _check_same_run(found, identity, folder)
         if found is not None and found["step"] >= run.total_steps:
             # A run that was killed before its summary goes on to make it.
             summary = monitor.read_summary(folder)
@@ -58,6 +59,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
                 return monitor.repeat_summary(summary, folder)
         folder.mkdir(parents=True, exist_ok=True)
         facts = identity | {"config": json.loads(config.to_json_best_effort())}
+        facts |= _sample_ids(run)
         return _train(run, facts, folder, checkpoints)
     finally:
         checkpoints.close()
@@ -83,12 +85,22 @@ def _train(
         keep_until=start if restored is not None else -1,
     )
     progress = Progress(start, run.total_steps)
+    feed = run.feed(start=start, stop=run.total_steps)
     if start == 0 and run.has_knn:
         log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
     try:
         with _stop_signals() as stopping:
             state = _loop(
-                run, state, start, window, checkpoints, facts, log, progress, stopping
+                run,
+                state,
+                start,
+                feed,
+                window,
+                checkpoints,
+                facts,
+                log,
+                progress,
+                stopping,
             )
         checkpoints.finish()
         steps = max(start, run.total_steps)
@@ -96,6 +108,7 @@ def _train(
             epoch = (steps - 1) // run.steps_per_epoch
             log.write({"step": steps, "epoch": epoch, **monitor.knn(run, state)})
     finally:
+        feed.close()
         progress.close()
         log.close()
     return monitor.summarize(run, state, steps, folder)
@@ -106,43 +119,42 @@ def _has_scores_of(step: int, folder: Path) -> bool:
 
 
 def _loop(
-    run, state, start, window, checkpoints, facts, log, progress, stopping
+    run, state, start, feed, window, checkpoints, facts, log, progress, stopping
 ) -> TrainState:
     options, per_epoch = run.options, run.steps_per_epoch
-    images = run.runner.put(run.dataset.train.images, REPLICATED)
-    clock, clocked = time.monotonic(), start
-    order = None
+    clock, clocked, waited = time.monotonic(), start, 0.0
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
-        if order is None or place == 0:
-            order = epoch_order(
-                seed=run.seed,
-                epoch=epoch,
-                num_examples=run.num_examples,
-                batch_size=options.batch_size,
-            )
+        asked = time.monotonic()
+        given = next(feed)
+        waited += time.monotonic() - asked
         if run.start_epoch is not None and step == run.start_epoch * per_epoch:
             _say_propagation_starts(run, state, epoch, log.folder, progress)
-        indices = run.runner.put(order[place], SHARDED)
-        state, metrics = run.step(state, indices, images)
+        state, metrics = run.step(state, *given)
         window.add(step, metrics)
         progress.advance()
 
         done, last = step + 1, step + 1 == run.total_steps
-        if place + 1 == per_epoch or (place + 1) % options.log_every == 0 or last:
+        row_due = place + 1 == per_epoch or (place + 1) % options.log_every == 0 or last
+        if step == start and not row_due:
+            # The first step compiles, which must not spoil the forecast.
+            jax.block_until_ready(metrics)
+            clock, clocked, waited = time.monotonic(), done, 0.0
+        if row_due:
             row = {"step": done, "epoch": epoch, **window.means()}
             now = time.monotonic()
             rate = (done - clocked) / (now - clock)
             row |= {
                 "learning_rate": float(run.schedule(step)),
                 "images_per_second": rate * options.batch_size,
+                "waiting_for_data": waited / (now - clock),
                 "seconds_left": (run.total_steps - done) / rate,
             }
             if run.has_labels and run.method.purity is not None:
                 row["purity"] = monitor.purity(run, state)[-1]
             log.write(row)
             progress.show(row, always=last)
-            window, clock, clocked = Window(), time.monotonic(), done
+            window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0
         every = options.evaluate_every
         due = every and place + 1 == per_epoch and (epoch + 1) % every == 0
         if run.has_knn and due and not last:
@@ -152,7 +164,7 @@ def _loop(
                 f"epoch {epoch}: kNN {monitor.percent(scores['knn'])}, "
                 f"against the bank {monitor.percent(scores['knn_bank'])}"
             )
-            clock, clocked = time.monotonic(), done
+            clock, clocked, waited = time.monotonic(), done, 0.0
         stopped_by = stopping.get("signal")
         if done % options.checkpoint_every == 0 or last or stopped_by:
             window.settle()
@@ -216,13 +228,28 @@ def _identity(run: Run) -> dict[str, Any]:
         "dataset": run.dataset.name,
         "num_examples": run.num_examples,
         "digest": run.dataset.digest(),
+        "batch_size": run.options.batch_size,
     }
 
 
-def _check_same_data(
+def _sample_ids(run: Run) -> dict[str, list[str]]:
+    """Which file each row of the bank belongs to, where images are files."""
+    images = run.dataset.train.images
+    return {"sample_ids": images.ids} if isinstance(images, Pictures) else {}
+
+
+def _check_same_run(
     found: dict[str, Any] | None, own: dict[str, Any], folder: Path
 ) -> None:
-    if found is not None and any(found[name] != own[name] for name in own):
+    if found is None:
+        return
+    if found["batch_size"] != own["batch_size"]:
+        raise UserError(
+            f"{folder} holds a run with train.batch_size={found['batch_size']}, this "
+            f"config has {own['batch_size']}, and steps would be other images: set it "
+            "back, or choose another --workdir"
+        )
+    if any(found[name] != own[name] for name in own):
         raise UserError(
             f"{folder} holds a checkpoint of {found['dataset']} with "
             f"{found['num_examples']} images (digest {found['digest']}), this config "
@@ -262,6 +289,12 @@ def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
     )
     if not run.has_labels:
         print("no labels: kNN and purity are left out")
+    if run.start_epoch is not None and run.start_epoch >= run.options.epochs:
+        print(
+            f"warning: propagation starts in epoch {run.start_epoch} "
+            f"(method.start_epoch), but there are only {run.options.epochs} "
+            "(train.epochs): this trains instance discrimination alone"
+        )
     if start:
         print(f"continuing from step {start:,}: {folder / FOLDER}")
 

@@ -22,6 +22,7 @@ def train_step(
     encoder: nn.Module,
     method: Method,
     optimizer: optax.GradientTransformation,
+    pick: Callable[[jax.Array, jax.Array], jax.Array],
     view: Callable[[jax.Array, jax.Array], jax.Array],
     seed: int,
     steps_per_epoch: int,
@@ -35,10 +36,11 @@ def train_step(
     Args:
       state: as it was.
       indices: int32 [b], this device's images.
-      images: uint8 [N, H, W, C], the whole training set on the device.
+      images: what `pick` takes.
       encoder: returns `Outputs(features, embedding)`.
       method: what to minimise and remember.
       optimizer: of the encoder's parameters.
+      pick: (images, indices) -> uint8 [b, H, W, C], this device's images.
       view: (keys [b], uint8 [b, H, W, C]) -> float32 views.
       seed: with epoch and index it determines each view.
       steps_per_epoch: N // B.
@@ -49,7 +51,7 @@ def train_step(
     """
     epoch = state.step // steps_per_epoch
     keys = per_image_keys(seed, epoch, indices)
-    batch = Batch(view(keys, images[indices]), indices)
+    batch = Batch(view(keys, pick(images, indices)), indices)
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = method.prepare(step_key, batch)
 

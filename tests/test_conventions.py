@@ -37,9 +37,9 @@ LAYERS = (
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"train_state"},
-    {"train_step", "__init__"},
+    {"train_step", "feed", "__init__"},
     {"setup"},
-    {"monitor", "plan"},
+    {"monitor", "plan", "scan"},
     {"train"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
@@ -49,7 +49,7 @@ CORE |= {"purity", "search"}
 BELOW_CORE = {"errors", "version", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "train", "plan"}
+SEE_CONFIG = {"setup", "train", "plan", "scan"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "main"}
 

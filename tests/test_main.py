@@ -40,7 +40,15 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/digits.py"], "--workdir is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "there is no configs/nothing"),
         (["--confg=configs/digits.py"], "confg"),
-        (["--config=configs/digits.py", "--config.method.num_hop=3"], "num_hop"),
+        (
+            ["--config=configs/digits.py", "--config.method.num_hop=3"],
+            'unknown config key num_hop. Did you mean "num_hops"',
+        ),
+        (
+            ["--config=configs/digits.py", "--config.trian.epochs=3"],
+            'unknown config key trian. Did you mean "train"',
+        ),
+        (["--config=configs/digits.py", "--workdir=README.md"], "README.md is a file"),
         (["--config=configs/digits.py", "--config.train.epochs=many"], "many"),
         (["--config=configs/digits.py", "--workdir=x", "digits"], "'digits'"),
         (["--config=configs/digits.py", "--workdir=x", "--config.task=sing"], "sing"),

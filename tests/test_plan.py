@@ -1,5 +1,6 @@
 """The memory plan: its sums, what it refuses, and what it advises instead."""
 
+import gc
 from collections.abc import Callable
 
 import jax
@@ -15,6 +16,7 @@ from tests.tiny_run import tiny_config
 @pytest.fixture(scope="module", params=["pmap", "shard_map"])
 def planned(request: pytest.FixtureRequest) -> tuple[Run, plan.Plan]:
     run = build(tiny_config(data__num_train=255, parallel=request.param))
+    gc.collect()
     before = len(jax.live_arrays())
     found = plan.make_plan(run)
     assert len(jax.live_arrays()) == before, "a plan allocates nothing"
@@ -28,7 +30,7 @@ def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
     assert found.device["parameters"] == size
     assert found.device["bank"] == 128 * 128 * 4  # half of 256 rows, one for padding
     assert found.device["graph"] == 255 * 4 * 4
-    assert found.device["data set"] == 255 * 8 * 8
+    assert found.device["images"] == 255 * 8 * 8
     assert found.device["similarities"] == 2 * 32 * 128 * 4
     # Momentum is as large as the parameters; a counter comes on top.
     params = sum(x.nbytes for x in jax.tree.leaves(state.params))

@@ -117,6 +117,7 @@ def make_parts(axis_name: str | None, *, view: Any = None, **options: Any) -> Pa
         encoder=encoder,
         method=method,
         optimizer=optimizer,
+        pick=lambda images, indices: images[indices],
         view=view,
         seed=0,
         steps_per_epoch=STEPS_PER_EPOCH,

@@ -28,7 +28,7 @@ TINY = [
     *(f"--config.{name}={value}" for name, value in CHANGES.items()),
 ]
 # What depends on the clock, and not on the run.
-TIMES = ("images_per_second", "seconds_left")
+TIMES = ("images_per_second", "seconds_left", "waiting_for_data")
 
 
 def tiny_config(**changes: Any) -> ConfigDict:

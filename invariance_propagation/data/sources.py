@@ -1,4 +1,4 @@
-"""Data sets small enough to live on the device, as uint8 arrays.
+"""Data sets by name: arrays that live on the device, or files that are streamed.
 
 An image's index is its position in the training split: the bank and the graph
 are addressed by it, so a source always yields the same order.
@@ -13,6 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from invariance_propagation.data.folder import (
+    classes_of,
+    is_held_out,
+    list_pictures,
+)
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
@@ -24,7 +30,7 @@ PLANNED = ("imagenet", "cifar10", "cifar100", "svhn")
 class Split(NamedTuple):
     """images uint8 [n, H, W, C]; labels int32 [n], or None where there are none."""
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     labels: np.ndarray | None
 
 
@@ -36,20 +42,36 @@ class Dataset(NamedTuple):
     held_out: Split | None
 
     def digest(self) -> str:
-        """Names the training images and their order, 16 hex digits of SHA-256."""
+        """Names the training images and their order, 16 hex digits of SHA-256.
+
+        Of files it is their names that count.
+        """
         images = self.train.images
+        if isinstance(images, Pictures):
+            return hashlib.sha256("\0".join(images.ids).encode()).hexdigest()[:16]
         state = hashlib.sha256(str(images.shape).encode())
         state.update(np.ascontiguousarray(images).data)
         return state.hexdigest()[:16]
 
 
-def load(*, name: str, folder: str, num_train: int) -> Dataset:
+def load(
+    *,
+    name: str,
+    folder: str,
+    num_train: int,
+    classes: bool = False,
+    held_out: float = 0.0,
+    size: int = 224,
+) -> Dataset:
     """Loads a data set by name.
 
     Args:
-      name: 'digits' or 'fashion_mnist'.
+      name: 'digits', 'fashion_mnist' or 'image_folder'.
       folder: where the files lie; '' for the usual place.
       num_train: keep only the first so many training images; 0 keeps all.
+      classes: of an image folder, whether its topmost folders are classes.
+      held_out: share of an image folder to keep from training, for kNN.
+      size: height and width of the crops of streamed pictures.
 
     Raises:
       UserError: unknown name, missing or damaged files, num_train out of range.
@@ -59,20 +81,47 @@ def load(*, name: str, folder: str, num_train: int) -> Dataset:
             f"data.name='{name}': its data source comes with a later release; "
             f"until then train on one of {', '.join(LOADERS)}"
         )
-    if name not in LOADERS:
-        raise UserError(f"data.name={name!r}: choose one of {', '.join(LOADERS)}")
-    dataset = LOADERS[name](folder)
-    size = len(dataset.train.images)
-    if not 0 <= num_train <= size:
+    if not 0 <= held_out < 1:
+        raise UserError(f"data.held_out={held_out}: set it to 0 or above, below 1")
+    if name == "image_folder":
+        dataset = _image_folder(folder, classes, held_out, size)
+    elif name in LOADERS:
+        dataset = LOADERS[name](folder)
+    else:
+        names = ", ".join((*LOADERS, "image_folder"))
+        raise UserError(f"data.name={name!r}: choose one of {names}")
+    count = len(dataset.train.images)
+    if not 0 <= num_train <= count:
         raise UserError(
-            f"data.num_train={num_train}, but {name} has {size} training images: "
-            f"set it from 1 to {size}, or to 0 for all of them"
+            f"data.num_train={num_train}, but {name} has {count} training images: "
+            f"set it from 1 to {count}, or to 0 for all of them"
         )
-    if not num_train:
-        return dataset
-    images, labels = dataset.train
-    labels = None if labels is None else labels[:num_train]
-    return dataset._replace(train=Split(images[:num_train], labels))
+    return dataset._replace(train=_first(dataset.train, num_train or count))
+
+
+def _first(split: Split, count: int) -> Split:
+    images, labels = split
+    if isinstance(images, Pictures):
+        images = Pictures(images.folder, images.ids[:count], images.size)
+    else:
+        images = images[:count]
+    return Split(images, None if labels is None else labels[:count])
+
+
+def _image_folder(folder: str, classes: bool, held_out: float, size: int) -> Dataset:
+    if not folder:
+        raise UserError("data.folder is missing: the folder that holds the pictures")
+    root = Path(folder).absolute()
+    ids = list_pictures(root)
+    labels = np.array(classes_of(ids), np.int32) if classes else None
+    kept = np.array([not is_held_out(name, held_out) for name in ids])
+
+    def split(rows: np.ndarray) -> Split:
+        names = [ids[i] for i in np.flatnonzero(rows)]
+        pictures = Pictures(root, names, size)
+        return Split(pictures, None if labels is None else labels[rows])
+
+    return Dataset(root.name, split(kept), None if kept.all() else split(~kept))
 
 
 def _digits(folder: str) -> Dataset:

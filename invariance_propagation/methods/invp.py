@@ -111,6 +111,7 @@ def invariance_propagation(
         metrics = {
             "instance": losses.instance.mean(),
             "propagation": losses.propagation.mean(),
+            "propagation_weight": weight,
             "neighbor_overlap": again.mean(dtype=jnp.float32),
         }
         per_image = losses.instance + weight * losses.propagation

@@ -1,0 +1,28 @@
+"""A folder of pictures of one's own, nested or flat, with or without classes.
+
+    python main.py --config=configs/image_folder.py --workdir=runs/image_folder
+
+with --config.data.folder=DIR. Whether its topmost folders are classes is said by
+--config.data.classes=True; --config.data.held_out=0.2 keeps a fifth for kNN.
+Time: TIME
+Result: RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """ResNet-18 at 64 pixels, for a thousand pictures and more."""
+    config = default.get_config()
+    config.data.name = "image_folder"
+    config.augment.size = 64
+    config.encoder.update(depth=18, stem="cifar", cross_replica_norm=True)
+    # M about half of a thousand; random rows would make the first neighbours random.
+    config.method.update(
+        background_size=512, temperature=0.1, start_epoch=20, bank_start="embeddings"
+    )
+    config.knn.num_neighbors = 10
+    config.train.update(batch_size=64, epochs=100, checkpoint_every=200)
+    return config

@@ -1,0 +1,44 @@
+"""The scan finds what cannot be used, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits, image_folder
+from invariance_propagation.errors import UserError
+from invariance_propagation.scan import print_scan
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    for i in range(6):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    config = image_folder.get_config()
+    config.data.folder = str(tmp_path)
+    return config
+
+
+def test_good_pictures_are_counted(config, capsys: pytest.CaptureFixture) -> None:
+    assert print_scan(config) == []
+    assert "all 6 pictures can be used" in capsys.readouterr().out
+
+
+def test_bad_ones_are_listed_with_the_reason(
+    config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:80])
+    (tmp_path / "4.png").write_bytes(b"")
+    config.data.held_out = 0.5
+    with pytest.raises(UserError, match=r"2 of 6 pictures cannot be used"):
+        print_scan(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == ["2.png", "4.png"]
+    assert all(len(line) > len("2.png: ") for line in lines)
+
+
+def test_arrays_are_not_scanned() -> None:
+    with pytest.raises(UserError, match="nothing to scan"):
+        print_scan(digits.get_config())
