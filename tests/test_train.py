@@ -227,3 +227,19 @@ def test_it_learns_digits(tmp_path: Path) -> None:
     config.train.update(epochs=20, evaluate_every=0)
     summary = train_and_evaluate(config, str(tmp_path))
     assert summary["knn_trained"] >= summary["knn_untrained"] + 0.10
+
+
+def test_a_workdir_of_another_batch_size_is_refused(
+    uninterrupted: Path,
+) -> None:
+    config = tiny_config(train__batch_size=16)
+    with pytest.raises(UserError, match=r"train.batch_size=32, this config has 16"):
+        train_and_evaluate(config, str(uninterrupted))
+
+
+def test_a_start_after_the_end_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = tiny_config(train__epochs=1, method__start_epoch=1)
+    train_and_evaluate(config, str(tmp_path))
+    assert "trains instance discrimination alone" in capsys.readouterr().out

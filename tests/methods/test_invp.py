@@ -156,6 +156,7 @@ def test_two_epochs_from_a_fresh_memory(form: str) -> None:
             found = {
                 "instance": expected.instance.mean(),
                 "propagation": expected.propagation.mean(),
+                "propagation_weight": WEIGHT,
                 "neighbor_overlap": np.mean(
                     [
                         node in graph[i]
