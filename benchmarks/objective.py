@@ -187,35 +187,41 @@ def problem(options: argparse.Namespace) -> tuple[np.ndarray, ...]:
     return bank[indices] + 0.05 * noise, indices, bank, graph
 
 
+def total_loss(
+    embeddings, indices, bank, graph, *, temperature: float = TEMPERATURE, **options
+):
+    """Mean of both losses, and what `invp_losses` returns."""
+    from invariance_propagation import invp_losses
+
+    losses = invp_losses(
+        embeddings,
+        indices,
+        bank,
+        graph,
+        num_hops=HOPS,
+        num_hard=HARD,
+        background_size=BACKGROUND,
+        temperature=temperature,
+        **options,
+    )
+    return (losses.instance + WEIGHT * losses.propagation).mean(), losses
+
+
 def jax_step(embeddings, indices, bank, graph, **options) -> Step:
     import jax
 
-    from invariance_propagation import invp_losses, update_bank, update_graph
+    from invariance_propagation import update_bank, update_graph
     from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, make_runner
     from invariance_propagation.train_step import zero_unless_finite
 
     def step(memory, embeddings, indices):
         bank, graph = memory
 
-        def total(embeddings):
-            losses = invp_losses(
-                embeddings,
-                indices,
-                bank,
-                graph,
-                num_hops=HOPS,
-                num_hard=HARD,
-                background_size=BACKGROUND,
-                temperature=TEMPERATURE,
-                axis_name=AXIS,
-                **options,
-            )
-            both = losses.instance + WEIGHT * losses.propagation
-            return both.mean(), losses.neighbors
-
-        gradient, neighbors = jax.grad(total, has_aux=True)(embeddings)
+        gradient, losses = jax.grad(total_loss, has_aux=True)(
+            embeddings, indices, bank, graph, axis_name=AXIS, **options
+        )
         embeddings = zero_unless_finite(embeddings, gradient)
-        graph = update_graph(graph, indices, neighbors, axis_name=AXIS)
+        graph = update_graph(graph, indices, losses.neighbors, axis_name=AXIS)
         bank = update_bank(bank, indices, embeddings, momentum=MOMENTUM, axis_name=AXIS)
         return (bank, graph), gradient
 

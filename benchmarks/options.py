@@ -24,11 +24,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from objective import BACKGROUND, HARD, HOPS, NEIGHBORS, TEMPERATURE, WEIGHT, problem
+from objective import (
+    BACKGROUND,
+    HOPS,
+    NEIGHBORS,
+    TEMPERATURE,
+    problem,
+    total_loss,
+)
 from provenance import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from invariance_propagation import Losses, invp_losses, search
+from invariance_propagation import search
 from invariance_propagation.bank import normalize
 
 RECALL_TARGET, LEAST_BINS = 0.95, 128  # of lax.approx_max_k
@@ -60,9 +67,9 @@ def main() -> None:
         row = {"way": name, "overlap": [float(shared.mean()), float(shared.min())]}
         for temperature in TEMPERATURES:
             case = (embeddings, indices, bank, graph)
-            right = losses(*case, temperature)
+            right = losses(*case, temperature=temperature)
             with imitation(way):
-                cheap = losses(*case, temperature, **way.options)
+                cheap = losses(*case, temperature=temperature, **way.options)
             row[f"error at {temperature}"] = error(right, cheap)
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -70,25 +77,12 @@ def main() -> None:
     print(f"written to {write_result(f'options-{options.examples}', record)}")
 
 
-def losses(embeddings, indices, bank, graph, temperature: float, **options: str):
+def losses(*case: jax.Array, **options: str | float) -> tuple[jax.Array, ...]:
     """Both losses per anchor, and the gradient of their mean to the embeddings."""
-
-    def total(embeddings: jax.Array) -> tuple[jax.Array, Losses]:
-        found = invp_losses(
-            embeddings,
-            indices,
-            bank,
-            graph,
-            num_hops=HOPS,
-            num_hard=HARD,
-            background_size=BACKGROUND,
-            temperature=temperature,
-            **options,
-        )
-        return jnp.mean(found.instance + WEIGHT * found.propagation), found
-
-    gradient, found = jax.jit(jax.grad(total, has_aux=True))(embeddings)
-    return found.instance, found.propagation, gradient
+    # A function of its own each time: what it traces may be an imitation.
+    gradient = jax.grad(lambda *case: total_loss(*case, **options), has_aux=True)
+    slope, found = jax.jit(gradient)(*case)
+    return found.instance, found.propagation, slope
 
 
 def error(right, cheap) -> dict[str, float]:

@@ -100,7 +100,7 @@ def background_threshold(
     def narrow(bracket: Bracket, values: jax.Array) -> Bracket:
         return _narrow(bracket, values, count_above(values), size)
 
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    devices = parallel.axis_size(axis_name)
     sample = maxima[:, :: max(1, maxima.shape[1] * devices // SAMPLE)]
     # Were the columns in random order, as many groups would hold one of the M largest
     # as binomial chance gives. All of the columns have no logarithm.

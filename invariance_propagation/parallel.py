@@ -59,6 +59,11 @@ def pmean(x: Any, axis_name: str | None) -> Any:
     return x if axis_name is None else lax.pmean(x, axis_name)
 
 
+def axis_size(axis_name: str | None) -> int:
+    """D."""
+    return 1 if axis_name is None else lax.axis_size(axis_name)
+
+
 def own_rows(x: jax.Array, count: int, axis_name: str | None) -> jax.Array:
     """[B, ...], the same on every device -> this device's [count, ...]."""
     return lax.dynamic_slice_in_dim(x, first_row(count, axis_name), count)

@@ -163,7 +163,7 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
     gone = jnp.where(jnp.isnan(looked_up), looked_up, -jnp.inf)
     rest = similarities.at[row, columns].set(gone, mode="drop")
 
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    devices = parallel.axis_size(axis_name)
     group = group_size(rows * devices, search.background_size)
     maxima = block_maxima(rest, group)
     ours = jnp.where(columns < rows, looked_up, -jnp.inf)

@@ -10,9 +10,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from invariance_propagation.data.geometry import CROP_TRIES
 from invariance_propagation.errors import TrainingError
 
-CROP_TRIES = 10  # as torchvision
 # Of the shorter side, as torchvision's Resize(256) and CenterCrop(224).
 CENTRAL = 224 / 256
 JPEG = b"\xff\xd8"
