@@ -121,10 +121,17 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # Whoever opens it does so alone: Orbax waits for no other process.
+            own = jax.process_index()
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self._keep, cleanup_tmp_directories=True
+                    max_to_keep=self._keep,
+                    cleanup_tmp_directories=True,
+                    create=False,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        primary_host=own, active_processes={own}
+                    ),
                 ),
             )
         return self._manager

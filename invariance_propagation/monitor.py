@@ -25,7 +25,9 @@ def purity(
 ) -> list[float | None]:
     """Purity per hop and over all, of the first so many images; None if undefined."""
     indices = np.arange(min(num_anchors, run.num_examples))
-    values = run.method.purity(state.memory, run.dataset.train.labels, indices)
+    # Without the other processes, which need not ask at the same time.
+    memory = run.runner.local(state.memory)
+    values = run.method.purity(memory, run.dataset.train.labels, indices)
     return [float(x) if math.isfinite(x) else None for x in values]
 
 

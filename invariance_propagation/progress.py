@@ -58,6 +58,15 @@ class Progress:
             self._bar.close()
 
 
+class Silent:
+    """Stands for both in all processes but the first, of which alone one hears."""
+
+    def _nothing(self, *args: Any, **options: Any) -> None:
+        pass
+
+    advance = show = say = write = close = _nothing
+
+
 class MetricsLog:
     """Rows of metrics in a workdir: metrics.jsonl, and TensorBoard if asked for."""
 

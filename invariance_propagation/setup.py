@@ -213,12 +213,13 @@ def build(config: ConfigDict) -> Run:
     create_memory = runner.creator(method.init_memory, method.memory_spec)
 
     def init() -> TrainState:
-        network = create_network(params_key)
+        network = runner.own(create_network(params_key), REPLICATED)
         embeddings = None
         if method.needs_embeddings:
             _, params, batch_stats, _ = network
             embeddings = embed(params, batch_stats, images).embedding
-        return TrainState(*network, create_memory(memory_key, embeddings))
+        memory = runner.own(create_memory(memory_key, embeddings), method.memory_spec)
+        return TrainState(*network, memory)
 
     def lower() -> Programs:
         shape, embeddings = jax.ShapeDtypeStruct, None

@@ -13,11 +13,11 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import monitor
+from invariance_propagation import monitor, processes
 from invariance_propagation.checkpoint import FOLDER, Checkpoints
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import Stopped, TrainingError, UserError
-from invariance_propagation.progress import MetricsLog, Progress, read_rows
+from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.setup import Run, build
 from invariance_propagation.train_state import TrainState
 
@@ -44,47 +44,62 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         read or written.
       Stopped: SIGTERM or SIGINT; a checkpoint has been written.
     """
-    run = build(config)
+    run = processes.everywhere(build, config)
+    processes.announce()
     folder = Path(workdir).absolute()
-    if folder.is_file():
-        raise UserError(f"--workdir={workdir} is a file: name a folder")
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
+    identity = _identity(run)
+    facts = identity | {"config": json.loads(config.to_json_best_effort())}
+    processes.check_same(facts, "config or data set")
     try:
-        found, identity = checkpoints.facts(), _identity(run)
-        _check_same_run(found, identity, folder)
-        if found is not None and found["step"] >= run.total_steps:
-            # A run that was killed before its summary goes on to make it.
-            summary = monitor.read_summary(folder)
-            if summary is not None and summary["steps"] == found["step"]:
-                return monitor.repeat_summary(summary, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = identity | {"config": json.loads(config.to_json_best_effort())}
+        summary = processes.from_first(
+            _prepare_folder, folder, checkpoints, identity, run.total_steps
+        )
+        if summary is not None:
+            return summary
         facts |= _sample_ids(run)
         return _train(run, facts, folder, checkpoints)
     finally:
         checkpoints.close()
 
 
+def _prepare_folder(
+    folder: Path, checkpoints: Checkpoints, identity: dict[str, Any], total_steps: int
+) -> dict[str, Any] | None:
+    """The summary of a run that is finished; else makes the folder, for this run."""
+    if folder.is_file():
+        raise UserError(f"--workdir={folder} is a file: name a folder")
+    found = checkpoints.facts()
+    _check_same_run(found, identity, folder)
+    if found is not None and found["step"] >= total_steps:
+        # A run that was killed before its summary goes on to make it.
+        summary = monitor.read_summary(folder)
+        if summary is not None and summary["steps"] == found["step"]:
+            return monitor.repeat_summary(summary, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return None
+
+
 def _train(
     run: Run, facts: dict[str, Any], folder: Path, checkpoints: Checkpoints
 ) -> dict[str, Any]:
     state = run.init()
-    overview = parameter_overview.get_parameter_overview(state.params)
-    (folder / "parameters.txt").write_text(overview + "\n")
     start, window = 0, Window()
-    restored = checkpoints.restore(run.runner.shapes(state, run.spec, run.num_examples))
+    shapes = run.runner.shapes(state, run.spec, run.num_examples)
+    restored = processes.from_first(checkpoints.restore, shapes)
     if restored is not None:
         start, arrays, saved = restored
         state = run.runner.put(arrays, run.spec)
         window = Window(**saved["window"])
-    _say_start(run, folder, state, start)
-
-    log = MetricsLog(
-        folder,
-        tensorboard=run.options.tensorboard,
-        keep_until=start if restored is not None else -1,
-    )
-    progress = Progress(start, run.total_steps)
+    log, progress = Silent(), Silent()
+    if processes.is_first():
+        _say_start(run, folder, state, start)
+        log = MetricsLog(
+            folder,
+            tensorboard=run.options.tensorboard,
+            keep_until=start if restored is not None else -1,
+        )
+        progress = Progress(start, run.total_steps)
     feed = run.feed(start=start, stop=run.total_steps)
     if start == 0 and run.has_knn:
         log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
@@ -102,16 +117,16 @@ def _train(
                 progress,
                 stopping,
             )
-        checkpoints.finish()
+        processes.from_first(checkpoints.finish)
         steps = max(start, run.total_steps)
-        if run.has_knn and not _has_scores_of(steps, folder):
+        if run.has_knn and not processes.from_first(_has_scores_of, steps, folder):
             epoch = (steps - 1) // run.steps_per_epoch
             log.write({"step": steps, "epoch": epoch, **monitor.knn(run, state)})
     finally:
         feed.close()
         progress.close()
         log.close()
-    return monitor.summarize(run, state, steps, folder)
+    return processes.from_first(monitor.summarize, run, state, steps, folder)
 
 
 def _has_scores_of(step: int, folder: Path) -> bool:
@@ -129,7 +144,7 @@ def _loop(
         given = next(feed)
         waited += time.monotonic() - asked
         if run.start_epoch is not None and step == run.start_epoch * per_epoch:
-            _say_propagation_starts(run, state, epoch, log.folder, progress)
+            _say_propagation_starts(run, state, epoch, folder, progress)
         state, metrics = run.step(state, *given)
         window.add(step, metrics)
         progress.advance()
@@ -165,15 +180,14 @@ def _loop(
                 f"against the bank {monitor.percent(scores['knn_bank'])}"
             )
             clock, clocked, waited = time.monotonic(), done, 0.0
-        stopped_by = stopping.get("signal")
+        stopped_by = stopping(done)
         if done % options.checkpoint_every == 0 or last or stopped_by:
             window.settle()
             host_state = run.runner.fetch(state, run.spec, run.num_examples)
-            checkpoints.save(
-                done, host_state, facts | {"step": done, "window": window.facts()}
-            )
+            own_facts = facts | {"step": done, "window": window.facts()}
+            processes.from_first(checkpoints.save, done, host_state, own_facts)
         if stopped_by and not last:
-            checkpoints.finish()
+            processes.from_first(checkpoints.finish)
             raise Stopped(
                 f"stopped by {stopped_by.name} at step {done} of {run.total_steps}; a "
                 f"checkpoint is in {checkpoints.folder}; run the same command to go on",

@@ -25,7 +25,8 @@ def make_embed(
       runner: maps the pass over devices.
       encoder: returns `Outputs`.
       view: uint8 [b, H, W, C] -> float32, without randomness.
-      batch_size: images at once over all devices; the last batch is padded.
+      batch_size: images at once over all devices, rounded up to a multiple of their
+        number; the last batch is padded.
 
     Returns:
       (params, batch_stats, uint8 [n, H, W, C]) -> Outputs of float32 host arrays
@@ -38,16 +39,19 @@ def make_embed(
 
     specs = (REPLICATED, REPLICATED, SHARDED)
     mapped = runner.compile(forward, specs, Outputs(SHARDED, SHARDED))
+    batch_size += -batch_size % runner.num_devices
+    own = runner.share(batch_size)
+    size = own.stop - own.start
 
     def embed(params: dict, batch_stats: dict, images: np.ndarray) -> Outputs:
         parts = []
         for start in range(0, len(images), batch_size):
-            chunk = images[start : start + batch_size]
-            rest = [(0, batch_size - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
-            outputs = mapped(
-                params, batch_stats, runner.put(np.pad(chunk, rest), SHARDED)
-            )
-            parts.append(runner.fetch(outputs, Outputs(SHARDED, SHARDED), len(chunk)))
+            count = min(batch_size, len(images) - start)
+            chunk = images[start + min(own.start, count) : start + min(own.stop, count)]
+            rest = [(0, size - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
+            placed = runner.put_share(np.pad(chunk, rest))
+            outputs = mapped(params, batch_stats, placed)
+            parts.append(runner.fetch(outputs, Outputs(SHARDED, SHARDED), count))
         return Outputs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     return embed

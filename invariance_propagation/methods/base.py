@@ -49,7 +49,8 @@ class Method(NamedTuple):
       update_memory: (memory, outputs, batch, aux, step) -> memory, every step.
       purity: (memory, labels [N], indices [n]) -> float32 [l + 1], the share of
         positives with the anchor's label per hop and over all; None for a method
-        that has no positives but the image itself. A diagnostic only.
+        that has no positives but the image itself. A diagnostic only, which may read
+        what is replicated of the memory.
       buffers: (batch_size, num_devices) -> bytes by name, the largest arrays that
         `loss` holds on each device while it runs; for the memory plan.
     """
