@@ -14,8 +14,10 @@ def get_config() -> ConfigDict:
     """Returns all keys; a data set of its own must be named by the other configs."""
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
-    # list the picture files that cannot be used.
+    # list the picture files that cannot be used; 'preview' to draw augmented views.
     config.task = "pretrain"
+    # The file that a task writes, where it writes one; '' for its usual name.
+    config.output = ""
     # One number fixes initial weights, order and augmentation.
     config.seed = 0
     # How the step is mapped over devices: 'pmap' or 'shard_map'.

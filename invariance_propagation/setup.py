@@ -26,7 +26,7 @@ from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
-TOP_LEVEL = ("task", "seed", "parallel", "num_devices")
+TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -84,6 +84,10 @@ class Run(NamedTuple):
       lower: () -> Programs; allocates nothing.
       step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
       feed: (start=, stop=) -> what each of these steps is given, placed.
+      views: (epoch, indices int [n]) -> float32 [n, size, size, C], what a step of that
+        epoch makes of these training images.
+      plain_view: uint8 [n, H, W, C] -> float32 [n, size, size, C], without chance.
+      chances: the section `augment`.
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
       steps_per_epoch: N // B.
@@ -102,6 +106,9 @@ class Run(NamedTuple):
     lower: Callable[[], Programs]
     step: Callable
     feed: Callable[..., Feed]
+    views: Callable[[int, np.ndarray], jax.Array]
+    plain_view: Callable[[jax.Array], jax.Array]
+    chances: dict[str, Any]
     embed: Embed
     schedule: optax.Schedule
     steps_per_epoch: int
@@ -249,6 +256,12 @@ def build(config: ConfigDict) -> Run:
             mapped_step.lower(*arguments),
         )
 
+    jitted_view = jax.jit(given.view)
+
+    def views(epoch: int, indices: np.ndarray) -> jax.Array:
+        keys = augment.per_image_keys(config.seed, epoch, jnp.asarray(indices))
+        return jitted_view(keys, given.read(epoch, indices))
+
     propagates = config.method.propagation_weight > 0
     return Run(
         dataset=dataset,
@@ -259,6 +272,9 @@ def build(config: ConfigDict) -> Run:
         lower=lower,
         step=mapped_step,
         feed=given.feed,
+        views=views,
+        plain_view=plain_view,
+        chances=chances,
         embed=embed,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,

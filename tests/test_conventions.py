@@ -39,7 +39,7 @@ LAYERS = (
     | {"train_state"},
     {"train_step", "feed", "__init__"},
     {"setup"},
-    {"monitor", "plan", "scan"},
+    {"monitor", "plan", "scan", "preview"},
     {"train"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
@@ -49,7 +49,7 @@ CORE |= {"purity", "search"}
 BELOW_CORE = {"errors", "version", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "train", "plan", "scan"}
+SEE_CONFIG = {"setup", "train", "plan", "scan", "preview"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "main"}
 
