@@ -2,7 +2,9 @@
 
 import re
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -21,19 +23,39 @@ WORKDIR = flags.DEFINE_string(
     "Where checkpoints and logs lie. The same command continues from the last "
     "checkpoint there.",
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Train with one process per host, this command on each: 'auto' on a TPU pod or "
+    "under SLURM, else HOST:PORT of process 0. See docs/pods.md.",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "How many processes there are, if --coordinator is HOST:PORT.",
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this one is, from 0, likewise."
+)
+JOIN_TIMEOUT = flags.DEFINE_float(
+    "join_timeout", 300.0, "Seconds to wait for the other processes at the start."
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
+    from invariance_propagation import processes
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.plan import print_plan
+    from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
     from invariance_propagation.train import train_and_evaluate
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
         "plan": print_plan,
+        "preview": draw_preview,
         "scan": print_scan,
     }
     try:
@@ -43,13 +65,43 @@ def main(argv: list[str]) -> None:
         task = config.get("task", "pretrain")
         if task not in tasks:
             raise UserError(f"task={task!r}: choose one of {', '.join(tasks)}")
+        join_processes()
         tasks[task](config)
     except UserError as error:
         _exit(error, 2)
     except Stopped as stopped:
-        _exit(stopped, 128 + stopped.signal)
+        print(stopped, file=sys.stderr)
+        _leave(stopped.status)
     except TrainingError as error:
         _exit(error, 1)
+    except (Exception, KeyboardInterrupt) as error:
+        if not processes.joined():
+            raise
+        traceback.print_exc()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        _exit(
+            f"this process cannot go on, as when another one is gone ({reason}): run "
+            "the same command on every host to go on from the last checkpoint",
+            1,
+        )
+
+
+def join_processes() -> None:
+    """Waits for the other hosts' processes, if there are to be any."""
+    from invariance_propagation import processes
+    from invariance_propagation.errors import UserError
+
+    if COORDINATOR.value is not None:
+        processes.join(
+            coordinator=COORDINATOR.value,
+            num_processes=NUM_PROCESSES.value,
+            process_id=PROCESS_ID.value,
+            timeout=JOIN_TIMEOUT.value,
+        )
+    elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
+        raise UserError(
+            "--num_processes and --process_id need --coordinator=HOST:PORT of process 0"
+        )
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -82,13 +134,21 @@ def workdir() -> str:
     return WORKDIR.value
 
 
-def _exit(error: Exception, status: int) -> None:
+def _exit(error: Exception | str, status: int) -> NoReturn:
     text = str(error)
     if isinstance(error, KeyError | AttributeError):  # from an override
         # ml_collections quotes the key, and sometimes the whole message.
         hint = re.sub(r"\\n|\n", ". ", str(error.args[0]))
         text = "unknown config key " + re.sub(r"[\\']", "", hint)
     print("error: " + " ".join(text.split()), file=sys.stderr)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    # JAX, if there is any, is imported by now.
+    processes = sys.modules.get("invariance_propagation.processes")
+    if processes is not None and processes.joined():
+        processes.leave(status)
     sys.exit(status)
 
 

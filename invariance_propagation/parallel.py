@@ -154,7 +154,9 @@ class Runner(NamedTuple):
 
         def place(sharding: NamedSharding, part: Any) -> Any:
             return jax.tree.map(
-                lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__),
+                lambda x: jax.make_array_from_callback(
+                    x.shape, sharding, x.__getitem__
+                ),
                 part,
             )
 

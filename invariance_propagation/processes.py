@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading
@@ -53,6 +52,8 @@ def join(
     address = None if coordinator == AUTO else _address(coordinator)
     if address is not None and process_id == 0:
         _check_free(address[1])
+    # Else JAX would swallow each SIGTERM from here on, and leave it to us to ask it.
+    jax.config.update("jax_enable_preemption_service", False)
     failure: list[Exception] = []
 
     def initialize() -> None:
@@ -180,16 +181,6 @@ def gather(own: np.ndarray) -> np.ndarray:
         part = own[start : start + rows]
         whole[:, start : start + rows] = multihost_utils.process_allgather(part)
     return whole.reshape(-1, *own.shape[1:])
-
-
-def agreed_stop(step: int) -> signal.Signals | None:
-    """SIGTERM if one process had it and all stop after this step, else None.
-
-    To be asked at each step. JAX tells the others, and settles on a step that none of
-    them has passed; no step waits for another process.
-    """
-    stop = multihost_utils.reached_preemption_sync_point(step)
-    return signal.SIGTERM if stop else None
 
 
 def announce() -> None:

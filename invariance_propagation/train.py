@@ -1,10 +1,7 @@
 """The training loop: steps, what is logged, evaluated and saved along the way."""
 
-import contextlib
 import json
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,11 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from invariance_propagation import monitor, processes
-from invariance_propagation.checkpoint import FOLDER, Checkpoints
-from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.checkpoint import FOLDER, Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.setup import Run, build
+from invariance_propagation.stopping import describe, exit_status, stop_requests
 from invariance_propagation.train_state import TrainState
 
 # Below this share of neighbours kept between visits the graph is new each epoch. When
@@ -42,7 +39,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
       UserError: bad input; nothing has been written.
       TrainingError: a loss that is not finite, or a checkpoint that cannot be
         read or written.
-      Stopped: SIGTERM or SIGINT; a checkpoint has been written.
+      Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
     """
     run = processes.everywhere(build, config)
     processes.announce()
@@ -93,6 +90,10 @@ def _train(
         window = Window(**saved["window"])
     log, progress = Silent(), Silent()
     if processes.is_first():
+        overview = parameter_overview.get_parameter_overview(
+            run.runner.local(state.params)
+        )
+        (folder / "parameters.txt").write_text(overview + "\n")
         _say_start(run, folder, state, start)
         log = MetricsLog(
             folder,
@@ -101,10 +102,15 @@ def _train(
         )
         progress = Progress(start, run.total_steps)
     feed = run.feed(start=start, stop=run.total_steps)
-    if start == 0 and run.has_knn:
-        log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
+    limit = run.options.stop_after_steps
     try:
-        with _stop_signals() as stopping:
+        if start == 0 and run.has_knn:
+            log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
+        with stop_requests(
+            run.runner,
+            last_step=start + limit if limit else None,
+            hours=run.options.stop_after_hours,
+        ) as stopping:
             state = _loop(
                 run,
                 state,
@@ -130,7 +136,7 @@ def _train(
 
 
 def _has_scores_of(step: int, folder: Path) -> bool:
-    return any(row["step"] == step and "knn" in row for row in read_rows(folder))
+    return any(row["step"] == step and monitor.KNN in row for row in read_rows(folder))
 
 
 def _loop(
@@ -144,7 +150,7 @@ def _loop(
         given = next(feed)
         waited += time.monotonic() - asked
         if run.start_epoch is not None and step == run.start_epoch * per_epoch:
-            _say_propagation_starts(run, state, epoch, folder, progress)
+            _say_propagation_starts(run, state, epoch, checkpoints.workdir, progress)
         state, metrics = run.step(state, *given)
         window.add(step, metrics)
         progress.advance()
@@ -175,23 +181,20 @@ def _loop(
         if run.has_knn and due and not last:
             scores = monitor.knn(run, state)
             log.write({"step": done, "epoch": epoch, **scores})
-            progress.say(
-                f"epoch {epoch}: kNN {monitor.percent(scores['knn'])}, "
-                f"against the bank {monitor.percent(scores['knn_bank'])}"
-            )
+            progress.say(f"epoch {epoch}: kNN {monitor.describe(scores)}")
             clock, clocked, waited = time.monotonic(), done, 0.0
-        stopped_by = stopping(done)
-        if done % options.checkpoint_every == 0 or last or stopped_by:
+        stop = stopping(done)
+        if done % options.checkpoint_every == 0 or last or stop:
             window.settle()
             host_state = run.runner.fetch(state, run.spec, run.num_examples)
             own_facts = facts | {"step": done, "window": window.facts()}
             processes.from_first(checkpoints.save, done, host_state, own_facts)
-        if stopped_by and not last:
+        if stop and not last:
             processes.from_first(checkpoints.finish)
             raise Stopped(
-                f"stopped by {stopped_by.name} at step {done} of {run.total_steps}; a "
+                f"stopped by {describe(stop)} at step {done} of {run.total_steps}; a "
                 f"checkpoint is in {checkpoints.folder}; run the same command to go on",
-                stopped_by,
+                exit_status(stop),
             )
     return state
 
@@ -246,10 +249,10 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _sample_ids(run: Run) -> dict[str, list[str]]:
-    """Which file each row of the bank belongs to, where images are files."""
-    images = run.dataset.train.images
-    return {"sample_ids": images.ids} if isinstance(images, Pictures) else {}
+def _sample_ids(run: Run) -> dict[str, str]:
+    """Which image each row of the bank belongs to, where images have names."""
+    ids = run.dataset.train.ids
+    return {} if ids is None else {"sample_ids": pack_ids(ids)}
 
 
 def _check_same_run(
@@ -272,27 +275,6 @@ def _check_same_run(
         )
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[dict[str, signal.Signals]]:
-    """Notes the first SIGTERM or SIGINT; a second one acts as it always does."""
-    noted: dict[str, signal.Signals] = {}
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        noted["signal"] = signal.Signals(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not the main thread
-                before[number] = signal.signal(number, note)
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
     count = sum(x.size for x in jax.tree.leaves(state.params))
     print(
@@ -300,9 +282,14 @@ def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
         f"{count:,} parameters; {run.total_steps:,} steps of "
         f"{run.options.batch_size} images ({run.options.epochs} epochs) on "
         f"{run.runner.num_devices} {jax.default_backend()} device(s)"
+        + (f" of {jax.process_count()} processes" if processes.several() else "")
     )
     if not run.has_labels:
         print("no labels: kNN and purity are left out")
+    print(
+        f"a background of M = {run.background_size:,} images"
+        + (f"; kNN by K = {run.knn.num_neighbors}" if run.has_knn else "")
+    )
     if run.start_epoch is not None and run.start_epoch >= run.options.epochs:
         print(
             f"warning: propagation starts in epoch {run.start_epoch} "

@@ -31,25 +31,26 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"errors", "version"},
-    {"parallel", "settings"},
+    {"processes"},
+    {"auto", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
-    | {"train_state"},
+    | {"stopping", "train_state"},
     {"train_step", "feed", "__init__"},
     {"setup"},
-    {"monitor", "plan", "scan"},
+    {"monitor", "plan", "scan", "preview"},
     {"train"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
 CORE = {"background", "bank", "losses", "nearest", "objective", "propagation"}
 CORE |= {"purity", "search"}
-BELOW_CORE = {"errors", "version", "parallel"}
+BELOW_CORE = {"errors", "version", "processes", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "train", "plan", "scan"}
+SEE_CONFIG = {"setup", "train", "plan", "scan", "preview"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "main"}
 
