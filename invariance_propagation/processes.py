@@ -28,6 +28,7 @@ AUTO = "auto"
 PIECE_BYTES = 2**26  # sent at once
 LEAVE_SECONDS = 10.0
 TEXT_BYTES = 1024
+_all_came = threading.Event()
 
 
 def join(
@@ -67,6 +68,8 @@ def join(
             )
         except Exception as error:
             failure.append(error)
+        else:
+            _all_came.set()
 
     thread = threading.Thread(target=initialize, daemon=True)
     thread.start()
@@ -87,9 +90,10 @@ def leave(status: int) -> None:
 
     A mere exit would wait for the others, and they for this one, for minutes.
     """
-    thread = threading.Thread(target=_say_goodbye, daemon=True)
-    thread.start()
-    thread.join(LEAVE_SECONDS)
+    if _all_came.is_set():
+        thread = threading.Thread(target=_say_goodbye, daemon=True)
+        thread.start()
+        thread.join(LEAVE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
