@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from invariance_propagation import parallel
-from invariance_propagation.errors import Stopped
+from invariance_propagation import parallel, processes
+from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.train import train_and_evaluate
 from tests import tiny
 from tests.tiny_run import ROOT, TINY, final_state, rows_without_times, tiny_config
@@ -23,19 +23,20 @@ from tests.two_processes import NUM_STEPS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-# Slow enough in learning that rounding does not grow: the order of sums differs.
+# Sums are in another order over two processes. Learning makes the difference grow until
+# another neighbour is the nearest: slow enough, it stays what one step makes it.
 CHANGES = {
-    "optimizer__learning_rate": 1e-4,
+    "optimizer__learning_rate": 1e-6,
     "train__epochs": 8,
-    "train__evaluate_every": 4,
+    "train__evaluate_every": 0,
 }
 FLAGS = [
     f"--config.{name.replace('__', '.')}={value}" for name, value in CHANGES.items()
 ]
 
 
-def config_of(mode: str, **changes: Any) -> Any:
-    return tiny_config(parallel=mode, num_devices=4, **CHANGES, **changes)
+def config_of_one(**changes: Any) -> Any:
+    return tiny_config(num_devices=4, **CHANGES, **changes)
 
 
 def free_address() -> str:
@@ -86,21 +87,14 @@ def same_run(workdir: Path, other: Path) -> None:
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
         for name, value in wanted.items():
-            # Shares of 450 images, of 1024 walks and of 32 x 4 neighbours are counts.
-            counted = name.startswith("knn") or name in ("purity", "neighbor_overlap")
-            near = {"abs": 0.01} if counted else {"rel": 1e-4}
-            assert row[name] == pytest.approx(value, **near), (row["step"], name)
+            assert row[name] == pytest.approx(value, rel=1e-5), (row["step"], name)
     step, state = final_state(workdir)
     other_step, other_state = final_state(other)
     assert step == other_step == 64
-    for name in ("params", "batch_stats"):
-        jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-            getattr(state, name),
-            getattr(other_state, name),
-        )
-    difference = np.abs(state.memory.bank - other_state.memory.bank)
-    np.testing.assert_array_less(difference, 1e-3)
+    for leaf, wanted in zip(
+        jax.tree.leaves(state), jax.tree.leaves(other_state), strict=True
+    ):
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +103,7 @@ def one_process(
 ) -> Path:
     """Four devices of one process, without a break."""
     workdir = tmp_path_factory.mktemp("one_process")
-    train_and_evaluate(config_of("pmap"), str(workdir))
+    train_and_evaluate(config_of_one(), str(workdir))
     return workdir
 
 
@@ -142,7 +136,7 @@ def test_a_signal_at_one_stops_both_and_one_process_goes_on(
     assert len(stopped) == 1
     saved = sorted(int(path.name) for path in tmp_path.glob("checkpoints/*"))
     assert saved[-1] == int(stopped.pop()) < 64
-    train_and_evaluate(config_of("pmap"), str(tmp_path))
+    train_and_evaluate(config_of_one(), str(tmp_path))
     same_run(tmp_path, one_process)
 
 
@@ -150,7 +144,7 @@ def test_two_processes_go_on_where_one_stopped(
     one_process: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped):
-        config = config_of("shard_map", train__stop_after_steps=5)
+        config = config_of_one(train__stop_after_steps=5)
         train_and_evaluate(config, str(tmp_path))
     first, second = finish(start_two("shard_map", tmp_path))
     assert first[0] == second[0] == 0, first[2] + second[2]
@@ -163,30 +157,32 @@ def test_two_processes_go_on_where_one_stopped(
 
 
 def test_who_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("", 0)) as taken:
-        port = taken.getsockname()[1]
-        cases = {
-            f"--coordinator={free_address()} --num_processes=2 --process_id=0": (
-                "not all of the 2 processes have come within 3 seconds"
-            ),
-            f"--coordinator={free_address()} --num_processes=2 --process_id=1": (
-                "process 0 does not answer at 127.0.0.1:"
-            ),
-            f"--coordinator=127.0.0.1:{port} --num_processes=2 --process_id=0": (
-                f"port {port} cannot be used"
-            ),
-            "--coordinator=auto": "Name it on each host by --coordinator=HOST:PORT",
-            "--coordinator=here --num_processes=2 --process_id=0": "write HOST:PORT",
-            "--coordinator=here:1 --num_processes=2 --process_id=2": "process_id=2",
-            "--num_processes=2": "need --coordinator",
-        }
-        shared = [*TINY, f"--workdir={tmp_path / 'new'}", "--join_timeout=3"]
-        started = [start("main.py", *shared, *flags.split()) for flags in cases]
-        for (status, lines, errors), expected in zip(
-            finish(started), cases.values(), strict=True
-        ):
-            assert status == 2
-            assert expected in errors
-            assert errors.startswith("error: ") and errors.count("\n") == 1, errors
-            assert lines == []
+    cases = {
+        f"--coordinator={free_address()} --num_processes=2 --process_id=0": (
+            "not all of the 2 processes have come within 3 seconds"
+        ),
+        f"--coordinator={free_address()} --num_processes=2 --process_id=1": (
+            "process 0 does not answer at 127.0.0.1:"
+        ),
+        "--coordinator=auto": "Name it on each host by --coordinator=HOST:PORT",
+        "--num_processes=2": "need --coordinator",
+    }
+    shared = [*TINY, f"--workdir={tmp_path / 'new'}", "--join_timeout=3"]
+    started = [start("main.py", *shared, *flags.split()) for flags in cases]
+    for (status, lines, errors), expected in zip(
+        finish(started), cases.values(), strict=True
+    ):
+        assert status == 2
+        assert expected in errors
+        assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+        assert lines == []
     assert not (tmp_path / "new").exists()
+
+
+def test_an_address_is_looked_at_first() -> None:
+    with pytest.raises(UserError, match="coordinator=here: write HOST:PORT"):
+        processes.join(coordinator="here", num_processes=2, process_id=0)
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"port \d+ cannot be used on this host"):
+            processes.join(coordinator=address, num_processes=2, process_id=0)
