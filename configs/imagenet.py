@@ -21,4 +21,6 @@ def get_config() -> ConfigDict:
     # Batch 128 over 4 GPUs, BatchNorm over each GPU's 32 images [code].
     config.train.update(batch_size=128, epochs=800, evaluate_every=5)
     config.train.checkpoint_every = 2000
+    # A pass over all training images is a third of an epoch.
+    config.knn.embed_anew = False
     return config
