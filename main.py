@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         _exit(error, 2)
     except Stopped as stopped:
-        _exit(stopped, 128 + stopped.signal)
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
     except TrainingError as error:
         _exit(error, 1)
 

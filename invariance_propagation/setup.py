@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from invariance_propagation import parallel, settings
+from invariance_propagation import auto, parallel, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
@@ -42,6 +42,8 @@ class TrainOptions(NamedTuple):
     log_every: int
     tensorboard: bool
     num_threads: int
+    stop_after_steps: int
+    stop_after_hours: float
 
 
 class KnnOptions(NamedTuple):
@@ -49,6 +51,7 @@ class KnnOptions(NamedTuple):
 
     num_neighbors: int
     temperature: float
+    embed_anew: bool
 
 
 class Programs(NamedTuple):
@@ -90,7 +93,8 @@ class Run(NamedTuple):
       steps_per_epoch: N // B.
       start_epoch: first epoch with propagation; None where there is none.
       options: the section `train`.
-      knn: the section `knn`.
+      knn: the section `knn`, its K a number.
+      background_size: M, a number.
       seed: of weights, order and augmentation.
     """
 
@@ -111,6 +115,7 @@ class Run(NamedTuple):
     start_epoch: int | None
     options: TrainOptions
     knn: KnnOptions
+    background_size: int
     seed: int
 
     @property
@@ -144,6 +149,8 @@ def build(config: ConfigDict) -> Run:
     dataset = settings.call(sources.load, "data", config, size=config.augment.size)
     images = dataset.train.images
     num_examples = len(images)
+    config = _with_numbers(config, dataset)
+    knn = knn._replace(num_neighbors=config.knn.num_neighbors)
     _check_sizes(options, knn, num_examples)
 
     parallel.one_cpu_device_per_core(options.batch_size)
@@ -274,8 +281,24 @@ def build(config: ConfigDict) -> Run:
         start_epoch=config.method.start_epoch if propagates else None,
         options=options,
         knn=knn,
+        background_size=config.method.background_size,
         seed=config.seed,
     )
+
+
+def _with_numbers(config: ConfigDict, dataset: sources.Dataset) -> ConfigDict:
+    """The config with M and K as numbers, also where it says 'auto'."""
+    images, labels, _ = dataset.train
+    num_classes = None if labels is None else len(np.unique(labels))
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():  # from text to number
+        config.method.background_size = auto.background_size(
+            config.method.background_size, num_examples=len(images)
+        )
+        config.knn.num_neighbors = auto.votes(
+            config.knn.num_neighbors, num_examples=len(images), num_classes=num_classes
+        )
+    return config
 
 
 def make_encoder(
@@ -322,6 +345,12 @@ def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
         raise UserError(
             f"train.keep_checkpoints={options.keep_checkpoints}: keep at least 1"
         )
+    for name in ("stop_after_steps", "stop_after_hours"):
+        if getattr(options, name) < 0:
+            raise UserError(
+                f"train.{name}={getattr(options, name)}: set it above 0, or to 0 to "
+                "train to the end"
+            )
     if not knn.temperature > 0:
         raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
 

@@ -31,7 +31,7 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"errors", "version"},
-    {"parallel", "settings"},
+    {"auto", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
