@@ -6,6 +6,10 @@ step, so that a run goes on anywhere without a saved iterator.
 
 import contextlib
 import functools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
@@ -103,11 +107,23 @@ def stream(
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads some of its own
             flags.FLAGS.mark_as_parsed()
         working = grain.MultiprocessingOptions(num_workers, max(1, ahead))
-        made = made.mp_prefetch(working)
+        made = made.mp_prefetch(working, worker_init_fn=_follow_main)
     # Joined last, because each worker takes every so many-th piece.
     batches = iter(made.batch(load.pieces, batch_fn=_join))
     with contextlib.closing(batches):
         yield from batches
+
+
+def _follow_main(worker: int, workers: int) -> None:
+    """What stops a run is for its main process, and a worker ends with that one."""
+
+    def end() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _join(
