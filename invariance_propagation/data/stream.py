@@ -80,7 +80,14 @@ class Load:
         uniform = host_uniforms(self._seed, epoch, indices, NUMBERS)
         streamed = isinstance(self._images, Pictures)
         read = self._images.read if streamed else self._images.__getitem__
-        return np.stack(list(self._make(map(read, indices.tolist()), uniform)))
+        made = iter(self._make(map(read, indices.tolist()), uniform))
+        first = next(made)
+        # Not stacked at the end: one after the other they use the same memory.
+        images = np.empty((len(indices), *first.shape), first.dtype)
+        images[0] = first
+        for row, image in zip(images[1:], made, strict=True):
+            row[...] = image
+        return images
 
 
 def stream(
