@@ -28,12 +28,14 @@ def main(argv: list[str]) -> None:
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.plan import print_plan
+    from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
     from invariance_propagation.train import train_and_evaluate
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
         "plan": print_plan,
+        "preview": draw_preview,
         "scan": print_scan,
     }
     try:
@@ -47,7 +49,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         _exit(error, 2)
     except Stopped as stopped:
-        _exit(stopped, 128 + stopped.signal)
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
     except TrainingError as error:
         _exit(error, 1)
 

@@ -14,8 +14,10 @@ def get_config() -> ConfigDict:
     """Returns all keys; a data set of its own must be named by the other configs."""
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
-    # list the picture files that cannot be used.
+    # list the picture files that cannot be used; 'preview' to draw augmented views.
     config.task = "pretrain"
+    # The file that a task writes, where it writes one; '' for its usual name.
+    config.output = ""
     # One number fixes initial weights, order and augmentation.
     config.seed = 0
     # How the step is mapped over devices: 'pmap' or 'shard_map'.
@@ -24,9 +26,11 @@ def get_config() -> ConfigDict:
     config.num_devices = config_dict.placeholder(int)
 
     config.data = ConfigDict()
-    config.data.name = "imagenet"  # see data/sources.py for the names
-    # Where the files lie; '' is the usual place.
+    config.data.name = "imagenet"  # README lists the names
+    # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets.
     config.data.folder = ""
+    # Of a TFDS set: what to train on, e.g. 'train[:10%]'; '' is the usual split.
+    config.data.split = ""
     # Train on the first so many images only; 0: on all.
     config.data.num_train = 0
     # Of an image folder: whether its topmost folders are classes, for kNN and purity.
@@ -69,7 +73,8 @@ def get_config() -> ConfigDict:
     config.method.num_neighbors = 4  # k [paper]
     config.method.num_hops = 3  # l [paper]
     config.method.num_hard = 50  # P [paper]
-    config.method.background_size = 4096  # M [paper]
+    # M [paper], or 'auto': it follows N, see docs/own_data.md.
+    config.method.background_size = config_dict.FieldReference(4096, object)
     config.method.temperature = 0.2  # tau: 0.2 with an MLP head, 0.07 linear [paper]
     config.method.form = "paper"  # 'paper' (sets) or 'released' (the authors' code)
     config.method.positives = "hard"  # 'hard' [paper], or 'easy' for the ablation
@@ -94,8 +99,12 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_epochs = 0  # [code]
 
     config.knn = ConfigDict()
-    config.knn.num_neighbors = 200  # K [paper]
+    # K [paper], or 'auto': it follows N and the number of classes.
+    config.knn.num_neighbors = config_dict.FieldReference(200, object)
     config.knn.temperature = 0.07  # sigma [paper]
+    # Embed all training images anew for it; False: only against the bank, the paper's
+    # monitor, which costs a pass over the held-out images alone.
+    config.knn.embed_anew = True
 
     config.train = ConfigDict()
     config.train.epochs = 800  # [code]
@@ -106,4 +115,8 @@ def get_config() -> ConfigDict:
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
     config.train.tensorboard = False  # event files too (imports TensorFlow)
     config.train.num_threads = 4  # that read and decode streamed pictures
+    # Stop, with a checkpoint, after so many steps of this call, from which the same
+    # command goes on; 0: at the end.
+    config.train.stop_after_steps = 0
+    config.train.stop_after_hours = 0.0  # likewise
     return config.lock()

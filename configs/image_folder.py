@@ -21,10 +21,10 @@ def get_config() -> ConfigDict:
     config.data.name = "image_folder"
     config.augment.size = 64
     config.encoder.update(depth=18, stem="cifar", cross_replica_norm=True)
-    # M about half of a thousand; random rows would make the first neighbours random.
+    # From random rows the first neighbours would be random.
     config.method.update(
-        background_size=512, temperature=0.1, start_epoch=20, bank_start="embeddings"
+        background_size="auto", temperature=0.1, start_epoch=20, bank_start="embeddings"
     )
-    config.knn.num_neighbors = 10
+    config.knn.num_neighbors = "auto"
     config.train.update(batch_size=64, epochs=100, checkpoint_every=200)
     return config

@@ -15,9 +15,13 @@ class TrainingError(RuntimeError):
     """
 
 
-class Stopped(TrainingError):
-    """A run that was asked to stop, by `signal`, and has saved its state."""
+class Stopped(Exception):
+    """A run that was asked to stop before its end, and has saved its state.
 
-    def __init__(self, message: str, signal: int):
+    `main.py` prints the message and exits with `status`: 0 if the config asked, 128 +
+    the signal's number if a signal did.
+    """
+
+    def __init__(self, message: str, status: int):
         super().__init__(message)
-        self.signal = signal
+        self.status = status

@@ -25,13 +25,16 @@ class Input(NamedTuple):
     Attributes:
       feed: (start=, stop=) -> for each of these steps, its indices int32 [B] and
         images, placed.
-      shape: of these images, uint8.
+      read: (epoch, indices) -> uint8 [n, H, W, C] on the host: these images as `pick`
+        would find them in a step of that epoch.
+      shape: of the images of `feed`, uint8.
       spec: where they lie.
       pick: (images, indices) -> uint8 [b, H, W, C], on a device.
       view: (keys [b], uint8 [b, H, W, C]) -> float32 views, on a device.
     """
 
     feed: Callable[..., Feed]
+    read: Callable[[int, np.ndarray], np.ndarray]
     shape: tuple[int, ...]
     spec: Any
     pick: Callable[[jax.Array, jax.Array], jax.Array]
@@ -72,6 +75,7 @@ def resident(
 
     return Input(
         feed=feed,
+        read=lambda epoch, indices: images[indices],
         shape=images.shape,
         spec=REPLICATED,
         pick=lambda images, indices: images[indices],
@@ -110,6 +114,9 @@ def streamed(
 
     return Input(
         feed=feed,
+        read=lambda epoch, indices: np.stack(
+            [load.read(epoch, int(i)) for i in indices]
+        ),
         shape=(batch_size, *pictures.shape[1:]),
         spec=SHARDED,
         pick=lambda images, indices: images,

@@ -17,6 +17,7 @@ from invariance_propagation.setup import Run
 from invariance_propagation.train_state import TrainState
 
 SUMMARY_FILE = "summary.json"
+KNN = "knn_bank"  # every row of metrics with scores of kNN has this one
 PURITY_ANCHORS = 1024
 
 
@@ -33,17 +34,20 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     """Accuracy on held-out images, in [0, 1].
 
     Returns:
-      `knn`, by the backbone's features, which is what one takes away, and
-      `knn_embedding`, by the head's output, both with the training images embedded
-      anew; `knn_bank`, embeddings against the bank, the paper's monitor.
+      `knn_bank`, embeddings against the bank, the paper's monitor. If training images
+      are embedded anew for it: `knn`, by the backbone's features, which is what one
+      takes away, and `knn_embedding`, by the head's output.
     """
     queries = _embed(run, state, run.dataset.held_out.images)
-    trained = _embed(run, state, run.dataset.train.images)
     memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
+    scores = {"knn_bank": _accuracy(run, memory.bank, queries.embedding)}
+    if not run.knn.embed_anew:
+        return scores
+    trained = _embed(run, state, run.dataset.train.images)
     return {
         "knn": _accuracy(run, trained.features, queries.features),
         "knn_embedding": _accuracy(run, trained.embedding, queries.embedding),
-        "knn_bank": _accuracy(run, memory.bank, queries.embedding),
+        **scores,
     }
 
 
@@ -51,14 +55,14 @@ def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str
     """Writes summary.json of a run that has taken `steps`, and prints its table."""
     summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
     if run.has_knn:
-        untrained, *_, trained = (row for row in read_rows(folder) if "knn" in row)
+        untrained, *_, trained = (row for row in read_rows(folder) if KNN in row)
         summary |= {
             "knn_neighbors": run.knn.num_neighbors,
             "knn_raw_pixels": _knn_of_pixels(run),
-            "knn_untrained": untrained["knn"],
-            "knn_trained": trained["knn"],
-            "knn_embedding": trained["knn_embedding"],
-            "knn_bank": trained["knn_bank"],
+            "knn_untrained": untrained.get("knn"),
+            "knn_trained": trained.get("knn"),
+            "knn_embedding": trained.get("knn_embedding"),
+            "knn_bank": trained[KNN],
         }
     if run.has_labels and run.method.purity is not None:
         *hops, overall = purity(run, state, num_anchors=run.num_examples)
@@ -83,6 +87,16 @@ def repeat_summary(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     return summary
 
 
+def describe(scores: dict[str, float]) -> str:
+    """What `knn` returns, in words."""
+    by = {
+        "knn": "by features",
+        "knn_embedding": "by embedding",
+        "knn_bank": "against the bank",
+    }
+    return ", ".join(f"{percent(scores[name])} {by[name]}" for name in scores)
+
+
 def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.2f} %"
 
@@ -90,13 +104,20 @@ def percent(share: float | None) -> str:
 def _table(summary: dict[str, Any], folder: Path) -> str:
     lines = [""]
     if "knn_trained" in summary:
+        scores = {
+            "raw pixels": summary["knn_raw_pixels"],
+            "untrained": summary["knn_untrained"],
+            "trained": summary["knn_trained"],
+            "trained, by embedding": summary["knn_embedding"],
+            "trained, against the bank": summary["knn_bank"],
+        }
         lines += [
             f"weighted kNN of the held-out images, K={summary['knn_neighbors']}",
-            f"  knn raw pixels: {percent(summary['knn_raw_pixels'])}",
-            f"  knn untrained: {percent(summary['knn_untrained'])}",
-            f"  knn trained: {percent(summary['knn_trained'])}",
-            f"  knn trained, by embedding: {percent(summary['knn_embedding'])}",
-            f"  knn trained, against the bank: {percent(summary['knn_bank'])}",
+            *(
+                f"  knn {name}: {percent(score)}"
+                for name, score in scores.items()
+                if score is not None
+            ),
         ]
     if "purity" in summary:
         lines += ["purity of the propagated positives"]
@@ -136,5 +157,6 @@ def _accuracy(run: Run, features: jax.Array, queries: jax.Array) -> float:
         run.dataset.train.labels,
         queries,
         run.dataset.held_out.labels,
-        **run.knn._asdict(),
+        num_neighbors=run.knn.num_neighbors,
+        temperature=run.knn.temperature,
     )

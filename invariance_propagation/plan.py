@@ -185,9 +185,9 @@ def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
         return f"set train.batch_size to at most {best}"
     least = max(
         batch_size,
-        config.method.background_size,
+        run.background_size,
         config.method.num_neighbors + 1,
-        config.knn.num_neighbors,
+        run.knn.num_neighbors,
     )
     if run.num_examples > least:
         size = size_with("data.num_train")

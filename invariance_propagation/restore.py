@@ -19,9 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from invariance_propagation import settings
 from invariance_propagation.checkpoint import (
     FOLDER,
-    Checkpoints,
     checksum,
     read_item,
+    unpack_ids,
 )
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models import Encoder, ResNet
@@ -91,8 +91,8 @@ class StoredMemory(NamedTuple):
     Attributes:
       bank: float32 [N, d].
       graph: int32 [N, k].
-      sample_ids: which picture each row is of; None where images are no files, and
-        rows in the order of the data set.
+      sample_ids: what the source calls the image of each row; None where it has no
+        names, and rows are in the order of the data set.
       facts: all that the run has noted of itself, `step` among it.
     """
 
@@ -149,7 +149,8 @@ def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone
 def restore_memory(path: str | Path) -> StoredMemory:
     """Bank, graph and sample ids of a run; as `restore_encoder`."""
     state, facts = read_checkpoint(path, ("memory",))
-    sample_ids = Checkpoints(workdir_of(path), keep=1).sample_ids()
+    packed = facts.get("sample_ids")
+    sample_ids = None if packed is None else unpack_ids(packed)
     return StoredMemory(**state["memory"], sample_ids=sample_ids, facts=facts)
 
 

@@ -23,14 +23,14 @@ def print_scan(config: ConfigDict) -> list[Bad]:
     """Prints the id and the fault of each picture that cannot be used.
 
     Raises:
-      UserError: there are such pictures; or the data set is not one of files.
+      UserError: there are such pictures; or the data set is not one of encoded pictures.
     """
     dataset = settings.call(sources.load, "data", config, size=config.augment.size)
     splits = [part.images for part in (dataset.train, dataset.held_out) if part]
     if not isinstance(splits[0], Pictures):
         raise UserError(
-            f"data.name={config.data.name!r} is not made of picture files: there is "
-            "nothing to scan"
+            f"data.name={config.data.name!r} is held as arrays, not as encoded "
+            "pictures: there is nothing to scan"
         )
     bad = [found for pictures in splits for found in scan(pictures)]
     for found in bad:
@@ -39,7 +39,7 @@ def print_scan(config: ConfigDict) -> list[Bad]:
     if bad:
         raise UserError(
             f"{len(bad)} of {count} pictures cannot be used (above): mend or remove "
-            f"them from {splits[0].folder}"
+            f"them from {splits[0].where}"
         )
     print(f"all {count} pictures can be used")
     return bad

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from invariance_propagation import parallel, settings
+from invariance_propagation import auto, parallel, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
@@ -25,7 +26,7 @@ from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
-TOP_LEVEL = ("task", "seed", "parallel", "num_devices")
+TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -41,6 +42,8 @@ class TrainOptions(NamedTuple):
     log_every: int
     tensorboard: bool
     num_threads: int
+    stop_after_steps: int
+    stop_after_hours: float
 
 
 class KnnOptions(NamedTuple):
@@ -48,6 +51,7 @@ class KnnOptions(NamedTuple):
 
     num_neighbors: int
     temperature: float
+    embed_anew: bool
 
 
 class Programs(NamedTuple):
@@ -80,12 +84,17 @@ class Run(NamedTuple):
       lower: () -> Programs; allocates nothing.
       step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
       feed: (start=, stop=) -> what each of these steps is given, placed.
+      views: (epoch, indices int [n]) -> float32 [n, size, size, C], what a step of that
+        epoch makes of these training images.
+      plain_view: uint8 [n, H, W, C] -> float32 [n, size, size, C], without chance.
+      chances: the section `augment`.
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
       steps_per_epoch: N // B.
       start_epoch: first epoch with propagation; None where there is none.
       options: the section `train`.
-      knn: the section `knn`.
+      knn: the section `knn`, its K a number.
+      background_size: M, a number.
       seed: of weights, order and augmentation.
     """
 
@@ -97,12 +106,16 @@ class Run(NamedTuple):
     lower: Callable[[], Programs]
     step: Callable
     feed: Callable[..., Feed]
+    views: Callable[[int, np.ndarray], jax.Array]
+    plain_view: Callable[[jax.Array], jax.Array]
+    chances: dict[str, Any]
     embed: Embed
     schedule: optax.Schedule
     steps_per_epoch: int
     start_epoch: int | None
     options: TrainOptions
     knn: KnnOptions
+    background_size: int
     seed: int
 
     @property
@@ -136,6 +149,8 @@ def build(config: ConfigDict) -> Run:
     dataset = settings.call(sources.load, "data", config, size=config.augment.size)
     images = dataset.train.images
     num_examples = len(images)
+    config = _with_numbers(config, dataset)
+    knn = knn._replace(num_neighbors=config.knn.num_neighbors)
     _check_sizes(options, knn, num_examples)
 
     parallel.one_cpu_device_per_core(options.batch_size)
@@ -178,22 +193,18 @@ def build(config: ConfigDict) -> Run:
     )
     spec = state_spec(method.memory_spec)
     step_specs = (spec, SHARDED, given.spec)
-    mapped_step = runner.compile(
-        partial(
-            train_step,
-            encoder=encoder,
-            method=method,
-            optimizer=optimizer,
-            pick=given.pick,
-            view=given.view,
-            seed=config.seed,
-            steps_per_epoch=steps_per_epoch,
-            axis_name=AXIS,
-        ),
-        step_specs,
-        (spec, REPLICATED),
-        donate=(0,),
+    step = partial(
+        train_step,
+        encoder=encoder,
+        method=method,
+        optimizer=optimizer,
+        pick=given.pick,
+        view=given.view,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        axis_name=AXIS,
     )
+    mapped_step = runner.compile(step, step_specs, (spec, REPLICATED), donate=(0,))
     embed = make_embed(runner, encoder, plain_view)
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     example = jax.eval_shape(plain_view, one)
@@ -241,6 +252,12 @@ def build(config: ConfigDict) -> Run:
             mapped_step.lower(*arguments),
         )
 
+    jitted_view = jax.jit(given.view)
+
+    def views(epoch: int, indices: np.ndarray) -> jax.Array:
+        keys = augment.per_image_keys(config.seed, epoch, jnp.asarray(indices))
+        return jitted_view(keys, given.read(epoch, indices))
+
     propagates = config.method.propagation_weight > 0
     return Run(
         dataset=dataset,
@@ -251,14 +268,33 @@ def build(config: ConfigDict) -> Run:
         lower=lower,
         step=mapped_step,
         feed=given.feed,
+        views=views,
+        plain_view=plain_view,
+        chances=chances,
         embed=embed,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         start_epoch=config.method.start_epoch if propagates else None,
         options=options,
         knn=knn,
+        background_size=config.method.background_size,
         seed=config.seed,
     )
+
+
+def _with_numbers(config: ConfigDict, dataset: sources.Dataset) -> ConfigDict:
+    """The config with M and K as numbers, also where it says 'auto'."""
+    images, labels, _ = dataset.train
+    num_classes = None if labels is None else len(np.unique(labels))
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():  # from text to number
+        config.method.background_size = auto.background_size(
+            config.method.background_size, num_examples=len(images)
+        )
+        config.knn.num_neighbors = auto.votes(
+            config.knn.num_neighbors, num_examples=len(images), num_classes=num_classes
+        )
+    return config
 
 
 def make_encoder(
@@ -305,6 +341,12 @@ def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
         raise UserError(
             f"train.keep_checkpoints={options.keep_checkpoints}: keep at least 1"
         )
+    for name in ("stop_after_steps", "stop_after_hours"):
+        if getattr(options, name) < 0:
+            raise UserError(
+                f"train.{name}={getattr(options, name)}: set it above 0, or to 0 to "
+                "train to the end"
+            )
     if not knn.temperature > 0:
         raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -14,8 +15,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from invariance_propagation import monitor
-from invariance_propagation.checkpoint import FOLDER, Checkpoints
-from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.checkpoint import FOLDER, Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import MetricsLog, Progress, read_rows
 from invariance_propagation.setup import Run, build
@@ -42,7 +42,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
       UserError: bad input; nothing has been written.
       TrainingError: a loss that is not finite, or a checkpoint that cannot be
         read or written.
-      Stopped: SIGTERM or SIGINT; a checkpoint has been written.
+      Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
     """
     run = build(config)
     folder = Path(workdir).absolute()
@@ -86,9 +86,9 @@ def _train(
     )
     progress = Progress(start, run.total_steps)
     feed = run.feed(start=start, stop=run.total_steps)
-    if start == 0 and run.has_knn:
-        log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
     try:
+        if start == 0 and run.has_knn:
+            log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
         with _stop_signals() as stopping:
             state = _loop(
                 run,
@@ -115,7 +115,7 @@ def _train(
 
 
 def _has_scores_of(step: int, folder: Path) -> bool:
-    return any(row["step"] == step and "knn" in row for row in read_rows(folder))
+    return any(row["step"] == step and monitor.KNN in row for row in read_rows(folder))
 
 
 def _loop(
@@ -123,6 +123,7 @@ def _loop(
 ) -> TrainState:
     options, per_epoch = run.options, run.steps_per_epoch
     clock, clocked, waited = time.monotonic(), start, 0.0
+    deadline = clock + 3600 * (options.stop_after_hours or math.inf)
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
         asked = time.monotonic()
@@ -160,24 +161,23 @@ def _loop(
         if run.has_knn and due and not last:
             scores = monitor.knn(run, state)
             log.write({"step": done, "epoch": epoch, **scores})
-            progress.say(
-                f"epoch {epoch}: kNN {monitor.percent(scores['knn'])}, "
-                f"against the bank {monitor.percent(scores['knn_bank'])}"
-            )
+            progress.say(f"epoch {epoch}: kNN {monitor.describe(scores)}")
             clock, clocked, waited = time.monotonic(), done, 0.0
         stopped_by = stopping.get("signal")
-        if done % options.checkpoint_every == 0 or last or stopped_by:
+        paused = done - start == options.stop_after_steps or time.monotonic() > deadline
+        if done % options.checkpoint_every == 0 or last or stopped_by or paused:
             window.settle()
             host_state = run.runner.fetch(state, run.spec, run.num_examples)
             checkpoints.save(
                 done, host_state, facts | {"step": done, "window": window.facts()}
             )
-        if stopped_by and not last:
+        if (stopped_by or paused) and not last:
             checkpoints.finish()
+            by = stopped_by.name if stopped_by else "train.stop_after_*"
             raise Stopped(
-                f"stopped by {stopped_by.name} at step {done} of {run.total_steps}; a "
-                f"checkpoint is in {checkpoints.folder}; run the same command to go on",
-                stopped_by,
+                f"stopped by {by} at step {done} of {run.total_steps}; a checkpoint is "
+                f"in {checkpoints.folder}; run the same command to go on",
+                128 + stopped_by if stopped_by else 0,
             )
     return state
 
@@ -232,10 +232,10 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _sample_ids(run: Run) -> dict[str, list[str]]:
-    """Which file each row of the bank belongs to, where images are files."""
-    images = run.dataset.train.images
-    return {"sample_ids": images.ids} if isinstance(images, Pictures) else {}
+def _sample_ids(run: Run) -> dict[str, str]:
+    """Which image each row of the bank belongs to, where images have names."""
+    ids = run.dataset.train.ids
+    return {} if ids is None else {"sample_ids": pack_ids(ids)}
 
 
 def _check_same_run(
@@ -289,6 +289,10 @@ def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
     )
     if not run.has_labels:
         print("no labels: kNN and purity are left out")
+    print(
+        f"a background of M = {run.background_size:,} images"
+        + (f"; kNN by K = {run.knn.num_neighbors}" if run.has_knn else "")
+    )
     if run.start_epoch is not None and run.start_epoch >= run.options.epochs:
         print(
             f"warning: propagation starts in epoch {run.start_epoch} "

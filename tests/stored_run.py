@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from configs import digits
-from invariance_propagation.checkpoint import Checkpoints
+from invariance_propagation.checkpoint import Checkpoints, pack_ids
 from invariance_propagation.methods.invp import Memory
 from invariance_propagation.models.torchvision import variable_shapes
 from invariance_propagation.setup import make_encoder
@@ -58,7 +58,7 @@ def store_run(
         "num_examples": NUM_EXAMPLES,
         "digest": "0123",
         "config": json.loads(config.to_json_best_effort()),
-        "sample_ids": IDS,
+        "sample_ids": pack_ids(IDS),
     }
     states = {step: state_of(step, dict(config.encoder)) for step in steps}
     checkpoints = Checkpoints(workdir, keep=len(steps))

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from invariance_propagation import parallel
-from invariance_propagation.checkpoint import DAMAGED, Checkpoints
+from invariance_propagation.checkpoint import (
+    DAMAGED,
+    Checkpoints,
+    pack_ids,
+    unpack_ids,
+)
 from invariance_propagation.errors import TrainingError, UserError
 from tests import tiny
 
@@ -190,3 +195,15 @@ def test_facts_are_json(tmp_path: Path) -> None:
     checkpoints.close()
     assert facts["window"]["sums"]["loss"] == 0.1
     assert json.dumps(facts)
+
+
+def test_a_checkpoint_knows_which_image_a_row_is_of(tmp_path: Path) -> None:
+    ids = ["a/1.png", "b/\u00e4\n2.png"] + [f"a.array_record__{i}" for i in range(9999)]
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert checkpoints.sample_ids() is None
+    packed = pack_ids(ids)
+    assert unpack_ids(packed) == ids and len(packed) < 40_000
+    checkpoints.save(1, state_of(1), {"step": 1, "sample_ids": packed})
+    checkpoints.finish()
+    assert checkpoints.sample_ids() == ids
+    checkpoints.close()

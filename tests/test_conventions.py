@@ -31,7 +31,7 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"errors", "version"},
-    {"parallel", "settings"},
+    {"auto", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
@@ -39,7 +39,7 @@ LAYERS = (
     | {"train_state"},
     {"train_step", "feed", "__init__"},
     {"setup"},
-    {"monitor", "plan", "scan", "restore"},
+    {"monitor", "plan", "scan", "preview", "restore"},
     {"train"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
@@ -49,7 +49,7 @@ CORE |= {"purity", "search"}
 BELOW_CORE = {"errors", "version", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "train", "plan", "scan"}
+SEE_CONFIG = {"setup", "train", "plan", "scan", "preview"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "main"}
 

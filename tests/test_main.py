@@ -52,7 +52,11 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/digits.py", "--config.train.epochs=many"], "many"),
         (["--config=configs/digits.py", "--workdir=x", "digits"], "'digits'"),
         (["--config=configs/digits.py", "--workdir=x", "--config.task=sing"], "sing"),
-        (["--config=configs/imagenet.py", "--workdir=x"], "later release"),
+        (
+            ["--config=configs/imagenet.py", "--workdir=x"]
+            + ["--config.data.folder=/nowhere"],
+            "there is no folder /nowhere",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags: list[str], expected: str) -> None:

@@ -27,7 +27,10 @@ BAD = {
         {"data__name": "fashion_mnist", "data__folder": "/nowhere"},
         "apt-get install dataset-fashion-mnist",
     ),
-    "planned data": ({"data__name": "imagenet"}, "comes with a later release"),
+    "missing records": (
+        {"data__name": "imagenet", "data__folder": "/nowhere"},
+        "there is no folder /nowhere",
+    ),
     "unknown data": ({"data__name": "mnist"}, "choose one of digits"),
     "too few data": ({"data__num_train": 5000}, "digits has 1347 training images"),
     "no hops": ({"method__num_hops": 0}, "num_hops=0"),

@@ -1,6 +1,7 @@
 """Whole runs: they learn, resume exactly, stop in time, and say what they do."""
 
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from invariance_propagation import train
+from invariance_propagation import monitor, train
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import read_rows
 from invariance_propagation.setup import Run, build
@@ -89,12 +90,64 @@ def test_a_signal_saves_and_stops(
     break_at(monkeypatch, 16, interrupt)
     with pytest.raises(Stopped, match="step 17 of 32.*same command") as caught:
         train_and_evaluate(tiny_config(), str(tmp_path))
-    assert caught.value.signal == number
+    assert caught.value.status == 128 + number
     assert signal.getsignal(number) == before
     assert (tmp_path / "checkpoints" / "17").is_dir()
     monkeypatch.undo()
     train_and_evaluate(tiny_config(), str(tmp_path))
     same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "step"), [("steps", 11, 11), ("hours", 1e-9, 1)]
+)
+def test_a_config_may_ask_to_stop(
+    uninterrupted: Path, tmp_path: Path, name: str, value: float, step: int
+) -> None:
+    config = tiny_config(**{f"train__stop_after_{name}": value})
+    with pytest.raises(Stopped, match=f"at step {step} of 32.*same command") as caught:
+        train_and_evaluate(config, str(tmp_path))
+    assert caught.value.status == 0
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    if name == "steps":  # so many of each call
+        with pytest.raises(Stopped, match="at step 22 of 32"):
+            train_and_evaluate(config, str(tmp_path))
+    train_and_evaluate(tiny_config(), str(tmp_path))
+    same_run(tmp_path, uninterrupted)
+
+
+def test_kNN_against_the_bank_alone_embeds_no_training_image(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = []
+
+    def note(run: Any, state: Any, images: np.ndarray) -> Any:
+        embedded.append(len(images))
+        return run.embed(state.params, state.batch_stats, images)
+
+    monkeypatch.setattr(monitor, "_embed", note)
+    config = tiny_config(knn__embed_anew=False)
+    summary = train_and_evaluate(config, str(tmp_path))
+    assert set(embedded) == {450}
+    assert summary["knn_trained"] is None
+    names = {name for row in read_rows(tmp_path) for name in row if "knn" in name}
+    assert names == {"knn_bank"}
+    expected = [r["knn_bank"] for r in read_rows(uninterrupted) if "knn_bank" in r]
+    found = [r["knn_bank"] for r in read_rows(tmp_path) if "knn_bank" in r]
+    assert found == expected
+
+
+def test_a_run_compiles_its_step_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The epoch in which propagation starts, evaluation and checkpoints included."""
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    messages = [record.getMessage() for record in caplog.records]
+    # As pmap calls what it maps: the step, and the pass that embeds for kNN.
+    mapped = [text for text in messages if text.startswith("Compiling jit(_fun)")]
+    assert len(mapped) == 2, mapped
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])

@@ -1,12 +1,50 @@
 """A folder of the user's own pictures, nested or flat, with or without classes."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 
 # What Pillow reads and people call a picture.
 SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .jp2 .png .ppm .tif .tiff .webp".split())
+
+
+class Files(NamedTuple):
+    """Reads the picture of an index."""
+
+    folder: Path
+    ids: Sequence[str]
+
+    def __call__(self, index: int) -> bytes:
+        return (self.folder / self.ids[index]).read_bytes()
+
+
+def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> Dataset:
+    """The pictures below a folder; see `sources.load`."""
+    if not folder:
+        raise UserError("data.folder is missing: the folder that holds the pictures")
+    root = Path(folder).absolute()
+    ids = list_pictures(root)
+    labels = np.array(classes_of(ids), np.int32) if classes else None
+    kept = np.array([not is_held_out(name, held_out) for name in ids])
+
+    def split(rows: np.ndarray) -> Split:
+        names = [ids[i] for i in np.flatnonzero(rows)]
+        pictures = Pictures(names, Files(root, names), size=size, where=str(root))
+        return Split(pictures, None if labels is None else labels[rows], names)
+
+    if not kept.any():
+        raise UserError(
+            f"data.held_out={held_out} leaves none of the {len(ids)} pictures to train "
+            "on: set it lower"
+        )
+    return Dataset(root.name, split(kept), None if kept.all() else split(~kept))
 
 
 def list_pictures(folder: Path) -> list[str]:

@@ -1,9 +1,8 @@
 """Picture files: from bytes to pixels, as Pillow shows them, at the decoder's speed."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,15 +20,23 @@ cv2.setNumThreads(0)  # each picture has a thread of its own already
 
 
 class Pictures:
-    """Files that are decoded when they are looked at.
+    """Encoded pictures that are decoded when they are looked at.
 
     A slice of it is what evaluation looks at, uint8 [n, size, size, 3]: the middle of
     each picture. An image's index is its place in `ids`.
     """
 
-    def __init__(self, folder: Path, ids: Sequence[str], size: int):
-        self.folder, self.ids, self.size = folder, list(ids), size
-        self.shape, self.dtype = (len(self.ids), size, size, 3), np.dtype(np.uint8)
+    def __init__(
+        self,
+        ids: Sequence[str],
+        content: Callable[[int], bytes],
+        *,
+        size: int,
+        where: str,
+    ):
+        """`content` reads the picture of an index; `where` says, to people, from."""
+        self.ids, self.content, self.size, self.where = ids, content, size, where
+        self.shape, self.dtype = (len(ids), size, size, 3), np.dtype(np.uint8)
         self.nbytes = 0  # nothing is kept
 
     def __len__(self) -> int:
@@ -44,19 +51,24 @@ class Pictures:
             views = list(pool.map(middle, range(len(self))[rows]))
         return np.stack(views) if views else np.empty((0, *self.shape[1:]), np.uint8)
 
+    def first(self, count: int) -> "Pictures":
+        """The first so many of them."""
+        return Pictures(
+            self.ids[:count], self.content, size=self.size, where=self.where
+        )
+
     def read(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3].
 
         Raises:
-          TrainingError: the file cannot be read or decoded.
+          TrainingError: the picture cannot be read or decoded.
         """
-        path = self.folder / self.ids[index]
         try:
-            return decode(path.read_bytes())
+            return decode(self.content(index))
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"{path} cannot be used ({error}): mend or remove it; "
-                "--config.task=scan lists all such pictures"
+                f"{self.ids[index]} cannot be used ({error}): mend or remove it from "
+                f"{self.where}; --config.task=scan lists all such pictures"
             ) from error
 
 

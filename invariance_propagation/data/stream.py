@@ -43,13 +43,15 @@ class Load:
     def __call__(self, place: int) -> dict[str, np.ndarray]:
         epoch, place = divmod(int(place), self._per_epoch)
         index = int(self._order(epoch)[place])
+        return {"indices": np.int32(index), "images": self.read(epoch, index)}
+
+    def read(self, epoch: int, index: int) -> np.ndarray:
+        """uint8 [size, size, 3]: the crop of an image in an epoch."""
         image, size = self._pictures.read(index), self._pictures.size
         if self._scale:
             random = np.random.default_rng([self._seed, epoch, index])
-            image = random_crop(image, size, self._scale, self._ratio, random)
-        else:
-            image = resize(image, size)
-        return {"indices": np.int32(index), "images": image}
+            return random_crop(image, size, self._scale, self._ratio, random)
+        return resize(image, size)
 
 
 def stream(

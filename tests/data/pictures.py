@@ -1,8 +1,19 @@
 """Pictures as the oracles and as the package have them."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from invariance_propagation.data.folder import Files
+from invariance_propagation.data.pictures import Pictures
+
+
+def pictures_of(folder: Path, ids: Sequence[str], size: int) -> Pictures:
+    """The files `ids` of a folder."""
+    return Pictures(ids, Files(folder, ids), size=size, where=str(folder))
 
 
 def planes(image: np.ndarray) -> jax.Array:

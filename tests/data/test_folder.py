@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from invariance_propagation.data.folder import classes_of, is_held_out, list_pictures
+from invariance_propagation.data.folder import (
+    classes_of,
+    image_folder,
+    is_held_out,
+    list_pictures,
+)
 from invariance_propagation.errors import UserError
 
 
@@ -35,3 +40,10 @@ def test_what_is_held_out_depends_on_the_name_alone() -> None:
     assert not any(is_held_out(name, 0.0) for name in names)
     # A larger share keeps what a smaller one held out.
     assert all(is_held_out(name, 0.5) for name in held)
+
+
+def test_holding_out_everything_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    share = next(s / 100 for s in range(100) if is_held_out("a.png", s / 100))
+    with pytest.raises(UserError, match=r"data.held_out=.* leaves none of the 1"):
+        image_folder(str(tmp_path), classes=False, held_out=share, size=8)

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.pictures import (
-    Pictures,
     central_crop,
     crop_box,
     decode,
     random_crop,
 )
 from invariance_propagation.errors import TrainingError
+from tests.data.pictures import pictures_of
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_named(
     content = {"empty": b"", "cut": content[:700], "text": b"hello"}[damage]
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(TrainingError, match="a.jpg cannot be used"):
-        Pictures(tmp_path, ["a.jpg"], 8).read(0)
+        pictures_of(tmp_path, ["a.jpg"], 8).read(0)
 
 
 def test_slices_are_the_middle_of_pictures(
@@ -98,13 +98,16 @@ def test_slices_are_the_middle_of_pictures(
 ) -> None:
     for i in range(5):
         picture.rotate(90 * i, expand=True).save(tmp_path / f"{i}.png")
-    pictures = Pictures(tmp_path, [f"{i}.png" for i in range(5)], 16)
+    pictures = pictures_of(tmp_path, [f"{i}.png" for i in range(5)], 16)
     assert len(pictures) == 5 and pictures.shape == (5, 16, 16, 3)
     views = pictures[1:4]
     assert views.shape == (3, 16, 16, 3)
     for view, index in zip(views, range(1, 4), strict=True):
         np.testing.assert_array_equal(view, central_crop(pictures.read(index), 16))
     assert pictures[5:9].shape == (0, 16, 16, 3)
+    first = pictures.first(2)
+    assert len(first) == 2 and first.ids == ["0.png", "1.png"]
+    np.testing.assert_array_equal(first[0:9], pictures[0:2])
 
 
 def test_the_middle_is_seven_eighths_of_the_shorter_side(photo: np.ndarray) -> None:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from invariance_propagation.data import idx as idx_files
 from invariance_propagation.data import sources
-from invariance_propagation.data.sources import Dataset, Split, load, read_idx
+from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.idx import read_idx
+from invariance_propagation.data.sources import load
 from invariance_propagation.errors import UserError
 
 TRAIN_IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
@@ -158,8 +161,8 @@ def test_fashion_mnist_from_a_folder(folder: Path) -> None:
 
 
 def test_without_a_folder_it_is_where_debian_puts_it(folder: Path, monkeypatch) -> None:
-    assert sources.FASHION_MNIST_FOLDER == "/usr/share/datasets/fashion-mnist"
-    monkeypatch.setattr(sources, "FASHION_MNIST_FOLDER", str(folder))
+    assert idx_files.FASHION_MNIST_FOLDER == "/usr/share/datasets/fashion-mnist"
+    monkeypatch.setattr(idx_files, "FASHION_MNIST_FOLDER", str(folder))
     dataset = load(name="fashion_mnist", folder="", num_train=0)
     np.testing.assert_array_equal(dataset.train.labels, TRAIN_LABELS)
 
@@ -211,13 +214,19 @@ def test_an_unknown_name_lists_the_known() -> None:
     assert "digits, fashion_mnist" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["imagenet", "cifar10", "cifar100", "svhn"])
-def test_a_planned_name_says_that_it_is_planned(name: str) -> None:
-    with pytest.raises(UserError) as error:
-        load(name=name, folder="", num_train=0)
-    assert f"data.name='{name}'" in str(error.value)
-    assert "later release" in str(error.value)
-    assert "digits, fashion_mnist" in str(error.value)
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("digits", {"split": "train"}),
+        ("digits", {"classes": True}),
+        ("fashion_mnist", {"held_out": 0.5}),
+        ("cifar10", {"held_out": 0.5}),
+        ("image_folder", {"split": "train"}),
+    ],
+)
+def test_an_option_of_other_sources_is_refused(name: str, option: dict) -> None:
+    with pytest.raises(UserError, match=f"data.{[*option][0]}=.*{name} has no such"):
+        load(name=name, folder="nowhere", num_train=0, **option)
 
 
 def test_digits_have_no_folder() -> None:

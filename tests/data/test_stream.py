@@ -9,6 +9,7 @@ from PIL import Image
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.data.stream import Load, stream
+from tests.data.pictures import pictures_of
 
 COUNT, BATCH = 22, 4
 PER_EPOCH = COUNT // BATCH
@@ -19,7 +20,7 @@ def pictures(patches: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> P
     folder: Path = tmp_path_factory.mktemp("pictures")
     for i in range(COUNT):
         Image.fromarray(patches[i]).save(folder / f"{i:02}.png")
-    return Pictures(folder, [f"{i:02}.png" for i in range(COUNT)], 16)
+    return pictures_of(folder, [f"{i:02}.png" for i in range(COUNT)], 16)
 
 
 def batches(pictures: Pictures, start: int, stop: int, *, threads: int = 3, **changes):

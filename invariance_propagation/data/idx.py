@@ -1,0 +1,53 @@
+"""Fashion-MNIST from its idx files, as Debian packages them."""
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.errors import UserError
+
+FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
+
+
+def fashion_mnist(folder: str) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017) from its four idx.gz files, 28x28 grey."""
+    path = Path(folder or FASHION_MNIST_FOLDER)
+
+    def split(prefix: str) -> Split:
+        images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
+        labels = read_idx(path / f"{prefix}-labels-idx1-ubyte.gz")
+        if len(images) != len(labels):
+            raise UserError(
+                f"{path} has {len(images)} {prefix} images, but {len(labels)} labels: "
+                "fetch its files again"
+            )
+        return Split(images[..., None], labels.astype(np.int32))
+
+    return Dataset("fashion_mnist", split("train"), split("t10k"))
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads a gzipped idx file of unsigned bytes.
+
+    Raises:
+      UserError: no such file, or it is damaged.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing: install Debian's package with 'apt-get install "
+            "dataset-fashion-mnist', or set --config.data.folder to a folder that "
+            "holds the four idx.gz files"
+        )
+    try:
+        content = gzip.decompress(path.read_bytes())
+        kind, rank = struct.unpack(">xxBB", content[:4])
+        shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
+        if kind != 8:
+            raise ValueError(f"element type {kind}, not unsigned bytes")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}): fetch it again") from error

@@ -1,0 +1,209 @@
+"""TFDS's sets, as TFDS stores them: found, read without TensorFlow, and prepared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from invariance_propagation.data import prepare, records
+from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.sources import load
+from invariance_propagation.errors import UserError
+from tests.tiny_run import ROOT
+
+EXAMPLES = 24
+NAMES = ("cifar10", "cifar100", "svhn_cropped", "imagenet2012", "stl10")
+NAMES += ("imagenet2012_subset/1pct",)
+# What a run does with records, and a look at what TFDS makes of the same ones.
+READ_ALONE = """
+import sys
+import numpy as np
+from invariance_propagation.data.sources import load
+import tensorflow_datasets as tfds
+folder = sys.argv[1]
+for name, stock in (("cifar10", "cifar10"), ("svhn", "svhn_cropped")):
+    dataset = load(name=name, folder=folder, num_train=0)
+    source = tfds.builder_from_directory(sys.argv[2 + (name == "svhn")])
+    rows = list(source.as_data_source("train"))
+    assert np.array_equal(dataset.train.images, [row["image"] for row in rows])
+    assert np.array_equal(dataset.train.labels, [row["label"] for row in rows])
+imagenet = load(name="imagenet", folder=folder, num_train=0, size=16)
+assert imagenet.train.images[3:5].shape == (2, 16, 16, 3)
+assert "tensorflow" not in sys.modules
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    environment = os.environ | records.QUIET_TENSORFLOW
+    command = (sys.executable, *command)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TFDS's mock data, by TensorFlow in a process of its own."""
+    folder = tmp_path_factory.mktemp("tfds")
+    made = run("-m", "tests.mock_tfds", str(folder), *NAMES, f"--examples={EXAMPLES}")
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_reading_is_tfdss_and_needs_no_tensorflow(folder: Path) -> None:
+    places = [str(records._find(name, folder)) for name in ("cifar10", "svhn_cropped")]
+    done = run("-c", READ_ALONE, str(folder), *places)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "held_out"),
+    [("cifar10", 10, True), ("cifar100", 100, True), ("svhn", 10, True)],
+)
+def test_small_images_are_arrays(
+    folder: Path, name: str, classes: int, held_out: bool
+) -> None:
+    dataset = load(name=name, folder=str(folder), num_train=0)
+    for split, count in ((dataset.train, EXAMPLES), (dataset.held_out, EXAMPLES // 4)):
+        assert split.images.shape == (count, 32, 32, 3)
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+        assert 0 <= split.labels.min() and split.labels.max() < classes
+        assert len(split.ids) == count
+    assert np.ptp(dataset.train.images) > 200
+    assert load(name=name, folder=str(folder), num_train=5).train.images.shape[0] == 5
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
+def test_pictures_of_any_size_are_streamed(folder: Path, name: str) -> None:
+    dataset = load(name=name, folder=str(folder), num_train=20, size=16)
+    images = dataset.train.images
+    assert isinstance(images, Pictures) and images.shape == (20, 16, 16, 3)
+    assert dataset.train.labels.shape == (20,) and dataset.train.labels.max() > 20
+    assert images.read(3).shape[2] == 3
+    assert dataset.held_out.images.shape == (EXAMPLES // 4, 16, 16, 3)
+    assert dataset.digest() != load(name=name, folder=str(folder), num_train=0).digest()
+
+
+def test_what_tfds_gives_no_labels_has_none(folder: Path) -> None:
+    dataset = load(name="stl10", folder=str(folder), num_train=0)
+    assert dataset.train.images.shape == (EXAMPLES, 96, 96, 3)
+    assert dataset.train.labels is None
+    assert dataset.held_out.labels is not None
+    labelled = load(name="stl10", folder=str(folder), num_train=0, split="train")
+    assert labelled.train.labels is not None
+
+
+def test_too_large_for_a_device_is_streamed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = load(name="cifar10", folder=str(folder), num_train=0).train
+    monkeypatch.setattr(records, "RESIDENT_BYTES", EXAMPLES * 32 * 32 * 3 - 1)
+    streamed = load(name="cifar10", folder=str(folder), num_train=0).train
+    assert isinstance(streamed.images, Pictures)
+    np.testing.assert_array_equal(streamed.labels, arrays.labels)
+    np.testing.assert_array_equal(streamed.images.read(7), arrays.images[7])
+    assert list(streamed.ids) == list(arrays.ids)
+
+
+def test_labels_of_streamed_pictures_are_read_once(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(name="imagenet", folder=str(folder), num_train=0)
+    labels = load(**options).train.labels
+    kept = sorted(cache.rglob("*.npy"))
+    assert len(kept) == 2 and not [*cache.rglob("*.tmp")]
+    with monkeypatch.context() as never:
+        never.setattr(records, "_read_all", None)
+        np.testing.assert_array_equal(load(**options).train.labels, labels)
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-9])
+    np.testing.assert_array_equal(load(**options).train.labels, labels)
+
+
+def test_a_part_and_a_union_of_splits(folder: Path) -> None:
+    options = dict(name="cifar10", folder=str(folder), num_train=0)
+    whole = load(**options)
+    part = load(**options, split="train[20:]+test[:2]")
+    expected = np.concatenate([whole.train.images[20:], whole.held_out.images[:2]])
+    np.testing.assert_array_equal(part.train.images, expected)
+    assert list(part.train.ids) == [*whole.train.ids[20:], *whole.held_out.ids[:2]]
+    # What is trained on is not held out.
+    assert part.held_out is None
+
+
+def test_ids_are_made_when_asked_for() -> None:
+    ids = records.RecordIds([("a", 3, 2), ("b", 0, 0), ("c", 0, 3)])
+    expected = ["a__3", "a__4", "c__0", "c__1", "c__2"]
+    assert list(ids) == [ids[i] for i in range(5)] == ids[:9] == expected
+    assert len(ids) == 5 and len(records.RecordIds([])) == 0
+
+
+def test_a_split_that_is_not_there_lists_those_that_are(folder: Path) -> None:
+    for split in ("trian", "train[:5"):
+        with pytest.raises(UserError, match=r"data.split=.*cifar10/.* has train, test"):
+            load(name="cifar10", folder=str(folder), num_train=0, split=split)
+
+
+def test_the_newest_version_is_read(tmp_path: Path) -> None:
+    for version in ("3.0.2", "10.0.0", "9.1.1"):
+        (tmp_path / "some" / version).mkdir(parents=True)
+        (tmp_path / "some" / version / "dataset_info.json").touch()
+    (tmp_path / "some" / "11.0.0.incompleteABC").mkdir()
+    assert records._find("some", tmp_path).name == "10.0.0"
+    assert records._find("other", tmp_path) is None
+
+
+def test_tfrecord_and_sets_without_pictures_are_refused(folder: Path) -> None:
+    place = records._find("cifar100", folder)
+    info = place / "dataset_info.json"
+    before = info.read_text()
+    info.write_text(json.dumps(json.loads(before) | {"fileFormat": "tfrecord"}))
+    try:
+        with pytest.raises(UserError, match="stored as tfrecord.*convert"):
+            load(name="cifar100", folder=str(folder), num_train=0)
+    finally:
+        info.write_text(before)
+    features = place / "features.json"
+    before = features.read_text()
+    renamed = json.loads(before)
+    parts = renamed["featuresDict"]["features"]
+    parts["scan"] = parts.pop("image")
+    features.write_text(json.dumps(renamed))
+    try:
+        with pytest.raises(UserError, match=r"no feature 'image' \(it has .*scan"):
+            load(name="cifar100", folder=str(folder), num_train=0)
+    finally:
+        features.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("imagenet", r"ILSVRC2012_img_train.tar.*data.folder"),
+        ("tfds:nothing_such", r"TFDS has no data set nothing_such"),
+    ],
+)
+def test_what_cannot_be_prepared_says_why_in_one_line(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason) as error:
+        load(name=name, folder=str(tmp_path), num_train=0)
+    assert "\n" not in str(error.value)
+
+
+def test_without_tensorflow_preparing_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert "pip install tensorflow" in prepare.main("cifar10", str(tmp_path))
+    assert [*tmp_path.iterdir()] == []
