@@ -4,7 +4,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation import processes
     from invariance_propagation.errors import Stopped, TrainingError, UserError
+    from invariance_propagation.export import export
     from invariance_propagation.plan import print_plan
     from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> None:
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,
+        "export": lambda config: export(**arguments(config)),
     }
     try:
         if len(argv) > 1:
@@ -123,6 +125,11 @@ def read_config() -> ConfigDict:
         there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
         raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
     return CONFIG.value
+
+
+def arguments(config: ConfigDict) -> dict[str, Any]:
+    """Those of a task whose config holds nothing else."""
+    return {name: value for name, value in config.items() if name != "task"}
 
 
 def workdir() -> str:

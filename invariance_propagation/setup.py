@@ -18,7 +18,7 @@ from invariance_propagation.data import augment, sources
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
-from invariance_propagation.feed import Feed, resident, streamed
+from invariance_propagation.feed import Feed, host_made, resident, streamed
 from invariance_propagation.methods import Method, invariance_propagation
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.optimizer import make_optimizer
@@ -26,8 +26,9 @@ from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
-TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices")
+TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices", "augmentation")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
+AUGMENTATIONS = ("device", "host")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -42,6 +43,7 @@ class TrainOptions(NamedTuple):
     log_every: int
     tensorboard: bool
     num_threads: int
+    num_workers: int
     stop_after_steps: int
     stop_after_hours: float
 
@@ -146,6 +148,11 @@ def build(config: ConfigDict) -> Run:
     options = settings.call(TrainOptions, "train", config)
     knn = settings.call(KnnOptions, "knn", config)
     _check_options(options, knn)
+    if config.augmentation not in AUGMENTATIONS:
+        raise UserError(
+            f"augmentation={config.augmentation!r}: choose one of "
+            f"{', '.join(AUGMENTATIONS)}"
+        )
     dataset = settings.call(sources.load, "data", config, size=config.augment.size)
     images = dataset.train.images
     num_examples = len(images)
@@ -184,8 +191,13 @@ def build(config: ConfigDict) -> Run:
     )
     _check_chances(chances)
     own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
-    if isinstance(images, Pictures):
-        given = streamed(images, chances, num_threads=options.num_threads, **own)
+    reading = {"num_threads": options.num_threads, "num_workers": options.num_workers}
+    reading["process_index"] = jax.process_index()
+    reading["process_count"] = jax.process_count()
+    if config.augmentation == "host":
+        given = host_made(images, chances, **own, **reading)
+    elif isinstance(images, Pictures):
+        given = streamed(images, chances, **own, **reading)
     else:
         given = resident(images, chances, **own)
     plain_view = partial(
@@ -193,22 +205,18 @@ def build(config: ConfigDict) -> Run:
     )
     spec = state_spec(method.memory_spec)
     step_specs = (spec, SHARDED, given.spec)
-    mapped_step = runner.compile(
-        partial(
-            train_step,
-            encoder=encoder,
-            method=method,
-            optimizer=optimizer,
-            pick=given.pick,
-            view=given.view,
-            seed=config.seed,
-            steps_per_epoch=steps_per_epoch,
-            axis_name=AXIS,
-        ),
-        step_specs,
-        (spec, REPLICATED),
-        donate=(0,),
+    step = partial(
+        train_step,
+        encoder=encoder,
+        method=method,
+        optimizer=optimizer,
+        pick=given.pick,
+        view=given.view,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        axis_name=AXIS,
     )
+    mapped_step = runner.compile(step, step_specs, (spec, REPLICATED), donate=(0,))
     embed = make_embed(runner, encoder, plain_view)
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     example = jax.eval_shape(plain_view, one)
@@ -341,6 +349,11 @@ def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
         raise UserError(
             f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
             "for no kNN evaluation"
+        )
+    if options.num_workers < 0:
+        raise UserError(
+            f"train.num_workers={options.num_workers}: set it above 0, or to 0 for "
+            "threads alone"
         )
     if options.keep_checkpoints < 1:
         raise UserError(
