@@ -128,17 +128,13 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Whoever opens it does so alone: Orbax waits for no other process.
-            own = jax.process_index()
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=self._keep,
                     cleanup_tmp_directories=True,
                     create=False,
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(
-                        primary_host=own, active_processes={own}
-                    ),
+                    multiprocessing_options=_alone(),
                 ),
             )
         return self._manager
@@ -185,8 +181,14 @@ class Checkpoints:
 
 def read_item(handler: ocp.CheckpointHandler, folder: Path, **options: Any) -> Any:
     """One item of a checkpoint; nothing but this is read or touched."""
-    with ocp.Checkpointer(handler) as reader:
+    with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
         return reader.restore(folder, **options)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Whoever reads or writes does so alone: Orbax must not wait for other processes."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
 
 
 def pack_ids(ids: Sequence[str]) -> str:
