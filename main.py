@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         task = config.get("task", "pretrain")
         if task not in tasks:
             raise UserError(f"task={task!r}: choose one of {', '.join(tasks)}")
-        join_processes()
+        join_processes(task)
         tasks[task](config)
     except UserError as error:
         _exit(error, 2)
@@ -88,12 +88,14 @@ def main(argv: list[str]) -> None:
         )
 
 
-def join_processes() -> None:
+def join_processes(task: str) -> None:
     """Waits for the other hosts' processes, if there are to be any."""
     from invariance_propagation import processes
     from invariance_propagation.errors import UserError
 
     if COORDINATOR.value is not None:
+        if task != "pretrain":
+            raise UserError(f"task={task!r} is for one process: omit --coordinator")
         processes.join(
             coordinator=COORDINATOR.value,
             num_processes=NUM_PROCESSES.value,

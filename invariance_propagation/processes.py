@@ -105,7 +105,8 @@ def joined() -> bool:
 
 
 def several() -> bool:
-    return jax.process_count() > 1
+    """Starts JAX only where there was a `join`."""
+    return joined() and jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -136,10 +137,12 @@ def from_first(work: Callable[..., Result], *args: Any) -> Result:
 def everywhere(work: Callable[..., Result], *args: Any) -> Result:
     """`work(*args)` in each process; what one of them cannot do, none does.
 
+    It may be what starts JAX.
+
     Raises:
       UserError: of this process, or of the first that has one.
     """
-    if not several():
+    if not joined():
         return work(*args)
     result, own = None, ""
     try:
@@ -185,6 +188,22 @@ def gather(own: np.ndarray) -> np.ndarray:
         part = own[start : start + rows]
         whole[:, start : start + rows] = multihost_utils.process_allgather(part)
     return whole.reshape(-1, *own.shape[1:])
+
+
+def check_devices() -> None:
+    """Raises UserError unless all processes are known and have as many devices."""
+    if jax.process_count() > 1 and not joined():
+        raise UserError(
+            f"JAX sees {jax.process_count()} processes: run this command on every host "
+            f"with --coordinator={AUTO}"
+        )
+    owners = [device.process_index for device in jax.devices()]
+    counts = np.bincount(owners, minlength=jax.process_count())
+    if np.any(counts != counts[0]):
+        raise UserError(
+            f"the processes have {', '.join(map(str, counts))} devices: give all of "
+            "them as many (JAX_NUM_CPU_DEVICES on CPUs, CUDA_VISIBLE_DEVICES on GPUs)"
+        )
 
 
 def announce() -> None:
@@ -260,16 +279,6 @@ def _answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def check_devices() -> None:
-    owners = [device.process_index for device in jax.devices()]
-    counts = np.bincount(owners, minlength=jax.process_count())
-    if np.any(counts != counts[0]):
-        raise UserError(
-            f"the processes have {', '.join(map(str, counts))} devices: give all of "
-            "them as many (JAX_NUM_CPU_DEVICES on CPUs, CUDA_VISIBLE_DEVICES on GPUs)"
-        )
 
 
 def _say_goodbye() -> None:
