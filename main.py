@@ -45,6 +45,8 @@ JOIN_TIMEOUT = flags.DEFINE_float(
 def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
+    import jax
+
     from invariance_propagation import processes
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.export import export
@@ -79,7 +81,8 @@ def main(argv: list[str]) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if not processes.joined():
             raise
-        traceback.print_exc()
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            traceback.print_exc()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         _exit(
             f"this process cannot go on, as when another one is gone ({reason}): run "

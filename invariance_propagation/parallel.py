@@ -287,15 +287,16 @@ def one_cpu_device_per_core(batch_size: int) -> None:
     """Splits a CPU backend into devices, one per core that the batch can fill.
 
     Two devices on two cores run a ResNet step faster than one device with two
-    threads. Does nothing once JAX has started, or on an accelerator. A number that
-    the user has set stands; of several processes each has one device without it,
-    because how many they are is known only once JAX has started.
+    threads. Does nothing once JAX has started, when the user has set a number,
+    or on an accelerator. Of several processes each has one device, or the number set:
+    how many of them share the cores is not known before JAX has started.
     """
-    if "device_count" in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", "")
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in flags
+    if processes.joined() and "device_count" not in flags:
+        split_cpu(max(1, jax.config.jax_num_cpu_devices))
         return
-    chosen = jax.config.jax_num_cpu_devices
-    if chosen > 0 or processes.joined():
-        split_cpu(max(1, chosen))
+    if chosen or jax.config.jax_num_cpu_devices > 0:
         return
     cores = len(os.sched_getaffinity(0))
     # At least 16 images per device, and no remainder: a default must not fail.

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -47,9 +47,10 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def start(*arguments: str) -> subprocess.Popen:
+def start(*arguments: str, **variables: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "PJRT_NPROC"}
     environment |= {"JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= variables
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -60,13 +61,31 @@ def start(*arguments: str) -> subprocess.Popen:
     )
 
 
-def start_two(mode: str, workdir: Path) -> list[subprocess.Popen]:
-    shared = [f"--coordinator={free_address()}", "--num_processes=2"]
-    shared += [f"--workdir={workdir}", f"--config.parallel={mode}"]
-    return [
-        start("main.py", *TINY, *FLAGS, *shared, f"--process_id={own}")
-        for own in range(2)
-    ]
+def by_address(address: str, own: int) -> tuple[list[str], dict[str, str]]:
+    flags = [f"--coordinator={address}", "--num_processes=2", f"--process_id={own}"]
+    return flags, {}
+
+
+def by_slurm(address: str, own: int) -> tuple[list[str], dict[str, str]]:
+    host, port = address.split(":")
+    return ["--coordinator=auto"], {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": host,
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(own),
+        "SLURM_LOCALID": str(own),
+        "JAX_COORDINATOR_PORT": port,
+    }
+
+
+def start_two(mode: str, workdir: Path, meet: Callable) -> list[subprocess.Popen]:
+    """Both know each other by `meet`, (address, number) -> flags and variables."""
+    shared = [*TINY, *FLAGS, f"--workdir={workdir}", f"--config.parallel={mode}"]
+    address, started = free_address(), []
+    for own in range(2):
+        flags, variables = meet(address, own)
+        started.append(start("main.py", *shared, *flags, **variables))
+    return started
 
 
 def finish(started: list[subprocess.Popen]) -> list[tuple[int, list[str], str]]:
@@ -129,7 +148,7 @@ def test_two_processes_talk() -> None:
 def test_a_signal_at_one_stops_both_and_one_process_goes_on(
     one_process: tuple[Path, ConfigDict], tmp_path: Path
 ) -> None:
-    started = start_two("pmap", tmp_path)
+    started = start_two("pmap", tmp_path, by_address)
     until = time.monotonic() + 200
     while not any(path.name.isdigit() for path in tmp_path.glob(f"{FOLDER}/*")):
         running = all(process.poll() is None for process in started)
@@ -154,7 +173,7 @@ def test_two_processes_go_on_where_one_stopped(
     expected, _ = one_process
     shutil.copytree(expected / FOLDER / "24", tmp_path / FOLDER / "24")
     shutil.copy(expected / METRICS_FILE, tmp_path)
-    first, second = finish(start_two("shard_map", tmp_path))
+    first, second = finish(start_two("shard_map", tmp_path, by_slurm))
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert first[1][0] == "process 0 of 2 with 2 of 4 devices"
     assert any("continuing from step 24" in line for line in first[1])
