@@ -44,7 +44,7 @@ PANELS = (
         "nats per image",
         {"propagation": ""},
         "How far the positives are from their anchor, beside the most similar other "
-        "images. It is minimised from the dotted line on, and only watched before.",
+        "images. Before propagation starts it is only watched.",
     ),
     Panel(
         "kNN accuracy",
@@ -77,7 +77,7 @@ PANELS = (
     ),
     Panel(
         "Learning rate",
-        "step of SGD",
+        "per step",
         {"learning_rate": ""},
         "As scheduled.",
         from_zero=True,

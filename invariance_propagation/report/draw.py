@@ -14,6 +14,7 @@ DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "^", "s", "D")
 GRAY = "#767676"
 STYLE = {
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,

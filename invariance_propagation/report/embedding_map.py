@@ -9,7 +9,6 @@ from invariance_propagation.report.draw import (
     COLORS,
     GRAY,
     MARKERS,
-    SIZE,
     STYLE,
     new_figure,
 )
@@ -36,23 +35,24 @@ def project(rows: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def draw(points: dict[str, np.ndarray], labels: np.ndarray | None) -> Figure:
-    """A panel for each projection.
+def draw(title: str, points: np.ndarray, labels: np.ndarray | None) -> Figure:
+    """A plot of one projection.
 
     Args:
-      points: as `project` returns them.
+      title: its name.
+      points: float [n, 2].
       labels: int [n], each class in its own colour and marker, its name where most of
         it lies; None, or more of them than there are marks for: all in one colour.
     """
-    width, height = SIZE
-    figure = new_figure(width * len(points), height * 1.35)
+    figure = new_figure(6, 5)
     with matplotlib.rc_context(STYLE):
-        for place, (title, plane) in enumerate(points.items(), 1):
-            axes = figure.add_subplot(1, len(points), place, title=title)
-            # Only who lies beside whom means anything.
-            axes.set_xticks([])
-            axes.set_yticks([])
-            _scatter(axes, plane, labels)
+        axes = figure.add_subplot(title=title)
+        axes.grid(False)
+        # Only who lies beside whom means anything.
+        axes.set(xticks=[], yticks=[])
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        _scatter(axes, points, labels)
     return figure
 
 

@@ -35,11 +35,12 @@ p { max-width: 46rem; margin: .4rem 0; }
 nav a { margin-right: 1rem; white-space: nowrap; }
 .plots { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
-.runs { display: grid; gap: 0 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-.plots figure, .wide { margin: 0; }
-.plots img, .wide img { width: 100%; height: auto; }
-.plots figcaption, .note { font-size: .875rem; color: #555; }
+.parts { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 36rem), 1fr)); }
+figure { margin: 0; }
+.plots img, .parts img { max-width: 100%; height: auto; }
+.plots img { width: 100%; }
+figcaption, .note, small { font-size: .875rem; color: #555; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0;
@@ -164,7 +165,8 @@ def mark(kind: str, meaning: str) -> str:
 
 
 def note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
+    """In smaller letters; '' for ''."""
+    return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
 def strip(title: str, pictures: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from invariance_propagation.data import augment, sources
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
+from invariance_propagation.monitor import read_summary
 from invariance_propagation.progress import METRICS_FILE, read_rows
 from invariance_propagation.restore import (
     StoredMemory,
@@ -30,6 +31,7 @@ class Record(NamedTuple):
       name: of the run, among those that are shown.
       workdir: where it lies.
       rows: of metrics.jsonl.
+      summary: of summary.json; {} before the run is finished.
       memory: of the newest checkpoint; None without one.
       dataset: that it was trained on; None where it cannot be read now.
       cards: contents of cards/*.json, by file name.
@@ -39,6 +41,7 @@ class Record(NamedTuple):
     name: str
     workdir: Path
     rows: list[dict[str, Any]]
+    summary: dict[str, Any]
     memory: StoredMemory | None
     dataset: Dataset | None
     cards: dict[str, Any]
@@ -108,7 +111,8 @@ def read_record(name: str, workdir: Path) -> Record:
         path.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((workdir / CARDS).glob("*.json"))
     }
-    return Record(name, workdir, rows, memory, dataset, cards, missing)
+    summary = read_summary(workdir) or {}
+    return Record(name, workdir, rows, summary, memory, dataset, cards, missing)
 
 
 def embed_images(record: Record, images: np.ndarray) -> np.ndarray:

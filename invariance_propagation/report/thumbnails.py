@@ -41,25 +41,23 @@ def propagation_legend(records: Sequence[Record]) -> str:
     )
 
 
-def propagation_gallery(record: Record) -> str:
+def propagation_gallery(record: Record) -> list[str]:
     """Some anchors with what propagation reaches from them, hop by hop."""
     if record.memory is None or record.dataset is None:
-        return ""
+        return []
     shown = Thumbnails(record.dataset.train)
     bank, graph = record.memory.bank, record.memory.graph
-    return "\n".join(
-        _anchor(
-            shown,
-            reach(bank, graph, index, num_negatives=NEGATIVES, **record.positives),
-        )
+    options = record.positives | {"num_negatives": NEGATIVES}
+    return [
+        _anchor(shown, reach(bank, graph, index, **options))
         for index in spread(len(bank), ANCHORS)
-    )
+    ]
 
 
-def nearest_gallery(record: Record) -> str:
+def nearest_gallery(record: Record) -> list[str]:
     """Some held-out images with the training images whose rows are nearest."""
     if record.dataset is None or record.dataset.held_out is None:
-        return ""
+        return []
     train, held_out = record.dataset.train, record.dataset.held_out
     shown, queries = Thumbnails(train), Thumbnails(held_out)
     indices = spread(len(held_out.images), QUERIES)
@@ -75,7 +73,7 @@ def nearest_gallery(record: Record) -> str:
             page.strip("nearest", found),
         ]
         parts.append(page.block("anchor", strips))
-    return "\n".join(parts)
+    return parts
 
 
 class Thumbnails:
