@@ -23,16 +23,16 @@ def project(rows: np.ndarray) -> dict[str, np.ndarray]:
     # Imported here: scikit-learn takes a second.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     pca = PCA(2, random_state=0)
     flat = pca.fit_transform(rows)
     share = pca.explained_variance_ratio_.sum()
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0)
-    return {
-        f"PCA ({share:.0%} of the variance)": flat,
-        "t-SNE": tsne.fit_transform(rows.astype(np.float32)),
-    }
+    with threadpool_limits(1):  # beside other programs, threads that wait would spin
+        near = tsne.fit_transform(rows.astype(np.float32))
+    return {f"PCA ({share:.0%} of the variance)": flat, "t-SNE": near}
 
 
 def draw(title: str, points: np.ndarray, labels: np.ndarray | None) -> Figure:

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Of the collapse that each number would show; far from what a sound run has, so that
-# a sentence means something. On digits: rank 20 to 40, uniformity -2 to -3, similarity
-# 0.1, the most named image in 2 % of the rows.
+# Beyond these a sentence warns. Far from where a sound run ends: on digits the rank is
+# 32, uniformity -2.9, similarity 0.0, and 1 % name the image named most.
 LEAST_RANK = 3.0
 MOST_UNIFORMITY = -0.5
 MOST_SIMILARITY = 0.8

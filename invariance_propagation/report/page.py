@@ -58,8 +58,8 @@ pre { font-size: .8rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
   margin: .15rem 0; }
 .strip > b { flex: 0 0 5.5rem; font-size: .8rem; font-weight: normal; color: #555; }
 .strip > div { flex: 1 1 12rem; display: flex; flex-wrap: wrap; gap: .25rem; }
-.picture { margin: 0; width: 3.4rem; text-align: center; font-size: .75rem;
-  line-height: 1.25; }
+.picture { width: 3.4rem; text-align: center; }
+.picture figcaption { font-size: .75rem; line-height: 1.25; color: #222; }
 .picture img { width: 3rem; height: 3rem; object-fit: contain; display: block;
   margin: 0 auto; border: .2rem solid transparent; }
 .pixelated img { image-rendering: pixelated; }
@@ -152,7 +152,7 @@ def picture(
         last = f'<b class="other">{last} \N{MULTIPLICATION X}</b>'
     caption = "<br>".join(line for line in (*lines, last) if line)
     name = escape(name)
-    classes = " ".join(["picture", kind, "pixelated" if pixelated else ""]).strip()
+    classes = " ".join(filter(None, ["picture", kind, "pixelated" * pixelated]))
     return (
         f'<figure class="{classes}"><img src="{uri}" alt="{name}" title="{name}">'
         f"<figcaption>{caption}</figcaption></figure>"

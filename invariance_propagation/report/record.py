@@ -21,7 +21,7 @@ from invariance_propagation.restore import (
     restore_memory,
 )
 
-CARDS = "cards"
+CARDS = "cards/*.json"
 
 
 class Record(NamedTuple):
@@ -107,10 +107,7 @@ def read_record(name: str, workdir: Path) -> Record:
             dataset = _dataset(memory.facts)
         except UserError as error:
             missing.append(f"Pictures are left out: {error}.")
-    cards = {
-        path.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((workdir / CARDS).glob("*.json"))
-    }
+    cards = {path.name: _card(path) for path in sorted(workdir.glob(CARDS))}
     summary = read_summary(workdir) or {}
     return Record(name, workdir, rows, summary, memory, dataset, cards, missing)
 
@@ -127,6 +124,15 @@ def embed_images(record: Record, images: np.ndarray) -> np.ndarray:
         batch_size=len(images),
     )
     return embed(stored.params, stored.batch_stats, images).embedding
+
+
+def _card(path: Path) -> Any:
+    """Whatever it holds, as text where that is not JSON."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _dataset(facts: dict[str, Any]) -> Dataset:

@@ -168,9 +168,10 @@ def _outcome(record: Record) -> dict[str, str]:
         shares["kNN, features"] = trained.get("knn")
         shares["kNN, embeddings"] = trained.get("knn_embedding")
         shares["kNN, bank"] = trained["knn_bank"]
-    shares["purity of the positives"] = next(
-        (row["purity"] for row in reversed(record.rows) if "purity" in row), None
-    )
+    # The summary's is of all images, that of a row of some.
+    purities = [row["purity"] for row in record.rows if "purity" in row] or [None]
+    purity = record.summary.get("purity", purities[-1])
+    shares["purity of the positives"] = purity
     return found | {
         name: percent(share) for name, share in shares.items() if share is not None
     }

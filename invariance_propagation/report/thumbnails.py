@@ -12,8 +12,9 @@ from invariance_propagation.report.gallery import Reached, nearest, reach
 from invariance_propagation.report.health import spread, unit_rows
 from invariance_propagation.report.record import Record, embed_images
 
-ANCHORS, NEGATIVES, PER_HOP = 8, 10, 10
-QUERIES, NEAREST = 10, 10
+ANCHORS, QUERIES = 8, 10
+# In a row: as many as fit beside each other in half of a usual screen.
+PER_HOP = NEGATIVES = NEAREST = 8
 CAPTION = (
     "Below a picture stand its cosine similarity and, where it is known, its label, with "
     "\N{MULTIPLICATION X} where that is another than the {whose}'s."
