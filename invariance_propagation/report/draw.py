@@ -42,7 +42,7 @@ def svg(figure: Figure) -> str:
 
 def png(figure: Figure) -> str:
     """For thousands of points."""
-    return _uri(_render(figure, format="png", dpi=180), "png")
+    return _uri(_render(figure, format="png", dpi=200), "png")
 
 
 def thumbnail(image: np.ndarray) -> str:

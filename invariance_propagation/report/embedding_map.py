@@ -44,7 +44,7 @@ def draw(title: str, points: np.ndarray, labels: np.ndarray | None) -> Figure:
       labels: int [n], each class in its own colour and marker, its name where most of
         it lies; None, or more of them than there are marks for: all in one colour.
     """
-    figure = new_figure(6, 5)
+    figure = new_figure(4.6, 4.0)
     with matplotlib.rc_context(STYLE):
         axes = figure.add_subplot(title=title)
         axes.grid(False)

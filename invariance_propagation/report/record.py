@@ -138,6 +138,9 @@ def _card(path: Path) -> Any:
 def _dataset(facts: dict[str, Any]) -> Dataset:
     """Raises UserError where it cannot be read, or is no longer what it was."""
     config = facts["config"]
+    name, folder = config["data"]["name"], config["data"]["folder"]
+    if sources.must_be_fetched(name, folder):
+        raise UserError(f"{name} is not prepared in {folder or 'the usual place'}")
     size = config["augment"]["size"]
     dataset = settings.call(sources.load, "data", config, size=size)
     if dataset.digest() != facts["digest"]:

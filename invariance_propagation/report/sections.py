@@ -159,7 +159,9 @@ def _outcome(record: Record) -> dict[str, str]:
         count, name = record.facts["num_examples"], record.facts["dataset"]
         found = {"training images": f"{count:,} of {name}"} | found
     start = record.start_epoch
-    found["propagation"] = "not begun" if start is None else f"from epoch {start} on"
+    weight = record.config.get("method", {}).get("propagation_weight")
+    none = "off" if weight == 0 else "not begun"
+    found["propagation"] = none if start is None else f"from epoch {start} on"
     scores = [row for row in record.rows if "knn_bank" in row]
     shares = {"kNN, raw pixels": record.summary.get("knn_raw_pixels")}
     if scores:

@@ -37,7 +37,7 @@ def finish_run(workdir: Path, *, checkpoint: bool = True, **changes: object) -> 
     config = digits.get_config()
     config.encoder.update(ENCODER)
     config.data.num_train = NUM_EXAMPLES
-    config.method.update(background_size=8, num_hard=4, **changes)
+    config.method.update({"background_size": 8, "num_hard": 4} | changes)
     options = {"name": "digits", "folder": "", "num_train": NUM_EXAMPLES}
     step = rows()[-1]["step"]
     facts = {
