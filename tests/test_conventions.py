@@ -40,7 +40,7 @@ LAYERS = (
     {"train_step", "feed", "__init__"},
     {"setup"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"train", "export"},
+    {"train", "export", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -252,7 +252,10 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 # What starts from a run has keys of its own: the arguments of one function.
-TASKS = {"export": "invariance_propagation.export.export"}
+TASKS = {
+    "export": "invariance_propagation.export.export",
+    "report": "invariance_propagation.report.write.write_report",
+}
 TRAINING = [name for name in CONFIGS if name not in TASKS]
 
 
@@ -308,7 +311,8 @@ def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
     assert set(config.keys()) == {"task", *parameters}
     assert all(commented(name)[key] for key in parameters)
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
-    assert f"    python main.py --config=configs/{name}.py --config.checkpoint=" in doc
+    first, *_ = parameters  # what it starts from
+    assert f"    python main.py --config=configs/{name}.py --config.{first}=" in doc
 
 
 def test_comments_are_told_apart() -> None:
