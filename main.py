@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
+    from invariance_propagation.evaluate import print_evaluation
     from invariance_propagation.plan import print_plan
     from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
+        "evaluate": lambda config: print_evaluation(config, WORKDIR.value),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,

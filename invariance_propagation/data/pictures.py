@@ -57,6 +57,16 @@ class Pictures:
             self.ids[:count], self.content, size=self.size, where=self.where
         )
 
+    def take(self, rows: np.ndarray) -> "Pictures":
+        """These of them, int [m], in this order."""
+        places = [int(i) for i in rows]
+        return Pictures(
+            [self.ids[i] for i in places],
+            lambda index: self.content(places[index]),
+            size=self.size,
+            where=self.where,
+        )
+
     def read(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3].
 

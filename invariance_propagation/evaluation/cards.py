@@ -28,6 +28,7 @@ class Card(NamedTuple):
       settings: its numbers: crop, head, schedule, K, costs.
       data: name, digest, numbers of images and classes.
       encoder: what was measured; the row of a table.
+      network: its depth, stem, width, channels; empty where there is none.
       checkpoint: path, step and digest of its weights; empty where there are none.
       scores: of each score its value by seed, {'top1': {'0': 0.97}}.
       made: commit, versions, machine, date, seconds.
@@ -38,22 +39,26 @@ class Card(NamedTuple):
     settings: dict[str, Any]
     data: dict[str, Any]
     encoder: str
+    network: dict[str, Any]
     checkpoint: dict[str, Any]
     scores: dict[str, dict[str, float]]
     made: dict[str, Any]
 
     def kind(self) -> dict[str, Any]:
         """What two cards must share for their scores to stand in one column."""
-        return {
+        kind = {
             "protocol": self.protocol,
             "version": self.version,
             "settings": self.settings,
             "data": self.data,
         }
+        # As it is once it has been written: with lists for tuples.
+        return json.loads(json.dumps(kind))
 
     def name(self) -> str:
         """Of its file: the same kind, encoder and weights have the same."""
-        own = {"encoder": self.encoder, "weights": self.checkpoint.get("digest")}
+        weights = self.checkpoint.get("digest")
+        own = {"encoder": self.encoder, "network": self.network, "weights": weights}
         words = "-".join((self.protocol, self.data["name"], self.encoder))
         words = "".join(c if c.isalnum() or c in "-_" else "_" for c in words)
         return f"{words}-{digest(self.kind() | own)}.json"
@@ -126,7 +131,7 @@ def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
 
 
 def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
-    """A row per encoder, a column per score, in percent, and what was published.
+    """A row per encoder, a column per score, in percent, and what is published, if any.
 
     Args:
       cards: of one kind.
@@ -147,8 +152,9 @@ def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
     for card in cards:
         cells = [_cell(card.scores.get(name, {}).values()) for name in names]
         rows.append([card.encoder, *cells])
-    cells = [f"{100 * published[x]:.1f}" if x in published else "-" for x in names]
-    rows.append(["published", *cells])
+    if published:
+        cells = [f"{100 * published[x]:.1f}" if x in published else "-" for x in names]
+        rows.append(["published", *cells])
     data = first.data
     title = (
         f"{first.protocol} on {data['name']}: {data['train']:,} images with labels, "

@@ -25,14 +25,11 @@ def draw_share(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     sizes = np.bincount(labels)
     # 0.1 * 30 is a little above 3.
     counts = {c: math.ceil(round(share * n, 9)) for c, n in enumerate(sizes) if n}
-    return _draw(labels, counts, seed)
-
-
-def draw_per_class(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """`count` images of each class, or all of one that has fewer; as `draw_share`."""
-    sizes = np.bincount(labels)
-    counts = {c: min(count, int(n)) for c, n in enumerate(sizes) if n}
-    return _draw(labels, counts, seed)
+    # Philox is counter-based and documented to be stable across versions.
+    random = np.random.Generator(np.random.Philox(key=seed))
+    order = random.permutation(len(labels))
+    chosen = [order[labels[order] == c][:count] for c, count in counts.items()]
+    return np.sort(np.concatenate(chosen))
 
 
 def list_digest(indices: Sequence[int]) -> str:
@@ -54,11 +51,3 @@ def write_list(
         draft.write_text("".join(lines), encoding="utf-8")
         os.replace(draft, path)
     return path
-
-
-def _draw(labels: np.ndarray, counts: dict[int, int], seed: int) -> np.ndarray:
-    # Philox is counter-based and documented to be stable across versions.
-    random = np.random.Generator(np.random.Philox(key=seed))
-    order = random.permutation(len(labels))
-    chosen = [order[labels[order] == c][:count] for c, count in counts.items()]
-    return np.sort(np.concatenate(chosen))

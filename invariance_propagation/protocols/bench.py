@@ -1,0 +1,189 @@
+"""What is measured, and on what: subjects and the bench."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from invariance_propagation.data.augment import normalize
+from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.features import make_embed
+from invariance_propagation.models.encoder import Outputs
+from invariance_propagation.parallel import REPLICATED, Runner
+
+RANDOM, PIXELS = "random encoder", "raw pixels"
+# More of them are no features for a classifier.
+MOST_PIXELS = 64 * 64 * 3
+
+
+class View(NamedTuple):
+    """How an image is given to the encoder.
+
+    Attributes:
+      size: height and width in pixels.
+      mean, std: of the data, per channel, in units where white is 1.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Bench(NamedTuple):
+    """What subjects are measured on.
+
+    Attributes:
+      runner: maps functions over devices.
+      dataset: with labels in both splits.
+      num_classes: C.
+      view: of its images.
+      num_threads: that read streamed pictures.
+    """
+
+    runner: Runner
+    dataset: Dataset
+    num_classes: int
+    view: View
+    num_threads: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a card says of the data."""
+        train, held_out = self.dataset.train, self.dataset.held_out
+        state = hashlib.sha256()
+        for split in (train, held_out):
+            state.update(Dataset("", split, None).digest().encode())
+            state.update(np.ascontiguousarray(split.labels).tobytes())
+        return {
+            "name": self.dataset.name,
+            "digest": state.hexdigest()[:16],
+            "train": len(train.labels),
+            "held_out": len(held_out.labels),
+            "classes": self.num_classes,
+        }
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether raw pixels make sense as features."""
+        return self.view.size**2 * len(self.view.mean) <= MOST_PIXELS
+
+
+class Subject(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      name: the row of a table.
+      backbone: views -> features float32 [b, F].
+      params, batch_stats: of it.
+      features: () -> those of the images of training and of the test, without chance.
+    """
+
+    name: str
+    backbone: nn.Module
+    params: dict
+    batch_stats: dict
+    features: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+class Pixels(nn.Module):
+    """The pixels themselves, in [0, 1], as features; `mean` and `std` are undone."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        del train
+        pixels = images * np.float32(self.std) + np.float32(self.mean)
+        return pixels.reshape(len(images), -1)
+
+
+class Headless(nn.Module):
+    """A backbone as an encoder; its embedding, one feature, is for nobody."""
+
+    backbone: nn.Module
+
+    def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
+        features = self.backbone(images, train=train)
+        return Outputs(features, features[:, :1])
+
+
+def check_labels(dataset: Dataset) -> int:
+    """The number of classes.
+
+    Raises:
+      UserError: a split without labels, or of no image.
+    """
+    for what, split in (
+        ("to learn from", dataset.train),
+        ("to test", dataset.held_out),
+    ):
+        if split is None or split.labels is None or not len(split.labels):
+            raise UserError(
+                f"data {dataset.name}: there are no images with labels {what}: choose "
+                "another data.name or data.split (of an image folder: data.classes and "
+                "data.held_out)"
+            )
+    labels = (dataset.train.labels, dataset.held_out.labels)
+    return 1 + max(int(part.max()) for part in labels)
+
+
+@functools.lru_cache(maxsize=8)
+def _embedder(runner: Runner, backbone: nn.Module, view: View) -> Callable:
+    embed = make_embed(runner, Headless(backbone), partial(normalize, **view._asdict()))
+
+    def features(params: dict, batch_stats: dict, images: Any) -> np.ndarray:
+        own = {"backbone": params} if params else {}
+        stats = {"backbone": batch_stats} if batch_stats else {}
+        return embed(own, stats, images).features
+
+    return features
+
+
+def embedder(bench: Bench, backbone: nn.Module) -> Callable[..., np.ndarray]:
+    """(params, batch_stats, images) -> features of a backbone, on the host."""
+    return _embedder(bench.runner, backbone, bench.view)
+
+
+def make_subject(
+    bench: Bench, name: str, backbone: nn.Module, params: dict, batch_stats: dict
+) -> Subject:
+    """A subject whose features are computed once, when they are first asked for."""
+    embed = embedder(bench, backbone)
+
+    @functools.cache
+    def features() -> tuple[np.ndarray, np.ndarray]:
+        def of(split: Split) -> np.ndarray:
+            return embed(params, batch_stats, split.images)
+
+        return of(bench.dataset.train), of(bench.dataset.held_out)
+
+    return Subject(name, backbone, params, batch_stats, features)
+
+
+def pixels(bench: Bench) -> Subject:
+    """Raw pixels as a subject, without parameters."""
+    backbone = Pixels(bench.view.mean, bench.view.std)
+    return make_subject(bench, PIXELS, backbone, {}, {})
+
+
+@functools.lru_cache(maxsize=8)
+def _initializer(runner: Runner, backbone: nn.Module, view: View) -> Callable:
+    def init(key: jax.Array) -> dict:
+        images = jnp.zeros((1, view.size, view.size, len(view.mean)))
+        return backbone.init(key, images, train=False)
+
+    return runner.creator(init, REPLICATED)
+
+
+def untrained(bench: Bench, backbone: nn.Module, seed: int) -> Subject:
+    """The same network with its first weights."""
+    init = _initializer(bench.runner, backbone, bench.view)
+    variables = jax.device_get(init(jax.random.key(seed)))
+    parts = variables["params"], variables["batch_stats"]
+    return make_subject(bench, RANDOM, backbone, *parts)
