@@ -144,8 +144,8 @@ class Checkpoints:
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def _read_facts(self, step: int) -> dict[str, Any]:
-        args = ocp.args.Composite(facts=ocp.args.JsonRestore())
-        return self._open().restore(step, args=args).facts
+        # Not by the manager, which clears away what another process is writing.
+        return read_item(ocp.JsonCheckpointHandler(), self.folder / str(step) / "facts")
 
     def _read_state(self, step: int, target: Any) -> Any:
         # NumPy leaves in the target make Orbax return NumPy arrays, wherever the
@@ -176,6 +176,12 @@ class Checkpoints:
         )
 
 
+def read_item(handler: ocp.CheckpointHandler, folder: Path, **options: Any) -> Any:
+    """One item of a checkpoint; nothing but this is read or touched."""
+    with ocp.Checkpointer(handler) as reader:
+        return reader.restore(folder, **options)
+
+
 def pack_ids(ids: Sequence[str]) -> str:
     """Ids for `facts`: a million of TFDS's take some 3 MB, and 60 MB as they are."""
     return base64.b64encode(zlib.compress("\0".join(ids).encode())).decode()
@@ -192,10 +198,11 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _describe(x: np.ndarray) -> dict[str, Any]:
-    return {"shape": list(x.shape), "dtype": str(x.dtype), "crc32": _crc(x)}
+    return {"shape": list(x.shape), "dtype": str(x.dtype), "crc32": checksum(x)}
 
 
-def _crc(x: np.ndarray) -> int:
+def checksum(x: np.ndarray) -> int:
+    """CRC-32 of an array's bytes."""
     return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
 
 
@@ -213,7 +220,7 @@ def _check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
 
 def _check_contents(arrays: dict[str, Any], state: Any) -> None:
     for name, x in _leaves(state).items():
-        if _crc(x) != arrays[name]["crc32"]:
+        if checksum(x) != arrays[name]["crc32"]:
             raise ValueError(
                 f"the contents of {name} have changed since it was written"
             )

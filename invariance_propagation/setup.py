@@ -193,22 +193,18 @@ def build(config: ConfigDict) -> Run:
     )
     spec = state_spec(method.memory_spec)
     step_specs = (spec, SHARDED, given.spec)
-    mapped_step = runner.compile(
-        partial(
-            train_step,
-            encoder=encoder,
-            method=method,
-            optimizer=optimizer,
-            pick=given.pick,
-            view=given.view,
-            seed=config.seed,
-            steps_per_epoch=steps_per_epoch,
-            axis_name=AXIS,
-        ),
-        step_specs,
-        (spec, REPLICATED),
-        donate=(0,),
+    step = partial(
+        train_step,
+        encoder=encoder,
+        method=method,
+        optimizer=optimizer,
+        pick=given.pick,
+        view=given.view,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        axis_name=AXIS,
     )
+    mapped_step = runner.compile(step, step_specs, (spec, REPLICATED), donate=(0,))
     embed = make_embed(runner, encoder, plain_view)
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     example = jax.eval_shape(plain_view, one)

@@ -39,7 +39,7 @@ LAYERS = (
     | {"train_state"},
     {"train_step", "feed", "__init__"},
     {"setup"},
-    {"monitor", "plan", "scan", "preview"},
+    {"monitor", "plan", "scan", "preview", "restore"},
     {"train"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -145,12 +144,10 @@ def test_a_run_compiles_its_step_once(
     jax.clear_caches()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         train_and_evaluate(tiny_config(), str(tmp_path))
-    compiled = [
-        record.getMessage()
-        for record in caplog.records
-        if re.match(r"Compiling .*train_step", record.getMessage())
-    ]
-    assert len(compiled) == 1, compiled
+    messages = [record.getMessage() for record in caplog.records]
+    # As pmap calls what it maps: the step, and the pass that embeds for kNN.
+    mapped = [text for text in messages if text.startswith("Compiling jit(_fun)")]
+    assert len(mapped) == 2, mapped
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])

@@ -1,0 +1,258 @@
+"""From a file or folder to networks and memory, without the run they are of.
+
+Neither the data set nor the devices of the run are needed, and nothing is written or
+moved: it may still be training.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from invariance_propagation import settings
+from invariance_propagation.checkpoint import (
+    FOLDER,
+    checksum,
+    read_item,
+    unpack_ids,
+)
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.models import Encoder, ResNet
+from invariance_propagation.models.torchvision import (
+    from_torchvision,
+    infer_backbone,
+    is_head,
+    strip_prefix,
+    to_torchvision,
+    variable_shapes,
+)
+from invariance_propagation.setup import make_encoder
+
+SUFFIXES = (".safetensors", ".npz")
+
+
+class Restored(NamedTuple):
+    """The encoder of a checkpoint.
+
+    Attributes:
+      encoder: as in training, its type of computation and device axis included.
+      params, batch_stats: of the encoder, NumPy arrays.
+      channels: of its images.
+      config: of the run, plain dicts.
+      step: steps done.
+      facts: all that the run has noted of itself.
+    """
+
+    encoder: Encoder
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    channels: int
+    config: dict[str, Any]
+    step: int
+    facts: dict[str, Any]
+
+
+class Backbone(NamedTuple):
+    """A backbone, wherever its weights are from.
+
+    Attributes:
+      module: computes in float32.
+      params, batch_stats: NumPy arrays.
+      channels: of its images.
+    """
+
+    module: ResNet
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    channels: int
+
+    def digest(self) -> str:
+        """Of the weights: the same for a checkpoint and for what is exported of it."""
+        weights = to_torchvision(
+            {"params": self.params, "batch_stats": self.batch_stats}
+        )
+        digest = hashlib.sha256()
+        for name, x in sorted(weights.items()):
+            digest.update(f"{name} {x.shape} ".encode())
+            digest.update(x.tobytes())
+        return digest.hexdigest()[:16]
+
+
+class StoredMemory(NamedTuple):
+    """What a run remembers of its N images.
+
+    Attributes:
+      bank: float32 [N, d].
+      graph: int32 [N, k].
+      sample_ids: what the source calls the image of each row; None where it has no
+        names, and rows are in the order of the data set.
+      facts: all that the run has noted of itself, `step` among it.
+    """
+
+    bank: np.ndarray
+    graph: np.ndarray
+    sample_ids: list[str] | None
+    facts: dict[str, Any]
+
+
+def restore_encoder(path: str | Path) -> Restored:
+    """The encoder of a run.
+
+    Args:
+      path: its workdir, of which the newest whole checkpoint is taken; or the folder
+        of one step.
+
+    Raises:
+      UserError: there is no checkpoint.
+      TrainingError: there is, but it cannot be read.
+    """
+    state, facts = read_checkpoint(path, ("params", "batch_stats"))
+    encoder = settings.call(make_encoder, "encoder", facts["config"])
+    channels = state["params"]["backbone"]["stem_conv"]["kernel"].shape[2]
+    own = {"config": facts["config"], "step": facts["step"], "facts": facts}
+    return Restored(encoder, **state, channels=channels, **own)
+
+
+def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone:
+    """The backbone of a run, or of a file of weights by torchvision's names.
+
+    Args:
+      path: as for `restore_encoder`; or a file as for `read_weights`.
+      prefix: of the names in such a file, see `strip_prefix`.
+
+    Raises:
+      UserError: there is none, or it is no ResNet-18 or ResNet-50.
+      TrainingError: a checkpoint that cannot be read.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        restored = restore_encoder(path)
+        module = float32(restored.encoder).backbone
+        parts = restored.params["backbone"], restored.batch_stats["backbone"]
+        return Backbone(module, *parts, restored.channels)
+    weights = strip_prefix(read_weights(path), prefix)
+    module, channels = infer_backbone(weights)
+    variables = from_torchvision(weights, variable_shapes(module, channels))
+    left_out = ", ".join(filter(is_head, weights))
+    if left_out:
+        print(f"{path}: left out what stands behind the backbone: {left_out}")
+    return Backbone(module, **variables, channels=channels)
+
+
+def restore_memory(path: str | Path) -> StoredMemory:
+    """Bank, graph and sample ids of a run; as `restore_encoder`."""
+    state, facts = read_checkpoint(path, ("memory",))
+    packed = facts.get("sample_ids")
+    sample_ids = None if packed is None else unpack_ids(packed)
+    return StoredMemory(**state["memory"], sample_ids=sample_ids, facts=facts)
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Arrays by name, of a .safetensors or .npz file.
+
+    Raises:
+      UserError: there is no such file, it is of another kind, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: weights are read from {' and '.join(SUFFIXES)} files")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        need("safetensors")
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({error}): is it whole?") from error
+
+
+def float32(encoder: Encoder) -> Encoder:
+    """The same network on one device, in float32."""
+    backbone = encoder.backbone.clone(dtype=np.float32, norm_axis_name=None)
+    return encoder.clone(dtype=np.float32, backbone=backbone)
+
+
+def need(*modules: str) -> None:
+    """Raises UserError unless these parts of the extra `export` are installed."""
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{name} is not installed: pip install '.[export]'")
+
+
+def workdir_of(path: str | Path) -> Path:
+    """The workdir that a checkpoint, named as for `restore_encoder`, lies in."""
+    path = Path(path).absolute()
+    return path.parents[1] if path.parent.name == FOLDER else path
+
+
+def read_checkpoint(
+    path: str | Path, parts: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Some parts of a state as nested dicts of NumPy arrays, and the run's facts.
+
+    Args:
+      path: as for `restore_encoder`, which also says what is raised.
+      parts: fields of `TrainState`.
+    """
+    reasons = []
+    for folder in _step_folders(Path(path)):
+        try:
+            facts = read_item(ocp.JsonCheckpointHandler(), folder / "facts")
+            state = _read_parts(folder / "state", parts, facts["arrays"])
+        except Exception as error:
+            first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+            reasons.append(f"{folder} cannot be read ({first[:200]})")
+            continue
+        for reason in reasons:
+            logging.warning("%s: taking step %d instead", reason, facts["step"])
+        return state, facts
+    raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
+
+
+def _step_folders(path: Path) -> list[Path]:
+    """Newest first, at least one."""
+    if (path / "state").is_dir():
+        return [path.absolute()]
+    # A save that was killed left a name that is no number.
+    steps = [x for x in path.absolute().glob(f"{FOLDER}/*") if x.name.isdigit()]
+    if not steps:
+        what = "holds no checkpoint" if path.is_dir() else "is no folder"
+        raise UserError(
+            f"checkpoint={path} {what}: name a run's workdir, or the folder of one "
+            f"step in its {FOLDER}"
+        )
+    return sorted(steps, key=lambda folder: int(folder.name), reverse=True)
+
+
+def _read_parts(
+    folder: Path, parts: tuple[str, ...], arrays: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Raises ValueError for what has changed since it was written."""
+    # As in ".params['backbone']['stem_conv']['kernel']".
+    noted = {tuple(re.findall(r"\w+", name)): fact for name, fact in arrays.items()}
+    wanted = {path: fact for path, fact in noted.items() if path[0] in parts}
+    target = {path: np.empty(x["shape"], x["dtype"]) for path, x in wanted.items()}
+    state = read_item(
+        ocp.PyTreeCheckpointHandler(),
+        folder,
+        item=unflatten_dict(target),
+        partial_restore=True,
+    )
+    # Orbax returns a part that is not there as what happened to lie in memory.
+    for path, x in flatten_dict(state).items():
+        if checksum(x) != wanted[path]["crc32"]:
+            raise ValueError(f"{'.'.join(path)} has changed since it was written")
+    return state

@@ -1,0 +1,69 @@
+"""A checkpoint such as a run leaves, without training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs import digits
+from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.methods.invp import Memory
+from invariance_propagation.models.torchvision import variable_shapes
+from invariance_propagation.setup import make_encoder
+from invariance_propagation.train_state import TrainState
+
+NUM_EXAMPLES, DIM = 12, 5
+IDS = [f"kind/{i}.png" for i in range(NUM_EXAMPLES)]
+ENCODER = {"width": 4, "hidden": 6, "dim": DIM}
+
+
+def random_tree(shapes: Any, seed: int) -> Any:
+    """As of a trained network: nothing at 0 or 1, variances positive."""
+    random = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        name = path[-1].key
+        if name in ("scale", "var"):
+            x = random.uniform(0.5, 1.5, leaf.shape)
+        else:
+            x = random.normal(0, 0.2, leaf.shape)
+        return x.astype(np.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+def state_of(step: int, encoder: dict[str, Any]) -> TrainState:
+    variables = random_tree(variable_shapes(make_encoder(**encoder), 1), step)
+    params = variables["params"]
+    random = np.random.default_rng(step)
+    bank = random.normal(size=(NUM_EXAMPLES, DIM)).astype(np.float32)
+    graph = random.integers(0, NUM_EXAMPLES, (NUM_EXAMPLES, 3)).astype(np.int32)
+    opt_state = ({"count": np.int32(step), "trace": params},)
+    memory = Memory(bank, graph)
+    return TrainState(
+        np.int32(step), params, variables["batch_stats"], opt_state, memory
+    )
+
+
+def store_run(
+    workdir: Path, steps: tuple[int, ...] = (3, 7), **encoder: Any
+) -> dict[int, TrainState]:
+    """Writes checkpoints; `encoder` changes the section. Returns what they hold."""
+    config = digits.get_config()
+    config.encoder.update(ENCODER | encoder)
+    facts = {
+        "dataset": "image_folder",
+        "num_examples": NUM_EXAMPLES,
+        "digest": "0123",
+        "config": json.loads(config.to_json_best_effort()),
+        "sample_ids": pack_ids(IDS),
+    }
+    states = {step: state_of(step, dict(config.encoder)) for step in steps}
+    checkpoints = Checkpoints(workdir, keep=len(steps))
+    for step, state in states.items():
+        checkpoints.save(step, state, facts | {"step": step})
+    checkpoints.finish()
+    checkpoints.close()
+    return states
