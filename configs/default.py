@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     config.parallel = "pmap"
     # Devices to use; None: all of them (on a CPU one per core).
     config.num_devices = config_dict.placeholder(int)
+    # Where views are made: on the 'device', or by OpenCV on the 'host', in 8 bits.
+    config.augmentation = "device"
 
     config.data = ConfigDict()
     config.data.name = "imagenet"  # README lists the names
@@ -114,7 +116,10 @@ def get_config() -> ConfigDict:
     config.train.keep_checkpoints = 2  # the newest so many
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
     config.train.tensorboard = False  # event files too (imports TensorFlow)
-    config.train.num_threads = 4  # that read and decode streamed pictures
+    # That read, decode and crop pictures, and make the views of augmentation='host'.
+    config.train.num_threads = 4
+    # Processes that do so, each with so many threads; 0: this one alone.
+    config.train.num_workers = 0
     # Stop, with a checkpoint, after so many steps of this call, from which the same
     # command goes on; 0: at the end.
     config.train.stop_after_steps = 0

@@ -1,18 +1,20 @@
-"""What each step is given: a data set that lies on the devices, or one that is read.
+"""What each step is given: images that lie on the devices, or what the host makes.
 
-Both are an `Input`, which setup chooses by the kind of images there are.
+Each is an `Input`, which setup chooses by the kind of images and the augmentation.
 """
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from invariance_propagation.data.augment import augment
+from invariance_propagation.data.augment import augment, normalize
+from invariance_propagation.data.host import views
 from invariance_propagation.data.order import epoch_order
-from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.pictures import Pictures, crops
 from invariance_propagation.data.stream import Load, stream
 from invariance_propagation.parallel import REPLICATED, SHARDED, Runner
 
@@ -91,34 +93,91 @@ def streamed(
     seed: int,
     batch_size: int,
     num_threads: int,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Input:
     """Images are read, decoded and cropped by the host, ahead of the step.
 
     Args:
-      num_threads: that do so.
+      num_threads, num_workers: see `stream`.
+      process_index, process_count: see `Load`.
       Others: as in `resident`.
     """
     load = Load(
         pictures,
+        _crops(pictures, chances),
         seed=seed,
         batch_size=batch_size,
-        crop_scale=chances["crop_scale"],
-        crop_ratio=chances["crop_ratio"],
+        process_index=process_index,
+        process_count=process_count,
     )
-
-    def feed(start: int, stop: int) -> Feed:
-        for indices, images in stream(
-            load, batch_size=batch_size, start=start, stop=stop, num_threads=num_threads
-        ):
-            yield runner.put(indices, SHARDED), runner.put(images, SHARDED)
-
     return Input(
-        feed=feed,
-        read=lambda epoch, indices: np.stack(
-            [load.read(epoch, int(i)) for i in indices]
-        ),
+        feed=_feed(load, runner, num_threads=num_threads, num_workers=num_workers),
+        read=load.read,
         shape=(batch_size, *pictures.shape[1:]),
         spec=SHARDED,
         pick=lambda images, indices: images,
         view=partial(augment, **chances | {"crop_scale": ()}),
     )
+
+
+def host_made(
+    images: np.ndarray | Pictures,
+    chances: dict[str, Any],
+    *,
+    runner: Runner,
+    seed: int,
+    batch_size: int,
+    num_threads: int,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Input:
+    """Views are made by the host, ahead of the step, which only normalises them.
+
+    Args:
+      images: uint8 [N, H, W, C], or pictures.
+      Others: as in `streamed`.
+    """
+    channels, size = images.shape[3], chances["size"]
+    statistics = {name: chances[name] for name in ("mean", "std")}
+    parts = {name: chances[name] for name in chances if name not in statistics}
+    make = partial(views, channels=channels, **parts)
+    if isinstance(images, Pictures):
+        crop, rest = _crops(images, chances), partial(make, crop_scale=())
+
+        def make(images: Iterable[np.ndarray], uniform: np.ndarray) -> Iterable:
+            return rest(crop(images, uniform), uniform)
+
+    load = Load(
+        images,
+        make,
+        seed=seed,
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return Input(
+        feed=_feed(load, runner, num_threads=num_threads, num_workers=num_workers),
+        read=load.read,
+        shape=(batch_size, size, size, channels),
+        spec=SHARDED,
+        pick=lambda images, indices: images,
+        view=lambda keys, images: normalize(images, size=size, **statistics),
+    )
+
+
+def _crops(pictures: Pictures, chances: dict[str, Any]) -> Callable:
+    options = {name: chances[name] for name in ("crop_scale", "crop_ratio")}
+    return partial(crops, size=pictures.size, **options)
+
+
+def _feed(load: Load, runner: Runner, **threads: int) -> Callable[..., Feed]:
+    def feed(start: int, stop: int) -> Feed:
+        batches = stream(load, start=start, stop=stop, **threads)
+        with contextlib.closing(batches):
+            for indices, images in batches:
+                yield runner.put(indices, SHARDED), runner.put(images, SHARDED)
+
+    return feed

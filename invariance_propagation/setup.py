@@ -18,7 +18,7 @@ from invariance_propagation.data import augment, sources
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
-from invariance_propagation.feed import Feed, resident, streamed
+from invariance_propagation.feed import Feed, host_made, resident, streamed
 from invariance_propagation.methods import Method, invariance_propagation
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.optimizer import make_optimizer
@@ -26,8 +26,9 @@ from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
-TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices")
+TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices", "augmentation")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
+AUGMENTATIONS = ("device", "host")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -42,6 +43,7 @@ class TrainOptions(NamedTuple):
     log_every: int
     tensorboard: bool
     num_threads: int
+    num_workers: int
     stop_after_steps: int
     stop_after_hours: float
 
@@ -146,6 +148,11 @@ def build(config: ConfigDict) -> Run:
     options = settings.call(TrainOptions, "train", config)
     knn = settings.call(KnnOptions, "knn", config)
     _check_options(options, knn)
+    if config.augmentation not in AUGMENTATIONS:
+        raise UserError(
+            f"augmentation={config.augmentation!r}: choose one of "
+            f"{', '.join(AUGMENTATIONS)}"
+        )
     dataset = settings.call(sources.load, "data", config, size=config.augment.size)
     images = dataset.train.images
     num_examples = len(images)
@@ -184,8 +191,11 @@ def build(config: ConfigDict) -> Run:
     )
     _check_chances(chances)
     own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
-    if isinstance(images, Pictures):
-        given = streamed(images, chances, num_threads=options.num_threads, **own)
+    threads = {"num_threads": options.num_threads, "num_workers": options.num_workers}
+    if config.augmentation == "host":
+        given = host_made(images, chances, **own, **threads)
+    elif isinstance(images, Pictures):
+        given = streamed(images, chances, **own, **threads)
     else:
         given = resident(images, chances, **own)
     plain_view = partial(
@@ -336,6 +346,11 @@ def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
         raise UserError(
             f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
             "for no kNN evaluation"
+        )
+    if options.num_workers < 0:
+        raise UserError(
+            f"train.num_workers={options.num_workers}: set it above 0, or to 0 for "
+            "threads alone"
         )
     if options.keep_checkpoints < 1:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Runs on a folder of pictures: streamed, with and without classes, resumed exactly."""
+"""What a step is given, and runs on a folder of pictures, resumed exactly."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from invariance_propagation.checkpoint import Checkpoints, unpack_ids
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.setup import Run, build
 from invariance_propagation.train import train_and_evaluate
-from tests.tiny_run import rows_without_times
+from tests.tiny_run import rows_without_times, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 COUNT = 72
@@ -134,6 +134,42 @@ def test_a_picture_that_cannot_be_read_stops_the_run(
         train_and_evaluate(config, str(tmp_path / "run"))
 
 
+def digits_config(folder: Path, **changes: Any):
+    del folder
+    return tiny_config(augment__crop_scale=(0.5, 1.0), **changes)
+
+
+@pytest.mark.parametrize("make_config", [folder_config, digits_config])
+def test_views_made_on_the_host_are_the_devices(folder: Path, make_config) -> None:
+    on_device = build(make_config(folder))
+    on_host = build(make_config(folder, augmentation="host"))
+    indices = np.arange(20, dtype=np.int32)
+    std = np.array(on_host.chances["std"])
+    for epoch in (0, 3):
+        expected = np.asarray(on_device.views(epoch, indices))
+        gray_levels = 255 * std * np.abs(on_host.views(epoch, indices) - expected)
+        assert gray_levels.mean() < 0.5 and gray_levels.max() < 6
+
+
+@pytest.mark.parametrize("make_config", [folder_config, digits_config])
+def test_a_step_is_given_the_hosts_views(folder: Path, make_config) -> None:
+    run = build(make_config(folder, augmentation="host"))
+    per_epoch = run.steps_per_epoch
+    feed = run.feed(start=per_epoch + 1, stop=per_epoch + 3)
+    shapes = run.lower()
+    for _ in range(2):
+        indices, images = next(feed)
+        for given, expected in ((indices, shapes.indices), (images, shapes.images)):
+            assert given.shape == expected.shape and given.dtype == expected.dtype
+            assert given.sharding == expected.sharding
+        # Both devices' rows, one after the other.
+        indices, images = (np.concatenate(np.asarray(x)) for x in (indices, images))
+        std, mean = (np.array(run.chances[name]) for name in ("std", "mean"))
+        views = 255 * (np.asarray(run.views(1, indices)) * std + mean)
+        np.testing.assert_allclose(images, views, atol=1e-3)
+    assert next(feed, None) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -141,6 +177,8 @@ def test_a_picture_that_cannot_be_read_stops_the_run(
         ({"data__folder": "/nowhere"}, "there is no folder /nowhere"),
         ({"data__held_out": 1.0}, "data.held_out=1.0"),
         ({"train__num_threads": 0}, "train.num_threads=0"),
+        ({"train__num_workers": -1}, "train.num_workers=-1"),
+        ({"augmentation": "gpu"}, "augmentation='gpu': choose one of device, host"),
         ({"augment__mean": (0.5,), "augment__std": (0.5,)}, "3 channels"),
     ],
 )

@@ -6,16 +6,15 @@ or 1: vector units want the long axes innermost, and in this layout a resize or 
 is two small matrix products, rows @ plane @ columns.T. The options are static.
 """
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from invariance_propagation.data.color import color_adjustments, color_jitter, gray
+from invariance_propagation.data.chance import NUMBERS, draw, make_odds
+from invariance_propagation.data.color import ADJUST, color_jitter, gray
 from invariance_propagation.data.geometry import (
-    CROP_TRIES,
+    blur_radius,
     crop_box,
     gaussian_blur,
     resize,
@@ -25,23 +24,12 @@ from invariance_propagation.data.geometry import (
 from invariance_propagation.errors import UserError
 
 
-class Chance(NamedTuple):
-    """All that is random in one view, or, with a leading b, in b views."""
-
-    box: jax.Array  # float32 [4], top, left, height, width of the crop, in pixels
-    warp: jax.Array  # float32 [4], in [-1, 1]: rotation, shear, stretch of y and of x
-    order: jax.Array  # int32 [n], which of the n adjustments comes first, second, ...
-    factors: jax.Array  # float32 [n], their factors, in order of use
-    sigma: jax.Array  # float32 [], of the blur, in pixels of the view
-    applied: jax.Array  # bool [4], whether to jitter, make gray, blur, flip
-
-
 def per_image_keys(seed: int, epoch: int | jax.Array, indices: jax.Array) -> jax.Array:
     """Keys [b] of the images `indices`, int [b], in `epoch`, which may be traced.
 
     They depend on the image, not on its place in the batch or on its device.
     """
-    epoch_key = jax.random.fold_in(jax.random.key(seed), epoch)
+    epoch_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
 
 
@@ -98,40 +86,37 @@ def augment(
       UserError: images not uint8, or C, `mean` and `std` that do not fit together.
     """
     _check(images, mean, std)
-    adjustments, ranges = color_adjustments(jitter or (0, 0, 0, 0), images.shape[3])
-    probabilities = (
-        jitter_probability if adjustments else 0.0,
-        grayscale if images.shape[3] == 3 else 0.0,
-        blur,
-        flip,
+    odds = make_odds(
+        images.shape[3],
+        flip=flip,
+        jitter=jitter,
+        jitter_probability=jitter_probability,
+        grayscale=grayscale,
+        blur=blur,
+        blur_sigma=blur_sigma,
     )
-    # Not a tenth of the side as in SimCLR, which is nothing in a small image: PIL's
-    # blur, the one in the reference code, ends at about 3 sigma.
-    radius = min(math.ceil(3 * blur_sigma[1]), size - 1)
+    adjustments = [ADJUST[name] for name in odds.adjustments]
+    radius = blur_radius(blur_sigma, size)
 
     def view(key: jax.Array, image: jax.Array) -> jax.Array:
-        chance = draw(
-            key,
-            image.shape[:2],
-            crop_scale,
-            crop_ratio,
-            ranges,
-            blur_sigma,
-            probabilities,
-        )
+        uniform = jax.random.uniform(key, NUMBERS)
+        chance = draw(uniform, odds)
         parts = (
             lambda x: color_jitter(x, chance.order, chance.factors, adjustments),
             gray,
             lambda x: gaussian_blur(x, chance.sigma, radius),
             lambda x: x[:, :, ::-1],
         )
+        shape, box = image.shape[:2], None
+        if crop_scale:
+            box = crop_box(uniform, shape, crop_scale, crop_ratio)
         if rotation or shear or stretch:
             matrix = warp_matrix(chance.warp, rotation, shear, stretch)
-            planes = warp(image, size, chance.box, matrix)
+            planes = warp(image, size, (0, 0, *shape) if box is None else box, matrix)
         else:
-            planes = resize(image, size, chance.box if crop_scale else None)
+            planes = resize(image, size, box)
         for part in (0, 1, 2, 3) if jitter_first else (1, 0, 2, 3):
-            if probabilities[part] > 0:
+            if odds.probabilities[part] > 0:
                 planes = jnp.where(chance.applied[part], parts[part](planes), planes)
         return _standardize(planes, mean, std)
 
@@ -147,31 +132,6 @@ def normalize(
     """
     _check(images, mean, std)
     return jax.vmap(lambda image: _standardize(resize(image, size), mean, std))(images)
-
-
-def draw(
-    key: jax.Array,
-    shape: tuple[int, int],
-    crop_scale: Sequence[float],
-    crop_ratio: Sequence[float],
-    ranges: Sequence[tuple[float, float]],
-    blur_sigma: Sequence[float],
-    probabilities: Sequence[float],
-) -> Chance:
-    """Chance for an image of `shape` (H, W); `ranges`: of each adjustment's factor."""
-    # Always as many numbers, so that switching one part off leaves the others alone.
-    uniform = jax.random.uniform(key, (2, CROP_TRIES + 10))
-    boxes, colors, rest = jnp.split(uniform, (CROP_TRIES + 1, CROP_TRIES + 5), axis=1)
-    box = jnp.array((0, 0, *shape), jnp.float32)
-    if crop_scale:
-        box = crop_box(boxes, shape, crop_scale, crop_ratio)
-    order = jnp.argsort(colors[0, : len(ranges)])
-    low, high = jnp.array(ranges, jnp.float32).reshape(-1, 2).T
-    factors = (low + (high - low) * colors[1, : len(ranges)])[order]
-    sigma = blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * rest[0, 2]
-    applied = rest[:, :2].reshape(4) < jnp.array(probabilities, jnp.float32)
-    warp = 2 * rest[:, 3:].reshape(4) - 1
-    return Chance(box, warp, order, factors, sigma, applied)
 
 
 def _standardize(

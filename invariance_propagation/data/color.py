@@ -58,17 +58,25 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.stack([channel(5.0), channel(3.0), channel(1.0)])
 
 
-def color_adjustments(strengths: Sequence[float], channels: int) -> tuple[tuple, tuple]:
-    """The adjustments that are on, and the (low, high) of the factor of each.
+ADJUST = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
+}
+
+
+def jitter_ranges(strengths: Sequence[float], channels: int) -> tuple[tuple, tuple]:
+    """Names of the adjustments that are on, and the (low, high) of each one's factor.
 
     torchvision's ColorJitter: brightness, contrast and saturation by a factor uniform
     in [max(0, 1 - strength), 1 + strength], hue by one in [-strength, strength].
     """
-    functions = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    names = tuple(ADJUST)
     ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths[:3]]
     ranges.append((-strengths[3], strengths[3]))
     on = [i for i in range(4 if channels == 3 else 2) if strengths[i] > 0]
-    return tuple(functions[i] for i in on), tuple(ranges[i] for i in on)
+    return tuple(names[i] for i in on), tuple(ranges[i] for i in on)
 
 
 def color_jitter(

@@ -4,11 +4,13 @@ A function takes one image, uint8 [H, W, C] or planes, float32 [C, height, width
 [0, 1], and returns planes; see `augment`.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
@@ -20,33 +22,37 @@ CROP_TRIES = 10  # as torchvision
 
 
 def crop_box(
-    uniform: jax.Array,
+    uniform: jax.Array | np.ndarray,
     shape: tuple[int, int],
     scale: Sequence[float],
     ratio: Sequence[float],
-) -> jax.Array:
+) -> jax.Array | np.ndarray:
     """float32 [4], top, left, height, width: RandomResizedCrop with real numbers.
 
     Area uniform in `scale` * H * W, width / height log-uniform in `ratio`; the first
     try that fits into `shape` (H, W), anywhere in it; if none does, the largest central
-    box within `ratio`. `uniform` [2, tries + 1], in [0, 1): tries, then the position.
+    box within `ratio`. `uniform`, [2, tries + 1] or more, in [0, 1): areas and ratios
+    of the tries, then the position.
 
     torchvision rounds to whole pixels, which on 8x8 images leaves few different crops:
     on digits, kNN of the trained encoder was 3 points lower with them.
     """
+    xp = uniform.__array_namespace__()
     height, width = shape
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0, :-1])
-    ratios = ratio[0] * (ratio[1] / ratio[0]) ** uniform[1, :-1]
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0, :CROP_TRIES])
+    ratios = ratio[0] * (ratio[1] / ratio[0]) ** uniform[1, :CROP_TRIES]
     # The central box is one more try, which always fits.
-    heights = jnp.append(jnp.sqrt(area / ratios), min(height, width / ratio[0]))
-    widths = jnp.append(jnp.sqrt(area * ratios), min(width, height * ratio[1]))
-    extents = jnp.stack([heights, widths])
-    limits = jnp.array(shape, jnp.float32)
-    fits = jnp.all(extents <= limits[:, None], axis=0)
-    first = jnp.argmax(fits)
+    central = (min(height, width / ratio[0]), min(width, height * ratio[1]))
+    extents = xp.stack([xp.sqrt(area / ratios), xp.sqrt(area * ratios)])
+    last = xp.asarray(central, dtype=xp.float32)[:, None]
+    extents = xp.concat([extents, last], axis=1)
+    limits = xp.asarray(shape, dtype=xp.float32)
+    fits = xp.all(extents <= limits[:, None], axis=0)
+    first = xp.argmax(fits)
     free = limits - extents[:, first]
-    place = jnp.where(first == len(fits) - 1, 0.5, uniform[:, -1])
-    return jnp.concatenate([place * free, extents[:, first]])
+    place = uniform[:, CROP_TRIES]
+    place = xp.where(first == CROP_TRIES, xp.float32(0.5), place)
+    return xp.concat([place * free, extents[:, first]])
 
 
 def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Array:
@@ -59,9 +65,10 @@ def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Arr
     pixels = image.astype(jnp.float32)
     if box is None and height == width == size:
         return jnp.moveaxis(pixels, -1, 0) / 255
-    top, left, box_height, box_width = (0, 0, height, width) if box is None else box
-    rows = resize_matrix(top, box_height, height, size)
-    columns = resize_matrix(left, box_width, width, size)
+    if box is None:
+        box = jnp.array((0, 0, height, width), jnp.float32)
+    rows = resize_matrix(box[::2], height, size)
+    columns = resize_matrix(box[1::2], width, size)
     planes = jnp.einsum("sh,hwc,tw->cst", rows, pixels, columns, precision=PRECISION)
     return planes / 255
 
@@ -79,7 +86,8 @@ def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.
     y, x = jnp.meshgrid(
         top + steps * box_height, left + steps * box_width, indexing="ij"
     )
-    points = jnp.tensordot(matrix, jnp.stack([y - middle[0], x - middle[1]]), 1)
+    points = jnp.stack([y - middle[0], x - middle[1]])
+    points = jnp.tensordot(matrix, points, 1, precision=PRECISION)
     # The middle of the first pixel is 0.5 here, and 0 to map_coordinates.
     y, x = points + middle[:, None, None] - 0.5
     planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
@@ -88,38 +96,46 @@ def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.
 
 
 def warp_matrix(
-    warp: jax.Array, rotation: float, shear: float, stretch: float
-) -> jax.Array:
+    warp: jax.Array | np.ndarray, rotation: float, shear: float, stretch: float
+) -> jax.Array | np.ndarray:
     """float32 [2, 2]: stretch, then shear, then rotation, each as far as `warp` says.
 
     `warp`, [4], is in [-1, 1], in parts of the largest `rotation`, `shear` and, twice,
     `stretch`, as in `augment`.
     """
-    angle = jnp.deg2rad(rotation * warp[0])
-    turn = jnp.array(
-        [[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]]
-    )
-    lean = jnp.array([[1.0, 0.0], [shear * warp[1], 1.0]])
-    grow = jnp.diag((1 + stretch) ** warp[2:])
-    return turn @ lean @ grow
+    xp = warp.__array_namespace__()
+    angle = xp.deg2rad(rotation * warp[0])
+    cosine, sine, lean = xp.cos(angle), xp.sin(angle), shear * warp[1]
+    turn_and_lean = [[cosine + lean * sine, sine], [lean * cosine - sine, cosine]]
+    return xp.asarray(turn_and_lean) * (1 + stretch) ** warp[2:]
 
 
 def resize_matrix(
-    start: int | jax.Array, length: int | jax.Array, in_size: int, out_size: int
-) -> jax.Array:
-    """Weights [out_size, in_size] of the pixels that overlap start .. start + length.
+    part: jax.Array | np.ndarray, in_size: int, out_size: int
+) -> jax.Array | np.ndarray:
+    """Weights [out_size, in_size] of the pixels in `part`, [2], (start, length).
 
     A triangle that reaches as far as one pixel, of the input or of the output (the
-    larger one), cut at the ends of the range and scaled to sum to 1.
+    larger one), cut at the ends of the part and scaled to sum to 1.
     """
-    start, length = (jnp.asarray(x, jnp.float32) for x in (start, length))
+    xp = part.__array_namespace__()
+    start, length = xp.asarray(part, dtype=xp.float32)
     scale = length / out_size
-    centers = (jnp.arange(0.5, out_size) * scale)[:, None]
-    pixels = (jnp.arange(0.5, in_size) - start)[None]
+    centers = ((xp.arange(out_size, dtype=xp.float32) + 0.5) * scale)[:, None]
+    pixels = (xp.arange(in_size, dtype=xp.float32) + 0.5 - start)[None]
     overlaps = (pixels > -0.5) & (pixels < length + 0.5)
-    weights = 1 - jnp.abs(centers - pixels) / jnp.maximum(scale, 1.0)
-    weights = jnp.where(overlaps, jnp.maximum(weights, 0.0), 0.0)
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
+    weights = 1 - xp.abs(centers - pixels) / xp.maximum(scale, xp.float32(1))
+    weights = xp.where(overlaps, xp.maximum(weights, xp.float32(0)), xp.float32(0))
+    return weights / xp.sum(weights, axis=1, keepdims=True)
+
+
+def blur_radius(sigma: Sequence[float], size: int) -> int:
+    """Pixels that a blur reaches, of (low, high) `sigma`, in a view of `size`.
+
+    Not a tenth of the side as in SimCLR, which is nothing in a small image: PIL's blur,
+    the one in the reference code, ends at about 3 sigma.
+    """
+    return min(math.ceil(3 * sigma[1]), size - 1)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:

@@ -1,7 +1,7 @@
 """Picture files: from bytes to pixels, as Pillow shows them, at the decoder's speed."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from invariance_propagation.data.geometry import CROP_TRIES
+from invariance_propagation.data.geometry import crop_box
 from invariance_propagation.errors import TrainingError
 
 # Of the shorter side, as torchvision's Resize(256) and CenterCrop(224).
@@ -105,16 +105,27 @@ def decode(content: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def random_crop(
-    image: np.ndarray,
+def crops(
+    images: Iterable[np.ndarray],
+    uniform: np.ndarray,
+    *,
     size: int,
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    random: np.random.Generator,
-) -> np.ndarray:
-    """torchvision's RandomResizedCrop: uint8 [H, W, C] -> [size, size, C]."""
-    top, left, height, width = crop_box(random, image.shape[:2], scale, ratio)
-    return resize(image[top : top + height, left : left + width], size)
+    crop_scale: Sequence[float],
+    crop_ratio: Sequence[float],
+) -> Iterator[np.ndarray]:
+    """torchvision's RandomResizedCrop: each uint8 [H, W, C] -> [size, size, C].
+
+    Args:
+      images: n of them, of any shapes.
+      uniform: float32 [n, *NUMBERS], of which `crop_box` makes boxes.
+      size, crop_scale, crop_ratio: as in `augment`.
+    """
+    for image, numbers in zip(images, uniform, strict=True):
+        if crop_scale:
+            box = crop_box(numbers, image.shape[:2], crop_scale, crop_ratio)
+            top, left, height, width = whole_box(box, image.shape[:2])
+            image = image[top : top + height, left : left + width]
+        yield resize(image, size)
 
 
 def central_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -125,27 +136,11 @@ def central_crop(image: np.ndarray, size: int) -> np.ndarray:
     return resize(image[top : top + side, left : left + side], size)
 
 
-def crop_box(
-    random: np.random.Generator,
-    shape: tuple[int, int],
-    scale: Sequence[float],
-    ratio: Sequence[float],
-) -> tuple[int, int, int, int]:
-    """Top, left, height, width in whole pixels, as torchvision draws them."""
-    rows, columns = shape
-    area = rows * columns * random.uniform(*scale, CROP_TRIES)
-    ratios = np.exp(random.uniform(*np.log(ratio), CROP_TRIES))
-    place = random.uniform(size=2)
-    heights, widths = np.rint(np.sqrt(area / ratios)), np.rint(np.sqrt(area * ratios))
-    fits = (0 < heights) & (heights <= rows) & (0 < widths) & (widths <= columns)
-    if fits.any():
-        first = np.argmax(fits)
-        height, width = int(heights[first]), int(widths[first])
-        top, left = place * (rows - height + 1, columns - width + 1)
-        return int(top), int(left), height, width
-    height = min(rows, round(columns / ratio[0]))
-    width = min(columns, round(rows * ratio[1]))
-    return (rows - height) // 2, (columns - width) // 2, height, width
+def whole_box(box: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box of `crop_box` in whole pixels, at least one, inside of `shape` (H, W)."""
+    top, left, height, width = map(round, box.tolist())
+    height, width = max(height, 1), max(width, 1)
+    return min(top, shape[0] - height), min(left, shape[1] - width), height, width
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,78 +1,117 @@
-"""Batches of picture files: read, decoded and cropped ahead of the device, by Grain.
+"""Batches that the host makes ahead of the device, by Grain.
 
-Order and crops are functions of (seed, epoch, index), and the place in the order of the
+Order and chance are functions of (seed, epoch, index), and the place in the order of the
 step, so that a run goes on anywhere without a saved iterator.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import flags
 
+from invariance_propagation.data.chance import NUMBERS
 from invariance_propagation.data.order import epoch_order
-from invariance_propagation.data.pictures import Pictures, random_crop, resize
+from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.threefry import host_uniforms
 
 BATCHES_AHEAD = 2
+PIECE = 32  # images at most that one thread makes at a time
+# The threads of a process share it.
+_order = functools.lru_cache(maxsize=2)(epoch_order)
 
 
 class Load:
-    """From a place in the order of all epochs to an image's index and its crop."""
+    """From a piece of the order of all epochs to its indices and images."""
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: np.ndarray | Pictures,
+        make: Callable[[Iterable[np.ndarray], np.ndarray], Iterable[np.ndarray]],
         *,
         seed: int,
         batch_size: int,
-        crop_scale: Sequence[float],
-        crop_ratio: Sequence[float],
+        process_index: int = 0,
+        process_count: int = 1,
     ):
-        self._pictures, self._seed = pictures, seed
-        self._scale, self._ratio = crop_scale, crop_ratio
-        self._order = functools.lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(
-                seed=seed,
-                epoch=epoch,
-                num_examples=len(pictures),
-                batch_size=batch_size,
-            ).reshape(-1)
+        """Of process p of P it is the p-th of P equal parts of each batch.
+
+        Args:
+          images: uint8 [N, H, W, C], or pictures.
+          make: (n images uint8 [H, W, C], uniform float32 [n, *NUMBERS]) -> n of uint8
+            [size, size, C].
+          seed: of order and chance.
+          batch_size: B, over all processes.
+          process_index: p.
+          process_count: P, a divisor of B.
+        """
+        self._images, self._make, self._seed = images, make, seed
+        self._batch_size = batch_size
+        self._share = batch_size // process_count
+        self._first = process_index * self._share
+        self._piece = max(n for n in range(1, PIECE + 1) if self._share % n == 0)
+
+    @property
+    def pieces(self) -> int:
+        """How many make up a batch, or this process's share of it."""
+        return self._share // self._piece
+
+    def __call__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        step, piece = divmod(int(place), self.pieces)
+        epoch, step = divmod(step, len(self._images) // self._batch_size)
+        order = _order(
+            seed=self._seed,
+            epoch=epoch,
+            num_examples=len(self._images),
+            batch_size=self._batch_size,
         )
-        self._per_epoch = len(pictures) // batch_size * batch_size
+        first = self._first + piece * self._piece
+        indices = order[step, first : first + self._piece]
+        return indices, self.read(epoch, indices)
 
-    def __call__(self, place: int) -> dict[str, np.ndarray]:
-        epoch, place = divmod(int(place), self._per_epoch)
-        index = int(self._order(epoch)[place])
-        return {"indices": np.int32(index), "images": self.read(epoch, index)}
-
-    def read(self, epoch: int, index: int) -> np.ndarray:
-        """uint8 [size, size, 3]: the crop of an image in an epoch."""
-        image, size = self._pictures.read(index), self._pictures.size
-        if self._scale:
-            random = np.random.default_rng([self._seed, epoch, index])
-            return random_crop(image, size, self._scale, self._ratio, random)
-        return resize(image, size)
+    def read(self, epoch: int, indices: np.ndarray) -> np.ndarray:
+        """uint8 [n, size, size, C]: what is made of these images in `epoch`."""
+        uniform = host_uniforms(self._seed, epoch, indices, NUMBERS)
+        streamed = isinstance(self._images, Pictures)
+        read = self._images.read if streamed else self._images.__getitem__
+        return np.stack(list(self._make(map(read, indices.tolist()), uniform)))
 
 
 def stream(
-    load: Load, *, batch_size: int, start: int, stop: int, num_threads: int
+    load: Load, *, start: int, stop: int, num_threads: int, num_workers: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of the steps `start` to `stop`.
+    """Batches of the steps `start` to `stop`; the same for any threads and workers.
 
     Args:
       load: see `Load`.
-      batch_size: B.
       start: first step.
       stop: one past the last.
-      num_threads: that read and decode.
+      num_threads: that read and decode, in each worker.
+      num_workers: processes; 0: the threads are this process's.
 
     Yields:
-      indices int32 [B], images uint8 [B, size, size, 3].
+      indices int32 [b], images uint8 [b, size, size, C], b = B / P.
     """
-    places = grain.MapDataset.range(start * batch_size, stop * batch_size)
-    ahead = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=BATCHES_AHEAD * batch_size
-    )
-    batches = places.map(load).to_iter_dataset(ahead).batch(batch_size)
-    for batch in batches:
-        yield batch["indices"], batch["images"]
+    ahead = BATCHES_AHEAD * load.pieces // max(1, num_workers)
+    # No fewer, or a thread would have nothing to do.
+    reading = grain.ReadOptions(num_threads, max(ahead, 2 * num_threads))
+    pieces = grain.MapDataset.range(start * load.pieces, stop * load.pieces)
+    made = pieces.map(load).to_iter_dataset(reading)
+    if num_workers:
+        if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads some of its own
+            flags.FLAGS.mark_as_parsed()
+        working = grain.MultiprocessingOptions(num_workers, max(1, ahead))
+        made = made.mp_prefetch(working)
+    # Joined last, because each worker takes every so many-th piece.
+    batches = iter(made.batch(load.pieces, batch_fn=_join))
+    with contextlib.closing(batches):
+        yield from batches
+
+
+def _join(
+    pieces: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    indices, images = zip(*pieces, strict=True)
+    return np.concatenate(indices), np.concatenate(images)

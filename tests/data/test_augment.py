@@ -12,8 +12,10 @@ import pytest
 from scipy import stats
 
 from invariance_propagation.data import augment as module
+from invariance_propagation.data import chance
 from invariance_propagation.data.augment import per_image_keys
-from invariance_propagation.data.color import color_adjustments
+from invariance_propagation.data.color import jitter_ranges
+from invariance_propagation.data.geometry import crop_box
 from invariance_propagation.errors import UserError
 from tests.data.pictures import unit
 from tests.reference import augment as oracle
@@ -66,26 +68,32 @@ def standardized(image: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def draws(
-    indices: range, shape: tuple[int, int] = (32, 32), channels: int = 3, **changes
-) -> module.Chance:
-    """Chance of the images `indices` under ALL with `changes`, as NumPy arrays."""
-    options = {"crop_ratio": FULL_RATIO, "blur_sigma": (0.1, 2.0)} | ALL | changes
-    draw = partial(
-        module.draw,
-        shape=shape,
-        crop_scale=options["crop_scale"],
-        crop_ratio=options["crop_ratio"],
-        ranges=color_adjustments(options["jitter"], channels)[1],
-        blur_sigma=options["blur_sigma"],
-        probabilities=[options[name] for name in PROBABILITIES],
-    )
+def uniforms(indices: range) -> np.ndarray:
+    """The numbers [n, *NUMBERS] of the images `indices`."""
     keys = per_image_keys(3, 5, jnp.arange(indices.start, indices.stop))
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys))
+    numbers = jax.jit(jax.vmap(partial(jax.random.uniform, shape=chance.NUMBERS)))
+    return np.asarray(numbers(keys))
+
+
+@functools.cache
+def draws(indices: range, channels: int = 3, **changes) -> chance.Chance:
+    """Chance of the images `indices` under ALL with `changes`, as NumPy arrays."""
+    options = {"blur_sigma": (0.1, 2.0)} | ALL | changes
+    del options["crop_scale"]
+    draw = partial(chance.draw, odds=chance.make_odds(channels, **options))
+    return jax.tree.map(np.asarray, jax.jit(draw)(jnp.asarray(uniforms(indices))))
+
+
+def boxes_of(
+    indices: range, shape: tuple[int, int], scale: tuple[float, float]
+) -> np.ndarray:
+    """Crops [n, 4] of the images `indices`, each of `shape`."""
+    box = partial(crop_box, shape=shape, scale=scale, ratio=FULL_RATIO)
+    return np.asarray(jax.jit(jax.vmap(box))(uniforms(indices)))
 
 
 def test_the_warp_is_drawn_evenly_on_both_sides() -> None:
-    warps = draws(range(20000), (8, 8)).warp
+    warps = draws(range(20000)).warp
     for sample in warps.T:
         assert stats.kstest((sample + 1) / 2, "uniform").pvalue > 1e-3
     assert np.abs(np.corrcoef(warps.T) - np.eye(4)).max() < 5 / math.sqrt(20000)
@@ -105,7 +113,7 @@ def test_a_warp_of_nothing_changes_nothing(digits, part: str) -> None:
 
 def test_area_ratio_and_position_are_distributed_as_stated() -> None:
     # Every first try fits here.
-    boxes = draws(range(20000), (3000, 3000), crop_scale=(0.2, 0.5)).box / 3000
+    boxes = boxes_of(range(20000), (3000, 3000), (0.2, 0.5)) / 3000
     top, left, height, width = boxes.T
     samples = {
         "area": (height * width - 0.2) / 0.3,
@@ -119,24 +127,30 @@ def test_area_ratio_and_position_are_distributed_as_stated() -> None:
 
 
 def test_probabilities_factors_and_sigma() -> None:
-    chance = draws(range(20000))
+    drawn = draws(range(20000))
     noise = 1 / math.sqrt(20000)
-    error = chance.applied.mean(axis=0) - [ALL[name] for name in PROBABILITIES]
+    error = drawn.applied.mean(axis=0) - [ALL[name] for name in PROBABILITIES]
     np.testing.assert_array_less(np.abs(error), 4 * 0.5 * noise)
-    assert np.abs(np.corrcoef(chance.applied.T) - np.eye(4)).max() < 4 * noise
-    assert stats.kstest((chance.sigma - 0.1) / 1.9, "uniform").pvalue > 1e-3
-    low, high = np.array(color_adjustments(ALL["jitter"], 3)[1]).T
-    factors = np.take_along_axis(chance.factors, np.argsort(chance.order), axis=1)
+    assert np.abs(np.corrcoef(drawn.applied.T) - np.eye(4)).max() < 4 * noise
+    assert stats.kstest((drawn.sigma - 0.1) / 1.9, "uniform").pvalue > 1e-3
+    low, high = np.array(jitter_ranges(ALL["jitter"], 3)[1]).T
+    factors = np.take_along_axis(drawn.factors, np.argsort(drawn.order), axis=1)
     for sample in ((factors - low) / (high - low)).T:
         assert stats.kstest(sample, "uniform").pvalue > 1e-3
 
 
 def test_parts_are_drawn_independently() -> None:
-    chance = draws(range(20000))
-    places = np.argsort(chance.order, axis=1)  # of each adjustment in the order
-    factors = np.take_along_axis(chance.factors, places, axis=1)
-    parts = [chance.box, places, factors, chance.sigma[:, None], chance.applied]
-    parts += [chance.warp]
+    drawn = draws(range(20000))
+    places = np.argsort(drawn.order, axis=1)  # of each adjustment in the order
+    factors = np.take_along_axis(drawn.factors, places, axis=1)
+    parts = [
+        boxes_of(range(20000), (32, 32), (0.2, 1.0)),
+        places,
+        factors,
+        drawn.sigma[:, None],
+        drawn.applied,
+    ]
+    parts += [drawn.warp]
     part = np.repeat(np.arange(6), [x.shape[1] for x in parts])
     correlations = np.corrcoef(np.concatenate(parts, axis=1).T)
     across = np.abs(correlations[part[:, None] != part])
@@ -151,37 +165,37 @@ def test_every_order_of_the_jitter_is_equally_likely() -> None:
 
 def test_a_part_switched_off_or_always_on_leaves_the_others_alone() -> None:
     full = draws(range(20000))
-    changes = {"crop_scale": None, "jitter_probability": 1.0, "blur": 0.0}
+    changes = {"jitter_probability": 1.0, "blur": 0.0}
     other = draws(range(20000), **changes)
     jittered, grayed, blurred, flipped = other.applied.T
     assert jittered.all()
     assert not blurred.any()
     np.testing.assert_array_equal(grayed, full.applied[:, 1])
     np.testing.assert_array_equal(flipped, full.applied[:, 3])
-    for same in ("order", "factors", "sigma"):
+    for same in ("order", "factors", "sigma", "warp"):
         np.testing.assert_array_equal(getattr(other, same), getattr(full, same))
-    np.testing.assert_array_equal(other.box, np.tile([0, 0, 32, 32], (20000, 1)))
 
 
 def expected_views(images: np.ndarray, size: int, *, jitter_first: bool) -> np.ndarray:
     """What `augment` makes of images 0, 1, ... under ALL, by the oracle."""
-    chances = draws(range(len(images)), images.shape[1:3], images.shape[3])
-    functions, _ = color_adjustments(ALL["jitter"], images.shape[3])
-    names = [function.__name__.removeprefix("adjust_") for function in functions]
-    assert np.all(chances.applied.any(axis=0) & ~chances.applied.all(axis=0))
+    chances = draws(range(len(images)), images.shape[3])
+    boxes = boxes_of(range(len(images)), images.shape[1:3], ALL["crop_scale"])
+    names, _ = jitter_ranges(ALL["jitter"], images.shape[3])
+    some = chances.applied.any(axis=0) & ~chances.applied.all(axis=0)
+    assert some.tolist() == [True, images.shape[3] == 3, True, True]
     views = []
     for i, image in enumerate(images):
-        chance = jax.tree.map(lambda x, i=i: x[i], chances)
-        jittered, grayed, blurred, flipped = chance.applied
-        x = oracle.resized_crop(unit(image), chance.box, size)
+        own = jax.tree.map(lambda x, i=i: x[i], chances)
+        jittered, grayed, blurred, flipped = own.applied
+        x = oracle.resized_crop(unit(image), boxes[i], size)
         if grayed and not jitter_first:
             x = oracle.grayscale(x)
         if jittered:
-            x = oracle.color_jitter(x, [names[j] for j in chance.order], chance.factors)
+            x = oracle.color_jitter(x, [names[j] for j in own.order], own.factors)
         if grayed and jitter_first:
             x = oracle.grayscale(x)
         if blurred:
-            x = oracle.gaussian_blur(x, float(chance.sigma), min(6, size - 1))
+            x = oracle.gaussian_blur(x, float(own.sigma), min(6, size - 1))
         views.append(standardized(x[:, ::-1] if flipped else x))
     return np.stack(views)
 

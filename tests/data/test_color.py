@@ -74,18 +74,13 @@ def test_jitter_in_a_given_order(patches) -> None:
 
 
 def test_jitter_ranges() -> None:
-    functions, ranges = color.color_adjustments((0.4, 1.3, 0.2, 0.1), 3)
-    assert functions == (
-        color.adjust_brightness,
-        color.adjust_contrast,
-        color.adjust_saturation,
-        color.adjust_hue,
-    )
+    names, ranges = color.jitter_ranges((0.4, 1.3, 0.2, 0.1), 3)
+    assert names == ("brightness", "contrast", "saturation", "hue")
     np.testing.assert_allclose(
         ranges, [(0.6, 1.4), (0, 2.3), (0.8, 1.2), (-0.1, 0.1)], atol=1e-12
     )
-    functions, ranges = color.color_adjustments((0.4, 0, 0, 0.1), 3)
-    assert functions == (color.adjust_brightness, color.adjust_hue)
+    names, ranges = color.jitter_ranges((0.4, 0, 0, 0.1), 3)
+    assert names == ("brightness", "hue")
     assert ranges == ((0.6, 1.4), (-0.1, 0.1))
-    functions, _ = color.color_adjustments((0.4, 0.4, 0.4, 0.1), 1)
-    assert functions == (color.adjust_brightness, color.adjust_contrast)
+    names, _ = color.jitter_ranges((0.4, 0.4, 0.4, 0.1), 1)
+    assert names == ("brightness", "contrast")

@@ -152,6 +152,10 @@ def test_boxes_are_the_oracles(shape, scale, ratio) -> None:
     crop = partial(geometry.crop_box, shape=shape, scale=scale, ratio=ratio)
     boxes = np.asarray(jax.jit(jax.vmap(crop))(uniform))
     expected = np.array([oracle.crop_box(u, shape, scale, ratio) for u in uniform])
+    on_host = np.array([crop(u) for u in uniform])
+    assert on_host.dtype == np.float32
+    same = np.all(np.abs(boxes - on_host) < 1e-4 * max(shape), axis=1)
+    assert same.mean() > 0.998
     # A try that fits by a hair in float64 may not do so in float32.
     same = np.all(np.abs(boxes - expected) < 1e-4 * max(shape), axis=1)
     assert same.mean() > 0.998

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from invariance_propagation.data.chance import NUMBERS
+from invariance_propagation.data.geometry import crop_box
 from invariance_propagation.data.pictures import (
     central_crop,
-    crop_box,
+    crops,
     decode,
-    random_crop,
+    whole_box,
 )
 from invariance_propagation.errors import TrainingError
 from tests.data.pictures import pictures_of
@@ -117,27 +119,57 @@ def test_the_middle_is_seven_eighths_of_the_shorter_side(photo: np.ndarray) -> N
     assert central_crop(photo[:1, :1], 4).shape == (4, 4, 3)
 
 
-@pytest.mark.parametrize("shape", [(100, 100), (60, 400), (400, 60), (1, 1), (1, 50)])
-def test_boxes_lie_inside_and_are_as_asked(shape: tuple[int, int]) -> None:
-    random = np.random.default_rng(0)
-    boxes = [crop_box(random, shape, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(500)]
-    top, left, height, width = np.array(boxes).T
-    assert (top >= 0).all() and (left >= 0).all()
-    assert (height >= 1).all() and (width >= 1).all()
-    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
-    if shape == (100, 100):
-        share = height * width / 1e4
-        assert 0.19 < share.min() < 0.25 and 0.9 < share.max() <= 1
-        assert 0.70 < (width / height).min() and (width / height).max() < 1.4
+SHAPES = [(100, 100), (60, 400), (400, 60), (1, 1), (1, 50), (375, 500)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whole_boxes_lie_inside_and_are_rounded(shape: tuple[int, int]) -> None:
+    for numbers in np.random.default_rng(0).random((500, 2, 11), np.float32):
+        box = crop_box(numbers, shape, (0.2, 1.0), (3 / 4, 4 / 3))
+        top, left, height, width = whole_box(box, shape)
+        assert 0 <= top and 0 <= left and 1 <= height and 1 <= width
+        assert top + height <= shape[0] and left + width <= shape[1]
+        # Half a pixel of rounding, and as much where the box would stick out.
+        assert abs(np.array([top, left, height, width]) - box).max() <= 1.001
+        extents = np.maximum(box[2:], 1)
+        assert abs(np.array([height, width]) - extents).max() <= 0.501
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0.4, 0.6, 2.4, 1.6), (0, 1, 2, 2)),
+        ((0.4, 2.6, 0.2, 0.3), (0, 3, 1, 1)),  # never empty
+        ((1.6, 0.5, 2.4, 3.5), (2, 0, 2, 4)),
+        ((1.5, 0.0, 2.5, 4.0), (2, 0, 2, 4)),  # halves to even, as Python and NumPy
+    ],
+)
+def test_a_whole_box(box: tuple, expected: tuple) -> None:
+    assert whole_box(np.array(box, np.float32), (4, 4)) == expected
 
 
 def test_a_crop_is_cut_and_resized(photo: np.ndarray) -> None:
-    crop = random_crop(photo, 32, (0.5, 0.5), (1.0, 1.0), np.random.default_rng(3))
-    top, left, height, width = crop_box(
-        np.random.default_rng(3), photo.shape[:2], (0.5, 0.5), (1.0, 1.0)
-    )
-    assert height == width == 370
-    part = photo[top : top + height, left : left + width]
-    np.testing.assert_array_equal(
-        crop, cv2.resize(part, (32, 32), interpolation=cv2.INTER_AREA)
-    )
+    numbers = np.random.default_rng(3).random((2, *NUMBERS), np.float32)
+    images, scale = [photo, photo[:100, :90]], (0.5, 0.5)
+    options = {"crop_scale": scale, "crop_ratio": (1.0, 1.0)}
+    cuts = list(crops(images, numbers, size=64, **options))
+    # Of the larger one bilinear interpolation would leave pixels out.
+    how = (cv2.INTER_AREA, cv2.INTER_LINEAR)
+    for image, own, cut, side, kind in zip(
+        images, numbers, cuts, (370, 67), how, strict=True
+    ):
+        place = own[:, 10] * (
+            np.array(image.shape[:2]) - np.sqrt(image[..., 0].size / 2)
+        )
+        top, left = np.rint(place).astype(int)
+        part = image[top : top + side, left : left + side]
+        expected = cv2.resize(part, (64, 64), interpolation=kind)
+        np.testing.assert_array_equal(cut, expected)
+
+
+def test_without_crops_the_whole_picture_is_resized(photo: np.ndarray) -> None:
+    numbers = np.zeros((1, *NUMBERS), np.float32)
+    options = {"crop_scale": (), "crop_ratio": (1.0, 1.0)}
+    (view,) = crops([photo], numbers, size=32, **options)
+    expected = cv2.resize(photo, (32, 32), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(view, expected)

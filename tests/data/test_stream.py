@@ -1,14 +1,20 @@
-"""Streamed batches: order, crops, and going on in the middle."""
+"""Streamed batches: order, chance, shares, and going on in the middle."""
 
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from invariance_propagation.data import stream as module
+from invariance_propagation.data.augment import per_image_keys
+from invariance_propagation.data.chance import NUMBERS
 from invariance_propagation.data.order import epoch_order
-from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.pictures import Pictures, crops, resize
 from invariance_propagation.data.stream import Load, stream
+from invariance_propagation.errors import TrainingError
 from tests.data.pictures import pictures_of
 
 COUNT, BATCH = 22, 4
@@ -23,12 +29,20 @@ def pictures(patches: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> P
     return pictures_of(folder, [f"{i:02}.png" for i in range(COUNT)], 16)
 
 
-def batches(pictures: Pictures, start: int, stop: int, *, threads: int = 3, **changes):
-    options = dict(seed=5, crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3)) | changes
-    load = Load(pictures, batch_size=BATCH, **options)
-    return list(
-        stream(load, batch_size=BATCH, start=start, stop=stop, num_threads=threads)
-    )
+def load_of(pictures: Pictures, *, scale=(0.2, 1.0), seed: int = 5, **share) -> Load:
+    make = partial(crops, size=16, crop_scale=scale, crop_ratio=(3 / 4, 4 / 3))
+    return Load(pictures, make, seed=seed, batch_size=BATCH, **share)
+
+
+def batches(pictures: Pictures, start: int, stop: int, *, threads: int = 3, **options):
+    load = load_of(pictures, **options)
+    return list(stream(load, start=start, stop=stop, num_threads=threads))
+
+
+def assert_same(found: list, expected: list) -> None:
+    for (indices, images), (others, same) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(indices, others)
+        np.testing.assert_array_equal(images, same)
 
 
 def test_every_step_gets_the_indices_of_its_place(pictures: Pictures) -> None:
@@ -48,10 +62,89 @@ def test_starting_in_the_middle_changes_nothing(
     pictures: Pictures, threads: int
 ) -> None:
     whole = batches(pictures, 0, 9)
-    rest = batches(pictures, 7, 9, threads=threads)
-    for (indices, images), (again, same) in zip(whole[7:], rest, strict=True):
-        np.testing.assert_array_equal(indices, again)
-        np.testing.assert_array_equal(images, same)
+    assert_same(batches(pictures, 7, 9, threads=threads), whole[7:])
+
+
+def test_processes_share_a_batch_in_order(pictures: Pictures) -> None:
+    whole = batches(pictures, 3, 8)
+    for count in (2, 4):
+        parts = [
+            batches(pictures, 3, 8, process_index=p, process_count=count)
+            for p in range(count)
+        ]
+        assert all(len(indices) == BATCH // count for indices, _ in parts[0])
+        joined = [
+            tuple(np.concatenate(x) for x in zip(*shares, strict=True))
+            for shares in zip(*parts, strict=True)
+        ]
+        assert_same(joined, whole)
+
+
+def test_pieces_make_up_a_batch(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = batches(pictures, 0, 7)
+    monkeypatch.setattr(module, "PIECE", 3)
+    assert load_of(pictures).pieces == 2  # of 2 images each, as 4 is not made of 3s
+    assert_same(batches(pictures, 0, 7), whole)
+
+
+def test_an_image_depends_on_nothing_but_its_numbers(pictures: Pictures) -> None:
+    load = load_of(pictures)
+    (indices, images), *_ = batches(pictures, PER_EPOCH, PER_EPOCH + 1)
+    np.testing.assert_array_equal(load.read(1, indices), images)
+    np.testing.assert_array_equal(load.read(1, indices[::-1])[::-1], images)
+    # The very numbers that the device would draw.
+    keys = per_image_keys(5, 1, indices)
+    numbers = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, NUMBERS))(keys))
+    made = crops(
+        [pictures.read(int(i)) for i in indices],
+        numbers,
+        size=16,
+        crop_scale=(0.2, 1.0),
+        crop_ratio=(3 / 4, 4 / 3),
+    )
+    np.testing.assert_array_equal(list(made), images)
+
+
+def test_images_in_arrays_are_streamed_too(patches: np.ndarray) -> None:
+    make = partial(crops, size=16, crop_scale=(), crop_ratio=(1, 1))
+    load = Load(patches, make, seed=0, batch_size=8)
+    order = epoch_order(seed=0, epoch=0, num_examples=24, batch_size=8)
+    found = list(stream(load, start=0, stop=3, num_threads=2))
+    np.testing.assert_array_equal([indices for indices, _ in found], order)
+    for indices, images in found:
+        expected = [resize(patches[i], 16) for i in indices]
+        np.testing.assert_array_equal(images, expected)
+
+
+def test_worker_processes_change_nothing(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two pieces, so that each batch comes from both workers.
+    monkeypatch.setattr(module, "PIECE", 2)
+    load = load_of(pictures)
+    made = stream(load, start=2, stop=9, num_threads=2, num_workers=2)
+    assert_same(list(made), batches(pictures, 2, 9))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_named(
+    pictures: Pictures, workers: int
+) -> None:
+    bad = Pictures(pictures.ids, Bad(), size=16, where="there")
+    load = load_of(bad)
+    with pytest.raises(
+        TrainingError, match="png cannot be used .*remove it from there"
+    ):
+        list(stream(load, start=0, stop=3, num_threads=1, num_workers=workers))
+
+
+class Bad:
+    """Reads what is no picture."""
+
+    def __call__(self, index: int) -> bytes:
+        return b"no picture"
 
 
 def test_crops_differ_by_epoch_and_seed(pictures: Pictures) -> None:
@@ -72,7 +165,7 @@ def test_crops_differ_by_epoch_and_seed(pictures: Pictures) -> None:
 
 
 def test_without_crops_the_whole_picture_is_seen(pictures: Pictures) -> None:
-    for indices, images in batches(pictures, 0, 2, crop_scale=()):
+    for indices, images in batches(pictures, 0, 2, scale=()):
         for index, image in zip(indices, images, strict=True):
             whole = pictures.read(int(index))
             assert abs(image.mean() - whole.mean()) < 3
