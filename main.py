@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
-    from invariance_propagation.evaluate import print_evaluation
+    from invariance_propagation.evaluate import evaluate
     from invariance_propagation.plan import print_plan
     from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
-        "evaluate": lambda config: print_evaluation(config, WORKDIR.value),
+        "evaluate": lambda config: evaluate(**arguments(config), workdir=WORKDIR.value),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,
@@ -76,6 +77,11 @@ def read_config() -> ConfigDict:
         there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
         raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
     return CONFIG.value
+
+
+def arguments(config: ConfigDict) -> dict[str, Any]:
+    """Those of a task whose config holds nothing else."""
+    return {name: value for name, value in config.items() if name != "task"}
 
 
 def workdir() -> str:

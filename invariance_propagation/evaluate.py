@@ -3,13 +3,12 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from invariance_propagation import parallel, settings
+from invariance_propagation import parallel as devices
+from invariance_propagation import settings
 from invariance_propagation.data import sources
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import (
@@ -20,7 +19,6 @@ from invariance_propagation.evaluation.cards import (
     write_card,
 )
 from invariance_propagation.evaluation.published import published
-from invariance_propagation.evaluation.recipes import Finetune, Linear
 from invariance_propagation.origin import origin
 from invariance_propagation.protocols.bench import (
     PIXELS,
@@ -28,7 +26,7 @@ from invariance_propagation.protocols.bench import (
     Bench,
     Subject,
     View,
-    check_labels,
+    make_bench,
     make_subject,
     pixels,
     untrained,
@@ -37,24 +35,38 @@ from invariance_propagation.protocols.jobs import PROTOCOLS, Job, Request
 from invariance_propagation.restore import (
     SUFFIXES,
     Backbone,
+    Restored,
     restore_backbone,
     restore_encoder,
     workdir_of,
 )
 
-TOP_LEVEL = ("task", "checkpoint", "protocols", "num_seeds", "num_threads")
-TOP_LEVEL += ("parallel", "num_devices")
-SECTIONS = ("data", "view", "knn", "linear", "semi", "finetune", "places")
-# Images that one pass of the widest protocol looks at; what devices must divide.
+# Images that a pass looks at at once, at least; what devices must divide.
 BATCH_SIZE = 256
 
 
-def print_evaluation(config: ConfigDict, workdir: str | None) -> list[Card]:
+def evaluate(
+    *,
+    checkpoint: str,
+    protocols: str,
+    num_seeds: int,
+    parallel: str,
+    num_devices: int | None,
+    num_threads: int,
+    data: Mapping[str, Any],
+    view: Mapping[str, Any],
+    knn: Mapping[str, Any],
+    linear: Mapping[str, Any],
+    semi: Mapping[str, Any],
+    finetune: Mapping[str, Any],
+    places: Mapping[str, Any],
+    workdir: str | None = None,
+) -> list[Card]:
     """Measures a checkpoint, a random encoder and raw pixels; prints tables.
 
     Args:
-      config: as from configs/evaluate.py.
       workdir: where cards go; None for the workdir that the checkpoint is of.
+      Others: the keys of configs/evaluate.py, which says what they mean.
 
     Returns:
       The cards. Each is written when it is known, seed by seed, and what is on a card
@@ -64,31 +76,47 @@ def print_evaluation(config: ConfigDict, workdir: str | None) -> list[Card]:
       UserError: bad input.
       TrainingError: a checkpoint that cannot be read, or a loss that is not finite.
     """
-    names = _check(config)
-    folder = _folder(config.checkpoint, workdir)
-    backbone, run = _restore(config.checkpoint)
-    request = _request(config, run, backbone.channels, folder)
-    rows = _rows(config.checkpoint, backbone, run)
+    names = _names(protocols)
+    if not checkpoint:
+        raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
+    if num_seeds < 1:
+        raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
+    folder = _folder(checkpoint, workdir)
+    encoder = restore_backbone(checkpoint)
+    run = None if is_file(checkpoint) else restore_encoder(checkpoint)
+    data, view = _inputs(checkpoint, encoder, run, data, view)
+    devices.one_cpu_device_per_core(BATCH_SIZE)
+    runner = devices.make_runner(parallel, num_devices)
+
+    # Protocols that share a bench share the features of its images.
+    @functools.lru_cache(maxsize=1)
+    def bench(**changes: Any) -> Bench:
+        section = {"data": data | changes}
+        dataset = settings.call(sources.load, "data", section, size=view.size)
+        return make_bench(runner, dataset, view, num_threads)
+
+    request = Request(
+        bench=bench,
+        data=data,
+        knn=knn,
+        linear=linear,
+        semi=semi,
+        finetune=finetune,
+        places=places,
+        folder=folder,
+    )
+    rows, cards = _rows(checkpoint, encoder, run), []
     jobs = (job for name in names for job in PROTOCOLS[name](request))
-    cards = []
     for _, group in itertools.groupby(jobs, key=lambda job: id(job.bench)):
-        for found in _measure(list(group), rows, config.num_seeds, folder):
+        for found in _measure(list(group), rows, num_seeds, folder):
             cards += found
             print("\n" + table(found, published(found[0])), flush=True)
     print(f"\ncards: {folder / FOLDER}")
     return cards
 
 
-def _check(config: ConfigDict) -> list[str]:
-    """The names of the protocols, if all is as it should be."""
-    settings.check_names(config, (*TOP_LEVEL, *SECTIONS))
-    for section, options in (("linear", Linear), ("semi", Finetune)):
-        settings.check_names(config[section], options._fields, prefix=f"{section}.")
-    if not config.checkpoint:
-        raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
-    if config.num_seeds < 1:
-        raise UserError(f"num_seeds={config.num_seeds}: set it to 1 or above")
-    names = [name.strip() for name in config.protocols.split(",")]
+def _names(protocols: str) -> list[str]:
+    names = [name.strip() for name in protocols.split(",")]
     for name in names:
         if name not in PROTOCOLS:
             known = ", ".join(PROTOCOLS)
@@ -96,10 +124,15 @@ def _check(config: ConfigDict) -> list[str]:
     return names
 
 
+def is_file(checkpoint: str) -> bool:
+    """Whether it is a file of weights, and of no run."""
+    return Path(checkpoint).suffix in SUFFIXES
+
+
 def _folder(checkpoint: str, workdir: str | None) -> Path:
     if workdir is not None:
         return Path(workdir).absolute()
-    if Path(checkpoint).suffix in SUFFIXES:
+    if is_file(checkpoint):
         raise UserError(
             f"--workdir is missing: {checkpoint} is of no run, so name a folder for "
             "the cards"
@@ -107,53 +140,32 @@ def _folder(checkpoint: str, workdir: str | None) -> Path:
     return workdir_of(checkpoint)
 
 
-def _restore(checkpoint: str) -> tuple[Backbone, dict[str, Any] | None]:
-    """A backbone, and the config of the run that it is of, if it is of one."""
-    backbone = restore_backbone(checkpoint)
-    if Path(checkpoint).suffix in SUFFIXES:
-        return backbone, None
-    restored = restore_encoder(checkpoint)
-    return backbone, restored.config | {"step": restored.step}
-
-
-def _request(
-    config: ConfigDict, run: dict[str, Any] | None, channels: int, folder: Path
-) -> Request:
-    data, view = dict(config.data), dict(config.view)
+def _inputs(
+    checkpoint: str,
+    encoder: Backbone,
+    run: Restored | None,
+    data: Mapping[str, Any],
+    view: Mapping[str, Any],
+) -> tuple[dict[str, Any], View]:
+    """The section `data`, and the view, the run's where nothing else is said."""
+    data, view = dict(data), dict(view)
     if run is not None:
-        data = run["data"] if not data["name"] else data
-        own = run["augment"]
-        view = {name: own[name] if x is None else x for name, x in view.items()}
+        data = data if data["name"] else run.config["data"]
+        view = {
+            k: run.config["augment"][k] if x is None else x for k, x in view.items()
+        }
     if not data["name"]:
-        raise UserError(f"data.name is missing: {config.checkpoint} does not name any")
+        raise UserError(f"data.name is missing: {checkpoint} does not say which")
     for name, x in view.items():
         if x is None:
-            raise UserError(f"view.{name} is missing: {config.checkpoint} has none")
+            raise UserError(f"view.{name} is missing: {checkpoint} does not say it")
     view = View(view["size"], tuple(view["mean"]), tuple(view["std"]))
-    if len(view.mean) != channels or len(view.std) != channels:
+    if {len(view.mean), len(view.std)} != {encoder.channels}:
         raise UserError(
-            f"{config.checkpoint} is of images of {channels} channels, view.mean has "
-            f"{len(view.mean)} and view.std {len(view.std)}: set them for its data"
+            f"{checkpoint} is of images of {encoder.channels} channels, view.mean has "
+            f"{len(view.mean)} values and view.std {len(view.std)}: give as many"
         )
-    parallel.one_cpu_device_per_core(BATCH_SIZE)
-    runner = parallel.make_runner(config.parallel, config.num_devices)
-
-    # Protocols that share a bench share the features of its images.
-    @functools.lru_cache(maxsize=1)
-    def bench(**changes: Any) -> Bench:
-        section = {"data": data | changes}
-        dataset = settings.call(sources.load, "data", section, size=view.size)
-        shape = dataset.train.images.shape
-        if shape[-1] != channels:
-            raise UserError(
-                f"{dataset.name} has images of {shape[-1]} channels, the encoder of "
-                f"{config.checkpoint} takes {channels}: choose another data.name"
-            )
-        classes = check_labels(dataset)
-        return Bench(runner, dataset, classes, view, config.num_threads)
-
-    own = {name: config[name] for name in SECTIONS if name not in ("data", "view")}
-    return Request(bench=bench, data=data, folder=folder, **own)
+    return data, view
 
 
 class Row(NamedTuple):
@@ -165,24 +177,24 @@ class Row(NamedTuple):
 
 
 def _rows(
-    checkpoint: str, backbone: Backbone, run: dict[str, Any] | None
+    checkpoint: str, encoder: Backbone, run: Restored | None
 ) -> tuple[Row, Row, Row]:
     """The encoder, the same network untrained, and raw pixels."""
-    module = backbone.module.clone(norm_axis_name=parallel.AXIS)
+    module = encoder.module.clone(norm_axis_name=devices.AXIS)
     network = {
         "depth": module.depth,
         "stem": module.stem,
         "width": module.width,
-        "channels": backbone.channels,
+        "channels": encoder.channels,
     }
-    name, weights = Path(checkpoint).name, {"digest": backbone.digest()}
+    name, weights = Path(checkpoint).name, {"digest": encoder.digest()}
     if run is not None:
-        name, weights["step"] = f"step {run['step']}", run["step"]
+        name, weights["step"] = f"step {run.step}", run.step
     weights["path"] = checkpoint
 
     def trained(bench: Bench, seed: int) -> Subject:
         del seed
-        parts = backbone.params, backbone.batch_stats
+        parts = encoder.params, encoder.batch_stats
         return make_subject(bench, name, module, *parts)
 
     def random(bench: Bench, seed: int) -> Subject:

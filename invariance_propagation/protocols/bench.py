@@ -113,11 +113,12 @@ class Headless(nn.Module):
         return Outputs(features, features[:, :1])
 
 
-def check_labels(dataset: Dataset) -> int:
-    """The number of classes.
+def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -> Bench:
+    """A bench of labelled images.
 
     Raises:
-      UserError: a split without labels, or of no image.
+      UserError: a split without labels, or of no image; or images of other channels
+        than the view's.
     """
     for what, split in (
         ("to learn from", dataset.train),
@@ -129,8 +130,15 @@ def check_labels(dataset: Dataset) -> int:
                 "another data.name or data.split (of an image folder: data.classes and "
                 "data.held_out)"
             )
+    channels = dataset.train.images.shape[-1]
+    if channels != len(view.mean):
+        raise UserError(
+            f"{dataset.name} has images of {channels} channels, the encoder takes "
+            f"{len(view.mean)}: choose another data.name"
+        )
     labels = (dataset.train.labels, dataset.held_out.labels)
-    return 1 + max(int(part.max()) for part in labels)
+    num_classes = 1 + max(int(part.max()) for part in labels)
+    return Bench(runner, dataset, num_classes, view, num_threads)
 
 
 @functools.lru_cache(maxsize=8)
