@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.evaluate import evaluate
+    from invariance_propagation.export import export
     from invariance_propagation.plan import print_plan
     from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,
+        "export": lambda config: export(**arguments(config)),
     }
     try:
         if len(argv) > 1:

@@ -133,10 +133,7 @@ def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        restored = restore_encoder(path)
-        module = float32(restored.encoder).backbone
-        parts = restored.params["backbone"], restored.batch_stats["backbone"]
-        return Backbone(module, *parts, restored.channels)
+        return backbone_of(restore_encoder(path))
     weights = strip_prefix(read_weights(path), prefix)
     module, channels = infer_backbone(weights)
     variables = from_torchvision(weights, variable_shapes(module, channels))
@@ -144,6 +141,12 @@ def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone
     if left_out:
         print(f"{path}: left out what stands behind the backbone: {left_out}")
     return Backbone(module, **variables, channels=channels)
+
+
+def backbone_of(restored: Restored) -> Backbone:
+    module = float32(restored.encoder).backbone
+    parts = restored.params["backbone"], restored.batch_stats["backbone"]
+    return Backbone(module, *parts, restored.channels)
 
 
 def restore_memory(path: str | Path) -> StoredMemory:

@@ -20,13 +20,17 @@ ENCODER = {"width": 4, "hidden": 6, "dim": DIM}
 
 
 def random_tree(shapes: Any, seed: int) -> Any:
-    """As of a trained network: nothing at 0 or 1, variances positive."""
+    """As of a trained network: nothing at 0 or 1, features of order 1."""
     random = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
         name = path[-1].key
-        if name in ("scale", "var"):
-            x = random.uniform(0.5, 1.5, leaf.shape)
+        if name == "kernel":
+            spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            x = random.normal(0, spread, leaf.shape)
+        elif name in ("scale", "var"):
+            low, high = {"scale": (0.1, 0.6), "var": (0.5, 1.5)}[name]
+            x = random.uniform(low, high, leaf.shape)
         else:
             x = random.normal(0, 0.2, leaf.shape)
         return x.astype(np.float32)

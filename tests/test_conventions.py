@@ -31,16 +31,16 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"errors", "version"},
-    {"auto", "parallel", "settings"},
+    {"auto", "origin", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"train_state"},
     {"train_step", "feed", "__init__"},
-    {"setup"},
+    {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"train"},
+    {"train", "export", "evaluate"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -251,6 +251,12 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 # The configs.
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
+# What starts from a run has keys of its own: the arguments of one function.
+TASKS = {
+    "evaluate": "invariance_propagation.evaluate.evaluate",
+    "export": "invariance_propagation.export.export",
+}
+TRAINING = [name for name in CONFIGS if name not in TASKS]
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,13 +279,13 @@ def comment_lines(source: str) -> tuple[set[int], set[int]]:
 
 
 @functools.cache
-def commented() -> dict[str, bool]:
-    """For each key that default.py assigns: is there a comment on its line or above?
+def commented(name: str) -> dict[str, bool]:
+    """For each key that a config assigns: is there a comment on its line or above?
 
     Above means a line of its own: the comment at the end of another key's line is
     that other key's.
     """
-    source = Path(default.__file__).read_text()
+    source = (ROOT / "configs" / f"{name}.py").read_text()
     having, alone = comment_lines(source)
     found = {}
     for node in ast.walk(ast.parse(source)):
@@ -292,7 +298,20 @@ def commented() -> dict[str, bool]:
 
 @pytest.mark.parametrize("key", leaves(default.get_config().to_dict()))
 def test_the_default_explains_every_key(key: str) -> None:
-    assert commented()[key], f"configs/default.py says nothing about {key}"
+    assert commented("default")[key], f"configs/default.py says nothing about {key}"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
+    module, _, function = TASKS[name].rpartition(".")
+    function = getattr(importlib.import_module(module), function)
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.task == name and config.is_locked
+    parameters = inspect.signature(function).parameters
+    assert set(config.keys()) == {"task", *parameters}
+    assert all(commented(name)[key] for key in parameters)
+    doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
+    assert f"    python main.py --config=configs/{name}.py --config.checkpoint=" in doc
 
 
 def test_comments_are_told_apart() -> None:
@@ -300,7 +319,7 @@ def test_comments_are_told_apart() -> None:
     assert comment_lines(source) == ({1, 3}, {1})
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", TRAINING)
 def test_a_config_has_the_keys_of_the_default(name: str) -> None:
     config = importlib.import_module(f"configs.{name}").get_config()
     keys = leaves(default.get_config().to_dict())
@@ -309,7 +328,7 @@ def test_a_config_has_the_keys_of_the_default(name: str) -> None:
     assert config.is_locked
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "default"])
+@pytest.mark.parametrize("name", [name for name in TRAINING if name != "default"])
 def test_a_config_says_what_to_type_and_what_to_expect(name: str) -> None:
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
     command = f"python main.py --config=configs/{name}.py --workdir=runs/{name}"

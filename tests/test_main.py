@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.stored_run import store_run
 from tests.tiny_run import ROOT, TINY, final_state, rows_without_times
 
 
@@ -57,6 +58,8 @@ def run(*flags: str) -> tuple[int, str, str]:
             + ["--config.data.folder=/nowhere"],
             "there is no folder /nowhere",
         ),
+        (["--config=configs/export.py"], "--config.checkpoint is missing"),
+        (["--config=configs/export.py", "--config.chekpoint=x"], '"checkpoint"'),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags: list[str], expected: str) -> None:
@@ -66,6 +69,15 @@ def test_bad_input_is_one_line_and_status_2(flags: list[str], expected: str) -> 
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert output == ""
     assert not (ROOT / "x").exists()
+
+
+def test_an_export_is_typed_and_says_what_it_wrote(tmp_path: Path) -> None:
+    store_run(tmp_path, (7,))
+    flags = ["--config=configs/export.py", f"--config.checkpoint={tmp_path}"]
+    status, output, errors = run(*flags, "--config.format=onnx")
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"{tmp_path}/backbone-7.onnx: backbone of step 7; ")
+    assert (tmp_path / "backbone-7.onnx").is_file()
 
 
 def test_help_names_the_way_in() -> None:

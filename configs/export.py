@@ -1,0 +1,25 @@
+"""Weights or memory of a run, as a file for other programs.
+
+    python main.py --config=configs/export.py --config.checkpoint=runs/digits
+
+Weights have torchvision's names. The file is run beside the checkpoint on fixed images;
+the largest difference is written into FILE.json, and above 1e-4 there is no file.
+Time: seconds.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The arguments of `export`; nothing of the run's config is repeated."""
+    config = ConfigDict()
+    config.task = "export"
+    # A run's workdir, for its newest checkpoint; or one step: DIR/checkpoints/200.
+    config.checkpoint = ""
+    # 'backbone'; 'encoder', with the head as fc; 'memory': bank, graph, sample ids.
+    config.what = "backbone"
+    # 'safetensors', 'npz' or 'onnx'; '': safetensors, or npz for the memory.
+    config.format = ""
+    # The file; '': in the workdir, e.g. backbone-200.safetensors.
+    config.output = ""
+    return config.lock()
