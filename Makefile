@@ -18,12 +18,13 @@ lint: $(VENV)/installed-dev  ## What pre-commit checks.
 ablation: $(VENV)/installed  ## The README's table on digits: 4 forms x 6 seeds.
 	$(BIN)/python benchmarks/ablation.py --config=digits --seeds=6
 
-benchmark: $(VENV)/installed-dev  ## The objective beside eager PyTorch; the memory plan; augmentation beside ResNet-50.
+benchmark: $(VENV)/installed-dev  ## The objective beside eager PyTorch; the memory plan; augmentation beside ResNet-50; input beside the decoder.
 	$(BIN)/python benchmarks/objective.py
 	$(BIN)/python benchmarks/objective.py --examples=1281167 --rounds=2
 	$(BIN)/python benchmarks/options.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/input.py
 
 growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million images need 16 GB.
 	$(BIN)/python benchmarks/growth.py

@@ -20,6 +20,7 @@ from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import MetricsLog, Progress, read_rows
 from invariance_propagation.setup import Run, build
 from invariance_propagation.train_state import TrainState
+from invariance_propagation.version import versions
 
 # Below this share of neighbours kept between visits the graph is new each epoch. When
 # the term starts it is 0.09 on digits, 0.08 on Fashion-MNIST (two thirds of the
@@ -59,6 +60,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
                 return monitor.repeat_summary(summary, folder)
         folder.mkdir(parents=True, exist_ok=True)
         facts = identity | {"config": json.loads(config.to_json_best_effort())}
+        facts |= {"versions": versions()}
         facts |= _sample_ids(run)
         return _train(run, facts, folder, checkpoints)
     finally:
@@ -152,7 +154,8 @@ def _loop(
                 "seconds_left": (run.total_steps - done) / rate,
             }
             if run.has_labels and run.method.purity is not None:
-                row["purity"] = monitor.purity(run, state)[-1]
+                *hops, row["purity"] = monitor.purity(run, state)
+                row["purity_by_hop"] = hops
             log.write(row)
             progress.show(row, always=last)
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0

@@ -228,6 +228,7 @@ def test_rows_hold_what_was_promised(uninterrupted: Path) -> None:
             "propagation",
             "neighbor_overlap",
             "purity",
+            "purity_by_hop",
             "learning_rate",
             "images_per_second",
             "seconds_left",

@@ -138,9 +138,7 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     # In float32: in 8 bits OpenCV's hue is as coarse as 1.4 degrees.
     pixels = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
-    angles = pixels[..., 0]
-    angles += 360 * (shift % 1)
-    np.subtract(angles, 360, out=angles, where=angles >= 360)
+    pixels[..., 0] += 360 * (shift % 1)  # beyond 360 will do, below 0 will not
     return cv2.convertScaleAbs(cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB))
 
 

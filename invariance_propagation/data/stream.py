@@ -6,6 +6,10 @@ step, so that a run goes on anywhere without a saved iterator.
 
 import contextlib
 import functools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
@@ -76,7 +80,14 @@ class Load:
         uniform = host_uniforms(self._seed, epoch, indices, NUMBERS)
         streamed = isinstance(self._images, Pictures)
         read = self._images.read if streamed else self._images.__getitem__
-        return np.stack(list(self._make(map(read, indices.tolist()), uniform)))
+        made = iter(self._make(map(read, indices.tolist()), uniform))
+        first = next(made)
+        # Not stacked at the end: one after the other they use the same memory.
+        images = np.empty((len(indices), *first.shape), first.dtype)
+        images[0] = first
+        for row, image in zip(images[1:], made, strict=True):
+            row[...] = image
+        return images
 
 
 def stream(
@@ -103,11 +114,23 @@ def stream(
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads some of its own
             flags.FLAGS.mark_as_parsed()
         working = grain.MultiprocessingOptions(num_workers, max(1, ahead))
-        made = made.mp_prefetch(working)
+        made = made.mp_prefetch(working, worker_init_fn=_follow_main)
     # Joined last, because each worker takes every so many-th piece.
     batches = iter(made.batch(load.pieces, batch_fn=_join))
     with contextlib.closing(batches):
         yield from batches
+
+
+def _follow_main(worker: int, workers: int) -> None:
+    """What stops a run is for its main process, and a worker ends with that one."""
+
+    def end() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _join(
