@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
-        "evaluate": lambda config: evaluate(**arguments(config), workdir=WORKDIR.value),
+        "evaluate": lambda config: evaluate(**arguments(config)),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,

@@ -3,9 +3,9 @@
     python main.py --config=configs/evaluate.py --config.checkpoint=runs/digits
 
 Time: on digits under a minute on 2 cores; linear on ImageNet is 120 epochs forward.
-Result: a card per protocol and encoder in WORKDIR/cards, and tables of them beside a
-random encoder, raw pixels and the published number. WORKDIR is the run's own, unless
---workdir names another. What has a card already is not measured again.
+Result: a card per protocol and encoder in cards/ of the workdir, and tables of them beside a
+random encoder, raw pixels and the published number. What has a card already is not
+measured again.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -45,11 +45,12 @@ def get_config() -> ConfigDict:
     # Some of knn, linear, semi, svm on `data`, and voc07_svm, places, transfer on data
     # of their own; commas between.
     config.protocols = "knn,linear,semi,svm"
+    # Folder for the cards; '': the workdir that the checkpoint is of.
+    config.output = ""
     # How often to repeat what depends on chance: first weights, order, lists of labels.
     config.num_seeds = 3
-    # As in configs/default.py.
-    config.parallel = "pmap"
-    config.num_devices = config_dict.placeholder(int)
+    config.parallel = "pmap"  # or shard_map; the numbers are the same
+    config.num_devices = config_dict.placeholder(int)  # None: all of them
     # Threads that read and decode streamed pictures.
     config.num_threads = 4
 
@@ -59,8 +60,8 @@ def get_config() -> ConfigDict:
     config.data.folder = ""  # '' is the usual place
     config.data.split = ""  # of a TFDS set: what to train on
     config.data.num_train = 0  # 0: all
-    config.data.classes = True  # of an image folder: topmost folders are classes
-    config.data.held_out = 0.2  # of an image folder: share to test on
+    config.data.classes = False  # of an image folder: topmost folders are classes
+    config.data.held_out = 0.0  # of an image folder: share to test on
 
     # How an image is given to the encoder.
     config.view = ConfigDict()
@@ -68,9 +69,10 @@ def get_config() -> ConfigDict:
     config.view.mean = config_dict.placeholder(tuple)  # of the data, per channel
     config.view.std = config_dict.placeholder(tuple)  # likewise
 
+    # Weighted kNN by features.
     config.knn = ConfigDict()
     # K: a number, or 'auto'; None: 200, and 'auto' below 64 pixels.
-    config.knn.num_neighbors = config_dict.placeholder(object)
+    config.knn.num_neighbors = config_dict.FieldReference(None, object)
     config.knn.temperature = 0.07  # sigma
 
     # None: evaluation/recipes.py has the values, and says what each key means.
@@ -78,6 +80,7 @@ def get_config() -> ConfigDict:
     config.semi = _unset(FINETUNE)  # of semi
     config.finetune = _unset(FINETUNE)  # of transfer
 
+    # Of the protocol places.
     config.places = ConfigDict()
     # 'places365' by TFDS, or the folder of Places205, with train/ and val/ in it.
     config.places.source = "places365"

@@ -49,6 +49,7 @@ def evaluate(
     *,
     checkpoint: str,
     protocols: str,
+    output: str,
     num_seeds: int,
     parallel: str,
     num_devices: int | None,
@@ -60,13 +61,10 @@ def evaluate(
     semi: Mapping[str, Any],
     finetune: Mapping[str, Any],
     places: Mapping[str, Any],
-    workdir: str | None = None,
 ) -> list[Card]:
     """Measures a checkpoint, a random encoder and raw pixels; prints tables.
 
-    Args:
-      workdir: where cards go; None for the workdir that the checkpoint is of.
-      Others: the keys of configs/evaluate.py, which says what they mean.
+    Arguments are the keys of configs/evaluate.py, which says what they mean.
 
     Returns:
       The cards. Each is written when it is known, seed by seed, and what is on a card
@@ -81,11 +79,11 @@ def evaluate(
         raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
     if num_seeds < 1:
         raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
-    folder = _folder(checkpoint, workdir)
+    folder = _folder(checkpoint, output)
+    devices.one_cpu_device_per_core(BATCH_SIZE)
     encoder = restore_backbone(checkpoint)
     run = None if is_file(checkpoint) else restore_encoder(checkpoint)
     data, view = _inputs(checkpoint, encoder, run, data, view)
-    devices.one_cpu_device_per_core(BATCH_SIZE)
     runner = devices.make_runner(parallel, num_devices)
 
     # Protocols that share a bench share the features of its images.
@@ -129,13 +127,13 @@ def is_file(checkpoint: str) -> bool:
     return Path(checkpoint).suffix in SUFFIXES
 
 
-def _folder(checkpoint: str, workdir: str | None) -> Path:
-    if workdir is not None:
-        return Path(workdir).absolute()
+def _folder(checkpoint: str, output: str) -> Path:
+    if output:
+        return Path(output).absolute()
     if is_file(checkpoint):
         raise UserError(
-            f"--workdir is missing: {checkpoint} is of no run, so name a folder for "
-            "the cards"
+            f"--config.output is missing: {checkpoint} is of no run, so name a folder "
+            "for the cards"
         )
     return workdir_of(checkpoint)
 
@@ -248,7 +246,7 @@ def _card(job: Job, row: Row, folder: Path) -> Card:
         protocol=job.protocol,
         version=job.version,
         settings=job.settings,
-        data=job.bench.facts(),
+        data=job.bench.facts,
         **row.about,
         scores={},
         made={},

@@ -10,21 +10,17 @@ from typing import Any
 
 import jax
 
-from invariance_propagation.version import __version__
-
-PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
+from invariance_propagation.version import versions
 
 
 def origin() -> dict[str, Any]:
     """For people, and as JSON; the commit is None outside of a repository."""
     return {
         "date": datetime.date.today().isoformat(),
-        "version": __version__,
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions() | {"scikit-learn": metadata.version("scikit-learn")},
     }
 
 

@@ -45,6 +45,7 @@ class Bench(NamedTuple):
       num_classes: C.
       view: of its images.
       num_threads: that read streamed pictures.
+      facts: what a card says of the data.
     """
 
     runner: Runner
@@ -52,21 +53,7 @@ class Bench(NamedTuple):
     num_classes: int
     view: View
     num_threads: int
-
-    def facts(self) -> dict[str, Any]:
-        """What a card says of the data."""
-        train, held_out = self.dataset.train, self.dataset.held_out
-        state = hashlib.sha256()
-        for split in (train, held_out):
-            state.update(Dataset("", split, None).digest().encode())
-            state.update(np.ascontiguousarray(split.labels).tobytes())
-        return {
-            "name": self.dataset.name,
-            "digest": state.hexdigest()[:16],
-            "train": len(train.labels),
-            "held_out": len(held_out.labels),
-            "classes": self.num_classes,
-        }
+    facts: dict[str, Any]
 
     @property
     def has_pixels(self) -> bool:
@@ -81,14 +68,16 @@ class Subject(NamedTuple):
       name: the row of a table.
       backbone: views -> features float32 [b, F].
       params, batch_stats: of it.
-      features: () -> those of the images of training and of the test, without chance.
+      features, queries: () -> those of the images of training, of the test; as they
+        are without chance.
     """
 
     name: str
     backbone: nn.Module
     params: dict
     batch_stats: dict
-    features: Callable[[], tuple[np.ndarray, np.ndarray]]
+    features: Callable[[], np.ndarray]
+    queries: Callable[[], np.ndarray]
 
 
 class Pixels(nn.Module):
@@ -138,7 +127,22 @@ def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -
         )
     labels = (dataset.train.labels, dataset.held_out.labels)
     num_classes = 1 + max(int(part.max()) for part in labels)
-    return Bench(runner, dataset, num_classes, view, num_threads)
+    facts = _facts(dataset) | {"classes": num_classes}
+    return Bench(runner, dataset, num_classes, view, num_threads, facts)
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    splits, state = (dataset.train, dataset.held_out), hashlib.sha256()
+    for split in splits:
+        state.update(Dataset("", split, None).digest().encode())
+        state.update(np.ascontiguousarray(split.labels).tobytes())
+    train, held_out = (len(split.labels) for split in splits)
+    return {
+        "name": dataset.name,
+        "digest": state.hexdigest()[:16],
+        "train": train,
+        "held_out": held_out,
+    }
 
 
 @functools.lru_cache(maxsize=8)
@@ -164,14 +168,11 @@ def make_subject(
     """A subject whose features are computed once, when they are first asked for."""
     embed = embedder(bench, backbone)
 
-    @functools.cache
-    def features() -> tuple[np.ndarray, np.ndarray]:
-        def of(split: Split) -> np.ndarray:
-            return embed(params, batch_stats, split.images)
+    def features_of(split: Split) -> Callable[[], np.ndarray]:
+        return functools.cache(lambda: embed(params, batch_stats, split.images))
 
-        return of(bench.dataset.train), of(bench.dataset.held_out)
-
-    return Subject(name, backbone, params, batch_stats, features)
+    parts = features_of(bench.dataset.train), features_of(bench.dataset.held_out)
+    return Subject(name, backbone, params, batch_stats, *parts)
 
 
 def pixels(bench: Bench) -> Subject:

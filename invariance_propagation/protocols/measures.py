@@ -41,7 +41,7 @@ def knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Measure:
 
     def measure(subject: Subject, seed: int) -> Scores:
         del seed
-        features, queries = subject.features()
+        features, queries = subject.features(), subject.queries()
         own = {"num_neighbors": num_neighbors, "temperature": temperature}
         yield (
             "top1",
@@ -79,7 +79,7 @@ def linear(bench: Bench, options: Linear) -> Measure:
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
-        features, queries = subject.features()
+        features, queries = subject.features(), subject.queries()
         feed = given_of(features, seed).feed(start=0, stop=total)
         train_head = probe(features.shape[1])
         params = train_head(_bar(feed, total, subject), (), train.labels, seed)
@@ -118,7 +118,7 @@ def _linear_of_views(bench: Bench, options: Linear) -> Measure:
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
-        _, queries = subject.features()
+        queries = subject.queries()
         feed = given_of(seed).feed(start=0, stop=total)
         train_head = probe(subject.backbone, queries.shape[1])
         variables = (np.int32(seed), subject.params, subject.batch_stats)
@@ -162,7 +162,7 @@ def finetune(
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
-        _, queries = subject.features()
+        queries = subject.queries()
         tune = tuner(subject.backbone, queries.shape[1])
         feed = given_of(seed).feed(start=0, stop=total)
         start, labels = (subject.params, subject.batch_stats), train_of(seed).labels
@@ -218,7 +218,7 @@ def svm_of_targets(targets: np.ndarray, query_targets: np.ndarray) -> Measure:
     """As `svm.mean_average_precision` has them; low-shot scores are means of draws."""
 
     def measure(subject: Subject, seed: int) -> Scores:
-        features, queries = subject.features()
+        features, queries = subject.features(), subject.queries()
         yield (
             "mAP",
             svm.mean_average_precision(features, targets, queries, query_targets),
