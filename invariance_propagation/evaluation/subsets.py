@@ -25,11 +25,16 @@ def draw_share(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     sizes = np.bincount(labels)
     # 0.1 * 30 is a little above 3.
     counts = {c: math.ceil(round(share * n, 9)) for c, n in enumerate(sizes) if n}
-    # Philox is counter-based and documented to be stable across versions.
-    random = np.random.Generator(np.random.Philox(key=seed))
-    order = random.permutation(len(labels))
+    order = shuffled(len(labels), seed=seed)
     chosen = [order[labels[order] == c][:count] for c, count in counts.items()]
     return np.sort(np.concatenate(chosen))
+
+
+def shuffled(count: int, *, seed: int) -> np.ndarray:
+    """The numbers below `count` in an order that the seed fixes for good."""
+    # NumPy may change its permutation, but not the bits of Philox.
+    bits = np.random.Philox(key=seed).random_raw(count)
+    return np.argsort(bits, kind="stable")
 
 
 def list_digest(indices: Sequence[int]) -> str:

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from invariance_propagation.evaluation.subsets import shuffled
+
 COSTS = (*(0.5**i for i in range(19, 3, -1)), 1.0, 10.0, 100.0)
 LOW_SHOT_COST = 1.0
 LOW_SHOT = (1, 2, 4, 8, 16, 32, 64, 96)
@@ -68,8 +70,7 @@ def draw_positives(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     Returns:
       int [m], indices in ascending order.
     """
-    random = np.random.Generator(np.random.Philox(key=seed))
-    order = random.permutation(len(targets))
+    order = shuffled(len(targets), seed=seed)
     columns = targets[order].T
     chosen = [order[column == 1][:count] for column in columns]
     return np.unique(np.concatenate(chosen))
