@@ -9,6 +9,7 @@ import json
 from invariance_propagation.evaluation.cards import Card
 from invariance_propagation.evaluation.recipes import IMAGENET
 
+DEPTH, IMAGES = 50, 1_281_167
 PUBLISHED = {
     ("linear", "imagenet2012"): (IMAGENET.linear, {"top1": 0.713}),
     ("semi", "imagenet2012"): (IMAGENET.semi, {"top5, 1%": 0.782}),
@@ -17,7 +18,9 @@ PUBLISHED = {
 
 def published(card: Card) -> dict[str, float]:
     """Score -> the paper's number, in [0, 1]; empty if the card's numbers differ."""
-    name = card.data["name"].split("/")[0].split(":")[0]
+    if (card.network.get("depth"), card.data["train"]) != (DEPTH, IMAGES):
+        return {}
+    name = card.data["name"].split("/")[0]  # before its version
     options, scores = PUBLISHED.get((card.protocol, name), (None, {}))
     if options is None or _plain(options._asdict()) != _plain(card.settings["options"]):
         return {}

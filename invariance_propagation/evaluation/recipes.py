@@ -160,7 +160,15 @@ def changed(
     """
     given = {key: value for key, value in section.items() if value is not None}
     options = options._replace(**given)
-    for key in ("epochs", "batch_size"):
-        if getattr(options, key) < 1:
+    for key in ("epochs", "batch_size", "learning_rate", "head_rate"):
+        if not getattr(options, key, 1) > 0:
             raise UserError(f"{name}.{key}={getattr(options, key)}: set it above 0")
+    if not 0 <= options.flip <= 1:
+        raise UserError(f"{name}.flip={options.flip}: it is a probability")
+    scale = options.crop_scale
+    if scale and not 0 < scale[0] <= scale[1] <= 1:
+        raise UserError(
+            f"{name}.crop_scale={scale}: smallest and largest share of the area, above "
+            "0 and up to 1; () switches crops off"
+        )
     return options

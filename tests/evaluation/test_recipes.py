@@ -1,5 +1,7 @@
 """The numbers of the protocols: which data have which, and where they are the paper's."""
 
+import re
+
 import pytest
 
 from configs.evaluate import FINETUNE, LINEAR
@@ -35,20 +37,32 @@ def test_what_is_given_replaces_what_is_published() -> None:
     assert options == IMAGENET.linear._replace(epochs=7, flip=0.0)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size"])
-def test_what_cannot_be_is_named(name: str) -> None:
-    with pytest.raises(UserError, match=f"linear.{name}=0: set it above 0"):
-        changed(IMAGENET.linear, {name: 0}, "linear")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("head_rate", float("nan")),
+        ("flip", 1.5),
+        ("crop_scale", (0.5, 0.2)),
+    ],
+)
+def test_what_cannot_be_is_named(name: str, value) -> None:
+    with pytest.raises(UserError, match=re.escape(f"semi.{name}={value}: ")):
+        changed(IMAGENET.semi, {name: value}, "semi")
 
 
-def card_of(name: str, options: dict) -> Card:
+def card_of(
+    name: str, options: dict, *, train: int = 1_281_167, depth: int = 50
+) -> Card:
     return Card(
         protocol="linear",
         version=1,
         settings={"view": {}, "options": options},
-        data={"name": name},
+        data={"name": name, "train": train},
         encoder="step 7",
-        network={},
+        network={"depth": depth},
         checkpoint={},
         scores={},
         made={},
@@ -62,3 +76,5 @@ def test_a_published_number_stands_by_the_same_numbers_alone() -> None:
     assert published(card_of("imagenet2012/5.1.0", as_read)) == {"top1": 0.713}
     assert published(card_of("imagenet2012/5.1.0", options | {"epochs": 3})) == {}
     assert published(card_of("cifar10/3.0.2", options)) == {}
+    for other in ({"train": 100_000}, {"depth": 18}):
+        assert published(card_of("imagenet2012/5.1.0", options, **other)) == {}
