@@ -89,6 +89,27 @@ def test_few_labels_are_enough_to_tell_dark_from_bright(
     ]
 
 
+def test_a_view_is_a_function_of_seed_epoch_and_image(bench: Bench) -> None:
+    images = np.stack([bench.dataset.train.images[:1][0]] * 3)
+    train = bench.dataset.train._replace(images=images)
+    options = LINEAR._replace(crop_scale=(0.3, 1.0))
+    given = measures._input(bench, train, options, seed=4, batch_size=2)
+    given = given._replace(pick=lambda images, indices: images)
+    view, _ = measures._view(given, 5)
+
+    def made(seed: int, step: int) -> np.ndarray:
+        # The same picture three times, by its numbers 7, 8 and 7.
+        indices = np.array([7, 8, 7])
+        return np.asarray(view(seed, images, indices, step))
+
+    first, other, again = made(4, 9)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    np.testing.assert_array_equal(made(4, 5), made(4, 9))
+    assert np.abs(made(4, 10) - made(4, 9)).max() > 0.1
+    assert np.abs(made(5, 9) - made(4, 9)).max() > 0.1
+
+
 def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
     asked = []
 
