@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
     from invariance_propagation.errors import Stopped, TrainingError, UserError
+    from invariance_propagation.evaluate import evaluate
     from invariance_propagation.export import export
     from invariance_propagation.plan import print_plan
     from invariance_propagation.preview import draw_preview
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
+        "evaluate": lambda config: evaluate(**arguments(config)),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,

@@ -31,16 +31,16 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"errors", "version"},
-    {"auto", "parallel", "settings"},
+    {"auto", "origin", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"train_state"},
     {"train_step", "feed", "__init__"},
-    {"setup"},
+    {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"train", "export", "report"},
+    {"train", "export", "evaluate", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -253,6 +253,7 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 # What starts from a run has keys of its own: the arguments of one function.
 TASKS = {
+    "evaluate": "invariance_propagation.evaluate.evaluate",
     "export": "invariance_propagation.export.export",
     "report": "invariance_propagation.report.write.write_report",
 }
