@@ -1,5 +1,6 @@
 """From workdirs to report.html."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,9 +41,7 @@ def write_report(*, workdir: str, output: str) -> Path:
     if path.is_dir() or output and not path.parent.is_dir():
         raise UserError(f"output={output}: name a file, in a folder that is there")
     html = render([*map(read_record, names(folders), folders)])
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(html, encoding="utf-8")
-    os.replace(draft, path)
+    _write(path, html)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
@@ -67,3 +66,17 @@ def names(folders: Sequence[Path]) -> list[str]:
         if len(set(ends)) == len(ends):
             return ends
     raise UserError(f"workdir={','.join(map(str, folders))}: one is named twice")
+
+
+def _write(path: Path, html: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        draft.write_text(html, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise UserError(
+            f"{path} cannot be written ({error}): set --config.output to another file"
+        ) from error

@@ -11,6 +11,7 @@ import pytest
 
 from invariance_propagation.data import sources
 from invariance_propagation.errors import UserError
+from invariance_propagation.report import write as module
 from invariance_propagation.report import write_report
 from invariance_propagation.report.write import names
 from tests.report.finished_run import finish_run
@@ -189,6 +190,21 @@ def test_bad_input_is_told(
     place = {"there": tmp_path, "name": tmp_path.name}
     with pytest.raises(UserError, match=expected):
         write_report(workdir=workdir.format(**place), output=output.format(**place))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_half_written_stays(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(module, "render", lambda records: "<p>page</p>")
+    with pytest.raises(
+        UserError, match="cannot be written .read-only.: set --config.o"
+    ):
+        write_report(workdir=str(workdir), output=str(tmp_path / "page.html"))
     assert not list(tmp_path.iterdir())
 
 
