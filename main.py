@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
 
     from invariance_propagation import processes
     from invariance_propagation.errors import Stopped, TrainingError, UserError
+    from invariance_propagation.evaluate import evaluate
     from invariance_propagation.export import export
     from invariance_propagation.plan import print_plan
     from invariance_propagation.preview import draw_preview
@@ -57,10 +58,12 @@ def main(argv: list[str]) -> None:
 
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
+        "evaluate": lambda config: evaluate(**arguments(config)),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,
         "export": lambda config: export(**arguments(config)),
+        "report": report,
     }
     try:
         if len(argv) > 1:
@@ -130,6 +133,14 @@ def read_config() -> ConfigDict:
         there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
         raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
     return CONFIG.value
+
+
+def report(config: ConfigDict) -> None:
+    """Writes a page about runs."""
+    # Imported here: matplotlib takes half a second, and nothing else needs it.
+    from invariance_propagation.report import write_report
+
+    write_report(**arguments(config))
 
 
 def arguments(config: ConfigDict) -> dict[str, Any]:

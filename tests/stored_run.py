@@ -38,8 +38,9 @@ def random_tree(shapes: Any, seed: int) -> Any:
     return jax.tree.map_with_path(draw, shapes)
 
 
-def state_of(step: int, encoder: dict[str, Any]) -> TrainState:
-    variables = random_tree(variable_shapes(make_encoder(**encoder), 1), step)
+def state_of(step: int, encoder: dict[str, Any], channels: int = 1) -> TrainState:
+    shapes = variable_shapes(make_encoder(**encoder), channels)
+    variables = random_tree(shapes, step)
     params = variables["params"]
     random = np.random.default_rng(step)
     bank = random.normal(size=(NUM_EXAMPLES, DIM)).astype(np.float32)
@@ -52,7 +53,7 @@ def state_of(step: int, encoder: dict[str, Any]) -> TrainState:
 
 
 def store_run(
-    workdir: Path, steps: tuple[int, ...] = (3, 7), **encoder: Any
+    workdir: Path, steps: tuple[int, ...] = (3, 7), *, channels: int = 1, **encoder: Any
 ) -> dict[int, TrainState]:
     """Writes checkpoints; `encoder` changes the section. Returns what they hold."""
     config = digits.get_config()
@@ -64,7 +65,7 @@ def store_run(
         "config": json.loads(config.to_json_best_effort()),
         "sample_ids": pack_ids(IDS),
     }
-    states = {step: state_of(step, dict(config.encoder)) for step in steps}
+    states = {step: state_of(step, dict(config.encoder), channels) for step in steps}
     checkpoints = Checkpoints(workdir, keep=len(steps))
     for step, state in states.items():
         checkpoints.save(step, state, facts | {"step": step})

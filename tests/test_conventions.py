@@ -32,16 +32,16 @@ NAME = "invariance_propagation"
 LAYERS = (
     {"errors", "version"},
     {"processes"},
-    {"auto", "parallel", "settings"},
+    {"auto", "origin", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"stopping", "train_state"},
     {"train_step", "feed", "__init__"},
-    {"setup"},
+    {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"train", "export"},
+    {"train", "export", "evaluate", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -253,7 +253,11 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 # What starts from a run has keys of its own: the arguments of one function.
-TASKS = {"export": "invariance_propagation.export.export"}
+TASKS = {
+    "evaluate": "invariance_propagation.evaluate.evaluate",
+    "export": "invariance_propagation.export.export",
+    "report": "invariance_propagation.report.write.write_report",
+}
 TRAINING = [name for name in CONFIGS if name not in TASKS]
 
 
@@ -309,7 +313,8 @@ def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
     assert set(config.keys()) == {"task", *parameters}
     assert all(commented(name)[key] for key in parameters)
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
-    assert f"    python main.py --config=configs/{name}.py --config.checkpoint=" in doc
+    first, *_ = parameters  # what it starts from
+    assert f"    python main.py --config=configs/{name}.py --config.{first}=" in doc
 
 
 def test_comments_are_told_apart() -> None:

@@ -32,6 +32,16 @@ class Split(NamedTuple):
             None if ids is None else ids[:count],
         )
 
+    def take(self, rows: np.ndarray) -> "Split":
+        """These of it, int [m], in this order."""
+        images, labels, ids = self
+        streamed = isinstance(images, Pictures)
+        return Split(
+            images.take(rows) if streamed else images[rows],
+            None if labels is None else labels[rows],
+            None if ids is None else [ids[int(i)] for i in rows],
+        )
+
 
 class Dataset(NamedTuple):
     """A training split and, for evaluation, a held-out one (None where absent)."""

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +18,16 @@ CENTRAL = 224 / 256
 JPEG = b"\xff\xd8"
 EXIF_WITHIN = 4096  # bytes from the start of a JPEG; cameras write it first
 cv2.setNumThreads(0)  # each picture has a thread of its own already
+
+
+class Chosen(NamedTuple):
+    """Reads the picture of an index, the number of which among all is in `places`."""
+
+    content: Callable[[int], bytes]
+    places: Sequence[int]
+
+    def __call__(self, index: int) -> bytes:
+        return self.content(self.places[index])
 
 
 class Pictures:
@@ -56,6 +67,12 @@ class Pictures:
         return Pictures(
             self.ids[:count], self.content, size=self.size, where=self.where
         )
+
+    def take(self, rows: np.ndarray) -> "Pictures":
+        """These of them, int [m], in this order."""
+        places = [int(i) for i in rows]
+        ids, content = [self.ids[i] for i in places], Chosen(self.content, places)
+        return Pictures(ids, content, size=self.size, where=self.where)
 
     def read(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3].

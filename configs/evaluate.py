@@ -1,0 +1,91 @@
+"""Evaluation of a checkpoint by the protocols that its data allow.
+
+    python main.py --config=configs/evaluate.py --config.checkpoint=runs/digits
+
+Time: on digits under a minute on 2 cores; linear on ImageNet is 120 epochs forward.
+Result: a card per protocol and encoder in cards/ of the workdir, and tables of them beside a
+random encoder, raw pixels and the published number. What has a card already is not
+measured again.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+LINEAR = (
+    ("epochs", int),
+    ("batch_size", int),
+    ("learning_rate", float),
+    ("milestones", tuple),
+    ("decay", float),
+    ("crop_scale", tuple),
+    ("flip", float),
+    ("scaled", bool),
+    ("std", float),
+)
+FINETUNE = (
+    ("epochs", int),
+    ("batch_size", int),
+    ("learning_rate", float),
+    ("head_rate", float),
+    ("milestones", tuple),
+    ("decay", float),
+    ("weight_decay", float),
+    ("crop_scale", tuple),
+    ("flip", float),
+    ("std", float),
+)
+
+
+def get_config() -> ConfigDict:
+    """Returns all keys; None stands for what the run, or the protocol, has."""
+    config = ConfigDict()
+    config.task = "evaluate"
+    # A run's workdir, or one step in its checkpoints, or a file of weights with
+    # torchvision's names: .safetensors or .npz.
+    config.checkpoint = ""
+    # Some of knn, linear, semi, svm on `data`, and voc07_svm, places, transfer on data
+    # of their own; commas between.
+    config.protocols = "knn,linear,semi,svm"
+    # Folder for the cards; '': the workdir that the checkpoint is of.
+    config.output = ""
+    # How often to repeat what depends on chance: first weights, order, lists of labels.
+    config.num_seeds = 3
+    config.parallel = "pmap"  # or shard_map; the numbers are the same
+    config.num_devices = config_dict.placeholder(int)  # None: all of them
+    # Threads that read and decode streamed pictures.
+    config.num_threads = 4
+
+    # As in configs/default.py. '' as the name: the run's section, and all of these.
+    config.data = ConfigDict()
+    config.data.name = ""  # of a file of weights it must be given
+    config.data.folder = ""  # '' is the usual place
+    config.data.split = ""  # of a TFDS set: what to train on
+    config.data.num_train = 0  # 0: all
+    config.data.classes = False  # of an image folder: topmost folders are classes
+    config.data.held_out = 0.0  # of an image folder: share to test on
+
+    # How an image is given to the encoder.
+    config.view = ConfigDict()
+    config.view.size = config_dict.placeholder(int)  # pixels, height and width
+    config.view.mean = config_dict.placeholder(tuple)  # of the data, per channel
+    config.view.std = config_dict.placeholder(tuple)  # likewise
+
+    # Weighted kNN by features.
+    config.knn = ConfigDict()
+    # K: a number, or 'auto'; None: 200, and 'auto' below 64 pixels.
+    config.knn.num_neighbors = config_dict.FieldReference(None, object)
+    config.knn.temperature = 0.07  # sigma
+
+    # None: evaluation/recipes.py has the values, and says what each key means.
+    config.linear = _unset(LINEAR)  # of linear and transfer
+    config.semi = _unset(FINETUNE)  # of semi
+    config.finetune = _unset(FINETUNE)  # of transfer
+
+    # Of the protocol places.
+    config.places = ConfigDict()
+    # 'places365' by TFDS, or the folder of Places205, with train/ and val/ in it.
+    config.places.source = "places365"
+    return config.lock()
+
+
+def _unset(keys: tuple[tuple[str, type], ...]) -> ConfigDict:
+    return ConfigDict({name: config_dict.placeholder(kind) for name, kind in keys})

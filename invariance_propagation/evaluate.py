@@ -1,0 +1,263 @@
+"""Evaluates a checkpoint by the protocols asked for: a card each, and tables of them."""
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from invariance_propagation import parallel as devices
+from invariance_propagation import settings
+from invariance_propagation.data import sources
+from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.cards import (
+    FOLDER,
+    Card,
+    read_card,
+    table,
+    write_card,
+)
+from invariance_propagation.evaluation.published import published
+from invariance_propagation.origin import origin
+from invariance_propagation.protocols.bench import (
+    PIXELS,
+    RANDOM,
+    Bench,
+    Subject,
+    View,
+    make_bench,
+    make_subject,
+    pixels,
+    untrained,
+)
+from invariance_propagation.protocols.jobs import PROTOCOLS, Job, Request
+from invariance_propagation.restore import (
+    SUFFIXES,
+    Backbone,
+    Restored,
+    restore_backbone,
+    restore_encoder,
+    workdir_of,
+)
+
+# Images that a pass looks at at once, at least; what devices must divide.
+BATCH_SIZE = 256
+
+
+def evaluate(
+    *,
+    checkpoint: str,
+    protocols: str,
+    output: str,
+    num_seeds: int,
+    parallel: str,
+    num_devices: int | None,
+    num_threads: int,
+    data: Mapping[str, Any],
+    view: Mapping[str, Any],
+    knn: Mapping[str, Any],
+    linear: Mapping[str, Any],
+    semi: Mapping[str, Any],
+    finetune: Mapping[str, Any],
+    places: Mapping[str, Any],
+) -> list[Card]:
+    """Measures a checkpoint, a random encoder and raw pixels; prints tables.
+
+    Arguments are the keys of configs/evaluate.py, which says what they mean.
+
+    Returns:
+      The cards. Each is written when it is known, seed by seed, and what is on a card
+      already is not measured again.
+
+    Raises:
+      UserError: bad input.
+      TrainingError: a checkpoint that cannot be read, or a loss that is not finite.
+    """
+    names = _names(protocols)
+    if not checkpoint:
+        raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
+    if num_seeds < 1:
+        raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
+    folder = _folder(checkpoint, output)
+    devices.one_cpu_device_per_core(BATCH_SIZE)
+    encoder = restore_backbone(checkpoint)
+    run = None if is_file(checkpoint) else restore_encoder(checkpoint)
+    data, view = _inputs(checkpoint, encoder, run, data, view)
+    runner = devices.make_runner(parallel, num_devices)
+
+    # Protocols that share a bench share the features of its images.
+    @functools.lru_cache(maxsize=1)
+    def bench(**changes: Any) -> Bench:
+        section = {"data": data | changes}
+        dataset = settings.call(sources.load, "data", section, size=view.size)
+        return make_bench(runner, dataset, view, num_threads)
+
+    request = Request(
+        bench=bench,
+        data=data,
+        knn=knn,
+        linear=linear,
+        semi=semi,
+        finetune=finetune,
+        places=places,
+        folder=folder,
+    )
+    rows, cards = _rows(checkpoint, encoder, run), []
+    jobs = (job for name in names for job in PROTOCOLS[name](request))
+    for _, group in itertools.groupby(jobs, key=lambda job: id(job.bench)):
+        for found in _measure(list(group), rows, num_seeds, folder):
+            cards += found
+            print("\n" + table(found, published(found[0])), flush=True)
+    print(f"\ncards: {folder / FOLDER}")
+    return cards
+
+
+def _names(protocols: str) -> list[str]:
+    names = [name.strip() for name in protocols.split(",")]
+    for name in names:
+        if name not in PROTOCOLS:
+            known = ", ".join(PROTOCOLS)
+            raise UserError(f"protocols: {name!r} is none of {known}")
+    return names
+
+
+def is_file(checkpoint: str) -> bool:
+    """Whether it is a file of weights, and of no run."""
+    return Path(checkpoint).suffix in SUFFIXES
+
+
+def _folder(checkpoint: str, output: str) -> Path:
+    if output:
+        return Path(output).absolute()
+    if is_file(checkpoint):
+        raise UserError(
+            f"--config.output is missing: {checkpoint} is of no run, so name a folder "
+            "for the cards"
+        )
+    return workdir_of(checkpoint)
+
+
+def _inputs(
+    checkpoint: str,
+    encoder: Backbone,
+    run: Restored | None,
+    data: Mapping[str, Any],
+    view: Mapping[str, Any],
+) -> tuple[dict[str, Any], View]:
+    """The section `data`, and the view, the run's where nothing else is said."""
+    data, view = dict(data), dict(view)
+    if run is not None:
+        data = data if data["name"] else run.config["data"]
+        view = {
+            k: run.config["augment"][k] if x is None else x for k, x in view.items()
+        }
+    if not data["name"]:
+        raise UserError(f"data.name is missing: {checkpoint} does not say which")
+    for name, x in view.items():
+        if x is None:
+            raise UserError(f"view.{name} is missing: {checkpoint} does not say it")
+    view = View(view["size"], tuple(view["mean"]), tuple(view["std"]))
+    if {len(view.mean), len(view.std)} != {encoder.channels}:
+        raise UserError(
+            f"{checkpoint} is of images of {encoder.channels} channels, view.mean has "
+            f"{len(view.mean)} values and view.std {len(view.std)}: give as many"
+        )
+    return data, view
+
+
+class Row(NamedTuple):
+    """A row of each table: what a card says of it, its seeds, and how it is made."""
+
+    about: dict[str, Any]
+    by_chance: bool
+    make: Callable[[Bench, int], Subject]
+
+
+def _rows(
+    checkpoint: str, encoder: Backbone, run: Restored | None
+) -> tuple[Row, Row, Row]:
+    """The encoder, the same network untrained, and raw pixels."""
+    module = encoder.module.clone(norm_axis_name=devices.AXIS)
+    network = {
+        "depth": module.depth,
+        "stem": module.stem,
+        "width": module.width,
+        "channels": encoder.channels,
+    }
+    name, weights = Path(checkpoint).name, {"digest": encoder.digest()}
+    if run is not None:
+        name, weights["step"] = f"step {run.step}", run.step
+    weights["path"] = checkpoint
+
+    def trained(bench: Bench, seed: int) -> Subject:
+        del seed
+        parts = encoder.params, encoder.batch_stats
+        return make_subject(bench, name, module, *parts)
+
+    def random(bench: Bench, seed: int) -> Subject:
+        return untrained(bench, module, seed)
+
+    def raw(bench: Bench, seed: int) -> Subject:
+        del seed
+        return pixels(bench)
+
+    def about(encoder: str, network: dict, checkpoint: dict) -> dict[str, Any]:
+        return {"encoder": encoder, "network": network, "checkpoint": checkpoint}
+
+    return (
+        Row(about(name, network, weights), False, trained),
+        Row(about(RANDOM, network, {}), True, random),
+        Row(about(PIXELS, {}, {}), False, raw),
+    )
+
+
+def _measure(
+    jobs: list[Job], rows: Iterable[Row], num_seeds: int, folder: Path
+) -> list[list[Card]]:
+    """For each of the jobs, which share a bench, the cards of all rows.
+
+    A subject is made once for all jobs, and forgotten before the next: its features
+    may take all the memory there is.
+    """
+    bench = jobs[0].bench
+    cards: dict[int, list[Card]] = {i: [] for i in range(len(jobs))}
+    for row in rows:
+        due = {}
+        for i, job in enumerate(jobs):
+            if row.about["encoder"] == PIXELS and not (
+                job.of_pixels and bench.has_pixels
+            ):
+                continue
+            cards[i].append(_card(job, row, folder))
+            seeds = range(num_seeds if row.by_chance or job.by_chance else 1)
+            due[i] = set(seeds).difference(cards[i][-1].seeds())
+        for seed in sorted(set().union(*due.values())):
+            subject = row.make(bench, seed)
+            for i in (i for i in due if seed in due[i]):
+                cards[i][-1] = _with_seed(cards[i][-1], jobs[i], subject, seed)
+                write_card(cards[i][-1], folder)
+    return list(cards.values())
+
+
+def _card(job: Job, row: Row, folder: Path) -> Card:
+    """With the scores of the seeds that have been measured already."""
+    card = Card(
+        protocol=job.protocol,
+        version=job.version,
+        settings=job.settings,
+        data=job.bench.facts,
+        **row.about,
+        scores={},
+        made={},
+    )
+    path = folder / FOLDER / card.name()
+    return read_card(path) if path.exists() else card
+
+
+def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
+    start = time.monotonic()
+    scores = dict(job.measure(subject, seed))
+    seconds = card.made.get("seconds", 0.0) + time.monotonic() - start
+    made = origin() | {"seconds": round(seconds, 2)}
+    return card.with_scores(seed, scores)._replace(made=made)

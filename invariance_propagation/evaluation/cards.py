@@ -1,0 +1,200 @@
+"""Evaluation cards: a number, and beside it all that it depends on.
+
+Numbers can be compared only if they were measured in the same way on the same
+images. A card says so itself, and a table holds cards of one such kind.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from invariance_propagation.errors import UserError
+
+FOLDER = "cards"
+# Of every card: what was done about test labels.
+SELECTION = "scores of the last step; nothing was chosen by the labels of the test"
+
+
+class Card(NamedTuple):
+    """Scores of one encoder by one protocol.
+
+    Attributes:
+      protocol: its name.
+      version: of what the protocol does; another one is another protocol.
+      settings: its numbers: crop, head, schedule, K, costs.
+      data: name, digest, numbers of images and classes.
+      encoder: what was measured; the row of a table.
+      network: its depth, stem, width, channels; empty where there is none.
+      checkpoint: path, step and digest of its weights; empty where there are none.
+      scores: of each score its value by seed, {'top1': {'0': 0.97}}.
+      made: commit, versions, machine, date, seconds.
+    """
+
+    protocol: str
+    version: int
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    encoder: str
+    network: dict[str, Any]
+    checkpoint: dict[str, Any]
+    scores: dict[str, dict[str, float]]
+    made: dict[str, Any]
+
+    def kind(self) -> dict[str, Any]:
+        """What two cards must share for their scores to stand in one column."""
+        kind = {
+            "protocol": self.protocol,
+            "version": self.version,
+            "settings": self.settings,
+            "data": self.data,
+        }
+        # As it is once it has been written: with lists for tuples.
+        return json.loads(json.dumps(kind))
+
+    def name(self) -> str:
+        """Of its file: the same kind, encoder and weights have the same."""
+        weights = self.checkpoint.get("digest")
+        own = {"encoder": self.encoder, "network": self.network, "weights": weights}
+        words = "-".join((self.protocol, self.data["name"], self.encoder))
+        words = "".join(c if c.isalnum() or c in "-_" else "_" for c in words)
+        return f"{words}-{digest(self.kind() | own)}.json"
+
+    def seeds(self) -> list[int]:
+        """Those that every score has a value of."""
+        values = list(self.scores.values())
+        common = set(values[0]).intersection(*values) if values else set()
+        return sorted(map(int, common))
+
+    def with_scores(self, seed: int, scores: Mapping[str, float]) -> "Card":
+        """The same card with one more seed."""
+        merged = {
+            name: self.scores.get(name, {}) | {str(seed): float(value)}
+            for name, value in scores.items()
+        }
+        return self._replace(scores=self.scores | merged)
+
+
+def digest(content: Any) -> str:
+    """16 hex digits of SHA-256 of what JSON can hold."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
+    """The deviation is that of a sample; None of a single value."""
+    values = list(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), deviation
+
+
+def write_card(card: Card, workdir: Path) -> Path:
+    """Writes WORKDIR/cards/NAME.json, whole or not at all."""
+    summary = {}
+    for name, by_seed in card.scores.items():
+        mean, deviation = mean_and_deviation(by_seed.values())
+        summary[name] = {"mean": mean, "deviation": deviation, "by_seed": by_seed}
+    content = card._asdict() | {"selection": SELECTION, "scores": summary}
+    path = workdir / FOLDER / card.name()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    return path
+
+
+def read_card(path: Path) -> Card:
+    """Raises UserError for a file that is no card."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scores = {name: x["by_seed"] for name, x in content["scores"].items()}
+        fields = {name: content[name] for name in Card._fields}
+        return Card(**fields | {"scores": scores})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no evaluation card ({error}): remove it") from error
+
+
+def read_cards(workdir: Path) -> list[Card]:
+    """All cards of a workdir, in the order of their names."""
+    return [read_card(path) for path in sorted((workdir / FOLDER).glob("*.json"))]
+
+
+def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
+    """Cards that may share a table."""
+    groups: dict[str, list[Card]] = {}
+    for card in cards:
+        groups.setdefault(digest(card.kind()), []).append(card)
+    return list(groups.values())
+
+
+def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
+    """A row per encoder, a column per score, in percent, and what is published, if any.
+
+    Args:
+      cards: of one kind.
+      published: score -> the number of the paper, in [0, 1].
+
+    Raises:
+      UserError: cards of unlike protocols.
+    """
+    first = cards[0]
+    for card in cards:
+        if card.kind() != first.kind():
+            raise UserError(
+                f"{first.name()} and {card.name()} were not measured alike "
+                f"({_difference(first, card)}): they cannot share a column"
+            )
+    names = list(dict.fromkeys(name for card in cards for name in card.scores))
+    rows = [["", *names]]
+    for card in cards:
+        cells = [_cell(card.scores.get(name, {}).values()) for name in names]
+        rows.append([card.encoder, *cells])
+    if published:
+        cells = [f"{100 * published[x]:.1f}" if x in published else "-" for x in names]
+        rows.append(["published", *cells])
+    data = first.data
+    title = (
+        f"{first.protocol} on {data['name']}: {data['train']:,} images with labels, "
+        f"{data['held_out']:,} to test, {data['classes']} classes; in percent"
+    )
+    return "\n".join([title, *_aligned(rows)])
+
+
+def _cell(values: Iterable[float]) -> str:
+    values = [100 * value for value in values]
+    if not values:
+        return "-"
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _difference(one: Card, other: Card) -> str:
+    """Where two kinds differ first, by the name of the value."""
+    left, right = (_flat(card.kind()) for card in (one, other))
+    for name in left | right:
+        if left.get(name) != right.get(name):
+            return f"{name}: {left.get(name)} and {right.get(name)}"
+    return "not at all"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found

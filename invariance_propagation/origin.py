@@ -1,0 +1,44 @@
+"""Where a number comes from: commit, versions, machine and date of this process."""
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from invariance_propagation.version import versions
+
+
+def origin() -> dict[str, Any]:
+    """For people, and as JSON; the commit is None outside of a repository."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": versions() | {"scikit-learn": metadata.version("scikit-learn")},
+    }
+
+
+def _commit() -> str | None:
+    """Of the repository that this file is tracked in."""
+    here = Path(__file__)
+    git = ("git", "-C", str(here.parent))
+    try:
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", here.name], capture_output=True
+        )
+        if tracked.returncode:
+            return None
+        found = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:  # no git
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""Protocols of evaluation: what is measured, on what, and by which numbers."""

@@ -1,0 +1,301 @@
+"""What a bench measures of a subject: (subject, seed) -> pairs (name, share).
+
+What is compiled for one subject serves all of the same network.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+import tqdm
+from flax import linen as nn
+
+from invariance_propagation.data.augment import per_image_keys
+from invariance_propagation.data.dataset import Split
+from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.evaluation import svm
+from invariance_propagation.evaluation.classifier import Head, accuracies, apply_head
+from invariance_propagation.evaluation.finetune import make_finetune
+from invariance_propagation.evaluation.knn import knn_accuracy
+from invariance_propagation.evaluation.linear import make_probe
+from invariance_propagation.evaluation.recipes import Finetune, Linear
+from invariance_propagation.evaluation.subsets import draw_share, write_list
+from invariance_propagation.feed import Input, resident, streamed
+from invariance_propagation.optimizer import make_optimizer
+from invariance_propagation.parallel import Runner
+from invariance_propagation.protocols.bench import Bench, Subject, embedder
+
+MOMENTUM = 0.9
+SHARES = (0.01, 0.1)  # of the labels
+Scores = Iterator[tuple[str, float]]
+Measure = Callable[[Subject, int], Scores]
+
+
+def knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Measure:
+    """Weighted kNN by features: a cosine, and votes of the training images."""
+    train, held_out = bench.dataset.train, bench.dataset.held_out
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        del seed
+        features, queries = subject.features(), subject.queries()
+        own = {"num_neighbors": num_neighbors, "temperature": temperature}
+        yield (
+            "top1",
+            knn_accuracy(features, train.labels, queries, held_out.labels, **own),
+        )
+
+    return measure
+
+
+def linear(bench: Bench, options: Linear) -> Measure:
+    """A linear classifier on frozen features of augmented training images.
+
+    Where nothing is augmented, features are computed once.
+    """
+    if options.crop_scale or options.flip:
+        return _linear_of_views(bench, options)
+    train, runner = bench.dataset.train, bench.runner
+    batch_size, steps, total = _steps(options, len(train.labels), runner)
+    optimizer = _sgd(options, options.learning_rate, steps)
+    head = Head(bench.num_classes, options.std, options.scaled)
+
+    def given_of(features: np.ndarray, seed: int) -> Input:
+        return resident(features, {}, runner=runner, seed=seed, batch_size=batch_size)
+
+    @functools.cache
+    def probe(num_features: int) -> Callable:
+        given = given_of(np.zeros((batch_size, num_features), np.float32), 0)
+        return make_probe(
+            runner,
+            lambda _, features, indices, step: given.pick(features, indices),
+            head=head,
+            num_features=num_features,
+            optimizer=optimizer,
+            spec=given.spec,
+        )
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        features, queries = subject.features(), subject.queries()
+        feed = given_of(features, seed).feed(start=0, stop=total)
+        train_head = probe(features.shape[1])
+        params = train_head(_bar(feed, total, subject), (), train.labels, seed)
+        logits = apply_head(head, params, queries)
+        yield from accuracies(logits, bench.dataset.held_out.labels)
+
+    return measure
+
+
+def _linear_of_views(bench: Bench, options: Linear) -> Measure:
+    train, runner = bench.dataset.train, bench.runner
+    batch_size, steps, total = _steps(options, len(train.labels), runner)
+    optimizer = _sgd(options, options.learning_rate, steps)
+    head = Head(bench.num_classes, options.std, options.scaled)
+
+    def given_of(seed: int) -> Input:
+        return _input(bench, train, options, seed=seed, batch_size=batch_size)
+
+    @functools.cache
+    def probe(backbone: nn.Module, num_features: int) -> Callable:
+        view, spec = _view(given_of(0), steps)
+
+        def look(variables, images, indices, step):
+            seed, params, batch_stats = variables
+            views = view(seed, images, indices, step)
+            variables = {"params": params, "batch_stats": batch_stats}
+            return backbone.apply(variables, views, train=False)
+
+        return make_probe(
+            runner,
+            look,
+            head=head,
+            num_features=num_features,
+            optimizer=optimizer,
+            spec=spec,
+        )
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        queries = subject.queries()
+        feed = given_of(seed).feed(start=0, stop=total)
+        train_head = probe(subject.backbone, queries.shape[1])
+        variables = (np.int32(seed), subject.params, subject.batch_stats)
+        params = train_head(_bar(feed, total, subject), variables, train.labels, seed)
+        logits = apply_head(head, params, queries)
+        yield from accuracies(logits, bench.dataset.held_out.labels)
+
+    return measure
+
+
+def finetune(
+    bench: Bench, options: Finetune, train_of: Callable[[int], Split]
+) -> Measure:
+    """Backbone and classifier learn from the labels of `train_of(seed)`.
+
+    There are as many of them for each seed.
+    """
+    runner, held_out = bench.runner, bench.dataset.held_out
+    batch_size, steps, total = _steps(options, len(train_of(0).labels), runner)
+    optimizers = {
+        "backbone": _sgd(options, options.learning_rate, steps),
+        "head": _sgd(options._replace(milestones=()), options.head_rate, steps),
+    }
+    head = Head(bench.num_classes, options.std)
+
+    def given_of(seed: int) -> Input:
+        train = train_of(seed)
+        return _input(bench, train, options, seed=seed, batch_size=batch_size)
+
+    @functools.cache
+    def tuner(backbone: nn.Module, num_features: int) -> Callable:
+        view, spec = _view(given_of(0), steps)
+        return make_finetune(
+            runner,
+            backbone,
+            view,
+            head=head,
+            num_features=num_features,
+            optimizers=optimizers,
+            spec=spec,
+        )
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        queries = subject.queries()
+        tune = tuner(subject.backbone, queries.shape[1])
+        feed = given_of(seed).feed(start=0, stop=total)
+        start, labels = (subject.params, subject.batch_stats), train_of(seed).labels
+        state = tune(_bar(feed, total, subject), *start, labels, seed)
+        embed = embedder(bench, subject.backbone)
+        learnt = state.params["backbone"], state.batch_stats
+        logits = apply_head(head, state.params["head"], embed(*learnt, held_out.images))
+        yield from accuracies(logits, held_out.labels)
+
+    return measure
+
+
+def semi(
+    bench: Bench, options: Finetune, subset: Callable[[float, int], Split]
+) -> Measure:
+    """Fine-tuning on some of the labels: `subset(share, seed)`."""
+    measures = {
+        share: finetune(bench, options, partial(subset, share)) for share in SHARES
+    }
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        for share, of_share in measures.items():
+            for score, value in of_share(subject, seed):
+                yield f"{score}, {share:.0%}", value
+
+    return measure
+
+
+def few_labels(bench: Bench, folder: Path) -> Callable[[float, int], Split]:
+    """(share, seed) -> the images that keep their labels, which `folder` notes."""
+    train = bench.dataset.train
+
+    @functools.cache
+    def subset(share: float, seed: int) -> Split:
+        rows = draw_share(train.labels, share, seed=seed)
+        name = f"{bench.dataset.name}-{100 * share:g}pct-seed{seed}"
+        write_list(rows, train.ids, folder, name)
+        return train.take(rows)
+
+    return subset
+
+
+def svm_of_classes(bench: Bench) -> Measure:
+    """One SVM per class, by all labels and by a few per class."""
+    train, held_out = bench.dataset.train, bench.dataset.held_out
+    targets, query_targets = (
+        svm.one_hot(x.labels, bench.num_classes) for x in (train, held_out)
+    )
+    return svm_of_targets(targets, query_targets)
+
+
+def svm_of_targets(targets: np.ndarray, query_targets: np.ndarray) -> Measure:
+    """As `svm.mean_average_precision` has them; low-shot scores are means of draws."""
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        features, queries = subject.features(), subject.queries()
+        yield (
+            "mAP",
+            svm.mean_average_precision(features, targets, queries, query_targets),
+        )
+        for count in svm.LOW_SHOT:
+            draws = []
+            for draw in range(svm.DRAWS):
+                number = svm.DRAWS * seed + draw
+                rows = svm.draw_positives(targets, count, seed=number)
+                few = (features[rows], targets[rows], queries, query_targets)
+                cost = (svm.LOW_SHOT_COST,)
+                draws.append(svm.mean_average_precision(*few, costs=cost))
+            yield f"{count} a class", float(np.mean(draws))
+
+    return measure
+
+
+def _input(
+    bench: Bench, split: Split, options: Any, *, seed: int, batch_size: int
+) -> Input:
+    chances = {
+        "size": bench.view.size,
+        "crop_scale": options.crop_scale,
+        "crop_ratio": (3 / 4, 4 / 3),
+        "flip": options.flip,
+        "jitter": (),
+        "jitter_probability": 0.0,
+        "grayscale": 0.0,
+        "blur": 0.0,
+        "mean": bench.view.mean,
+        "std": bench.view.std,
+    }
+    own = {"runner": bench.runner, "seed": seed, "batch_size": batch_size}
+    if isinstance(split.images, Pictures):
+        return streamed(split.images, chances, num_threads=bench.num_threads, **own)
+    return resident(split.images, chances, **own)
+
+
+def _view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:
+    """(seed, images, indices, step) -> views, on a device; where the images lie."""
+
+    def view(seed, images, indices, step):
+        keys = per_image_keys(seed, step // steps_per_epoch, indices)
+        return given.view(keys, given.pick(images, indices))
+
+    return view, given.spec
+
+
+def _steps(options: Any, num_examples: int, runner: Runner) -> tuple[int, int, int]:
+    """Images of a step, as many as there are if they are few; steps per epoch, in all.
+
+    A batch is a multiple of the devices.
+    """
+    size = min(options.batch_size, num_examples)
+    size = max(1, size // runner.num_devices) * runner.num_devices
+    steps = num_examples // size
+    return size, steps, steps * options.epochs
+
+
+def _sgd(
+    options: Any, learning_rate: float, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    _, optimizer = make_optimizer(
+        learning_rate=learning_rate,
+        momentum=MOMENTUM,
+        weight_decay=getattr(options, "weight_decay", 0.0),
+        schedule="steps",
+        milestones=options.milestones,
+        decay=options.decay,
+        warmup_epochs=0,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return optimizer
+
+
+def _bar(feed: Iterator, total: int, subject: Subject) -> Iterator:
+    return tqdm.tqdm(
+        feed, total=total, desc=subject.name, unit="step", disable=None, leave=False
+    )

@@ -1,0 +1,76 @@
+"""The head of a classifier, and how often it is right: against loops and PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
+
+from invariance_propagation.evaluation.classifier import (
+    Head,
+    accuracies,
+    apply_head,
+    mean_cross_entropy,
+)
+
+
+def test_accuracies_are_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(200, 12)).astype(np.float32)
+    labels = random.integers(12, size=200)
+    found = dict(accuracies(logits, labels))
+    for name, k in (("top1", 1), ("top5", 5)):
+        expected = top_k_accuracy_score(labels, logits, k=k, labels=range(12))
+        assert found[name] == pytest.approx(expected)
+    assert 0.02 < found["top1"] < 0.2 and 0.3 < found["top5"] < 0.55
+
+
+def test_five_of_few_classes_say_nothing() -> None:
+    assert [name for name, _ in accuracies(np.eye(9), np.arange(9))] == ["top1"]
+
+
+def test_of_equal_logits_the_lower_class_counts_as_the_likelier() -> None:
+    logits = np.zeros((12, 12))
+    labels = np.arange(12)
+    assert dict(accuracies(logits, labels)) == pytest.approx(
+        {"top1": 1 / 12, "top5": 5 / 12}
+    )
+    assert np.mean(logits.argmax(axis=1) == labels) == pytest.approx(1 / 12)
+
+
+def test_a_scaled_head_is_the_batch_norm_of_the_released_code() -> None:
+    """In evaluation mode from the first step on: mean 0, variance 1, learnt affine."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(5, 6)).astype(np.float32)
+    head = Head(3, scaled=True)
+    params = head.init(jax.random.key(0), jnp.asarray(x))["params"]
+    params = jax.tree.map(lambda a: random.normal(size=a.shape).astype("f"), params)
+    norm, layer = torch.nn.BatchNorm1d(6).eval(), torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        norm.weight[:], norm.bias[:] = map(
+            torch.tensor, (params["scale"], params["shift"])
+        )
+        layer.weight[:] = torch.tensor(params["output"]["kernel"].T)
+        layer.bias[:] = torch.tensor(params["output"]["bias"])
+        expected = layer(norm(torch.tensor(x))).numpy()
+    np.testing.assert_allclose(apply_head(head, params, x), expected, atol=1e-5)
+
+
+def test_first_weights_are_as_said() -> None:
+    x = jnp.zeros((1, 400))
+    params = Head(50, std=0.3).init(jax.random.key(0), x)["params"]
+    assert set(params) == {"output"}
+    assert np.std(params["output"]["kernel"]) == pytest.approx(0.3, rel=0.02)
+    assert not params["output"]["bias"].any()
+
+
+def test_cross_entropy_is_pytorchs() -> None:
+    random = np.random.default_rng(2)
+    logits = random.normal(scale=9, size=(7, 4)).astype(np.float32)
+    labels = random.integers(4, size=7)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels)
+    )
+    found = mean_cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)

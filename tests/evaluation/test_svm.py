@@ -1,0 +1,129 @@
+"""SVMs: known answers, and an independent form of the protocol by scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
+
+from invariance_propagation.evaluation.svm import (
+    COSTS,
+    LOW_SHOT_COST,
+    draw_positives,
+    mean_average_precision,
+    one_hot,
+)
+
+CLASSES = 3
+
+
+def make_task(seed: int, *, spread: float, count: int = 60):
+    """Features of classes around orthogonal axes, of all lengths; labels."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    x = 3 * np.eye(CLASSES, 8)[labels] + random.normal(scale=spread, size=(count, 8))
+    return (x * random.uniform(0.1, 50, (count, 1))).astype(np.float32), labels
+
+
+def targets_of(labels: np.ndarray) -> np.ndarray:
+    return one_hot(labels, CLASSES)
+
+
+def test_the_costs_are_the_protocols() -> None:
+    assert len(COSTS) == 19 and list(COSTS) == sorted(COSTS)
+    assert (COSTS[0], COSTS[-4], COSTS[-1]) == (0.5**19, 0.5**4, 100)
+
+
+def test_separated_classes_are_told_apart() -> None:
+    x, labels = make_task(0, spread=0.1)
+    queries, truth = make_task(1, spread=0.1)
+    targets, query_targets = targets_of(labels), targets_of(truth)
+    found = mean_average_precision(x, targets, queries, query_targets)
+    assert found == pytest.approx(1.0)
+
+
+def test_without_information_it_is_the_share_of_positives() -> None:
+    """Queries that are all the same are in a tie: precision is that of all of them."""
+    x, labels = make_task(0, spread=0.5)
+    queries, truth = np.ones((40, 8), np.float32), np.arange(40) % CLASSES
+    found = mean_average_precision(
+        x, targets_of(labels), queries, targets_of(truth), costs=(1.0,)
+    )
+    assert found == pytest.approx(np.mean([14 / 40, 13 / 40, 13 / 40]))
+
+
+def test_is_a_grid_search_of_scikit_learn() -> None:
+    x, labels = make_task(2, spread=1.6)
+    queries, truth = make_task(3, spread=1.6)
+    costs = (0.5**12, 0.5**4, 1.0, 100.0)
+    expected, chosen = [], set()
+    for c in range(CLASSES):
+        svm = LinearSVC(
+            class_weight={1: 2, 0: 1}, dual="auto", max_iter=2000, random_state=0
+        )
+        search = GridSearchCV(
+            svm, {"C": costs}, scoring="average_precision", cv=StratifiedKFold(3)
+        )
+        search.fit(normalize(x.astype(np.float64)), labels == c)
+        chosen.add(search.best_params_["C"])
+        scores = search.decision_function(normalize(queries.astype(np.float64)))
+        expected.append(average_precision_score(truth == c, scores))
+    found = mean_average_precision(
+        x, targets_of(labels), queries, targets_of(truth), costs=costs
+    )
+    assert found == pytest.approx(np.mean(expected), rel=1e-9)
+    assert 0.5 < found < 0.98 and len(chosen) > 1
+
+
+def test_what_is_ignored_is_as_if_it_were_not_there() -> None:
+    x, labels = make_task(4, spread=1.0)
+    queries, truth = make_task(5, spread=1.0)
+    targets, query_targets = targets_of(labels), targets_of(truth)
+    targets[:9, 0], query_targets[:6, 0] = -1, -1
+    options = {"costs": (1.0,)}
+    found = mean_average_precision(x, targets, queries, query_targets, **options)
+    first = mean_average_precision(
+        x[9:], targets[9:, :1], queries[6:], query_targets[6:, :1], **options
+    )
+    others = mean_average_precision(
+        x, targets[:, 1:], queries, query_targets[:, 1:], **options
+    )
+    assert found == pytest.approx((first + 2 * others) / 3)
+    assert first != others
+
+
+def test_a_class_without_positives_is_left_out() -> None:
+    x, labels = make_task(0, spread=0.1)
+    queries, truth = make_task(1, spread=0.1)
+    targets, query_targets = targets_of(labels), targets_of(truth)
+    query_targets[:, 2] = 0
+    assert mean_average_precision(x, targets, queries, query_targets) == pytest.approx(
+        1.0
+    )
+
+
+def test_one_shot_takes_no_folds() -> None:
+    x, labels = make_task(0, spread=0.1)
+    rows = draw_positives(targets_of(labels), 1, seed=0)
+    few = x[rows], targets_of(labels)[rows], x, targets_of(labels)
+    fixed = mean_average_precision(*few, costs=(LOW_SHOT_COST,))
+    assert mean_average_precision(*few) == fixed == pytest.approx(1.0)
+
+
+def test_drawn_are_so_many_of_each_class() -> None:
+    random = np.random.default_rng(0)
+    targets = (random.random((200, 4)) < [0.5, 0.3, 0.2, 0.01]).astype(int)
+    targets[:3, 3] = 1
+    single = one_hot(np.arange(200) % 4, 4)
+    for count in (1, 4, 60):
+        rows = draw_positives(single, count, seed=1)
+        assert (single[rows].sum(axis=0) == min(count, 50)).all()
+        rows = draw_positives(targets, count, seed=1)
+        assert (np.diff(rows) > 0).all()
+        # Those of another class may bring more.
+        expected = np.minimum(count, targets.sum(axis=0))
+        assert (targets[rows].sum(axis=0) >= expected).all()
+        assert len(rows) <= expected.sum()
+    seeds = {tuple(draw_positives(single, 4, seed=seed)) for seed in range(5)}
+    assert len(seeds) == 5

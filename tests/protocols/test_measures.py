@@ -1,0 +1,130 @@
+"""What is measured of a subject: streamed pictures, augmentation, few labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from invariance_propagation.data.folder import image_folder
+from invariance_propagation.evaluation.recipes import SMALL
+from invariance_propagation.evaluation.subsets import draw_share
+from invariance_propagation.parallel import AXIS, make_runner
+from invariance_propagation.protocols import measures
+from invariance_propagation.protocols.bench import (
+    Bench,
+    View,
+    make_bench,
+    pixels,
+    untrained,
+)
+from tests.tiny import TinyBackbone
+
+VIEW = View(8, (0.5,) * 3, (0.25,) * 3)
+LINEAR = SMALL.linear._replace(epochs=8, batch_size=16, milestones=())
+SEMI = SMALL.semi._replace(epochs=6, batch_size=8, milestones=(), learning_rate=0.1)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Two kinds of pictures, dark and bright, of all shapes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for kind, level in (("dark", 60), ("bright", 190)):
+        (folder / kind).mkdir()
+        for i in range(60):
+            shape = (*random.integers(9, 20, size=2), 3)
+            image = np.clip(random.normal(level, 20, shape), 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(folder / kind / f"{i}.png")
+    dataset = image_folder(str(folder), classes=True, held_out=0.25, size=8)
+    return make_bench(make_runner("pmap", 2), dataset, VIEW, 2)
+
+
+def network(bench: Bench, seed: int = 0):
+    return untrained(bench, TinyBackbone(AXIS), seed)
+
+
+@pytest.mark.parametrize("crop_scale", [(), (0.5, 1.0)])
+def test_a_probe_of_streamed_pictures(bench: Bench, crop_scale: tuple) -> None:
+    options = LINEAR._replace(crop_scale=crop_scale)
+    scores = dict(measures.linear(bench, options)(network(bench), 0))
+    assert scores == {"top1": 1.0}
+
+
+def test_without_augmentation_features_are_computed_once(bench: Bench) -> None:
+    subject, calls = network(bench), []
+    counted = subject._replace(features=lambda: calls.append(0) or subject.features())
+    options = LINEAR._replace(flip=0.0, learning_rate=0.1)
+    assert dict(measures.linear(bench, options)(counted, 0)) == {"top1": 1.0}
+    assert calls == [0]
+
+
+def test_pixels_are_the_middle_of_the_picture_in_0_to_1(bench: Bench) -> None:
+    subject, train = pixels(bench), bench.dataset.train
+    expected = train.images[:].reshape(len(train.labels), -1) / 255
+    np.testing.assert_allclose(subject.features(), expected, atol=1e-6)
+    assert subject.queries().shape == (len(bench.dataset.held_out.labels), 192)
+
+
+@pytest.mark.parametrize("crop_scale", [(), (0.5, 1.0)])
+def test_few_labels_are_enough_to_tell_dark_from_bright(
+    bench: Bench, tmp_path: Path, crop_scale: tuple
+) -> None:
+    options = SEMI._replace(crop_scale=crop_scale)
+    subset = measures.few_labels(bench, tmp_path)
+    train = bench.dataset.train
+    for seed in (0, 1):
+        few = subset(0.2, seed)
+        rows = draw_share(train.labels, 0.2, seed=seed)
+        np.testing.assert_array_equal(few.labels, train.labels[rows])
+        np.testing.assert_array_equal(few.images[:3], train.images[:][rows[:3]])
+        assert list(few.ids) == [train.ids[i] for i in rows]
+    measure = measures.finetune(bench, options, lambda seed: subset(0.2, seed))
+    for seed in (0, 1):
+        assert dict(measure(network(bench), seed))["top1"] > 0.9
+    lists = sorted((tmp_path / "label_lists").iterdir())
+    assert [path.name.rpartition("-")[0] for path in lists] == [
+        f"{bench.dataset.name}-20pct-seed{seed}" for seed in (0, 1)
+    ]
+
+
+def test_a_view_is_a_function_of_seed_epoch_and_image(bench: Bench) -> None:
+    images = np.stack([bench.dataset.train.images[:1][0]] * 3)
+    train = bench.dataset.train._replace(images=images)
+    options = LINEAR._replace(crop_scale=(0.3, 1.0))
+    given = measures._input(bench, train, options, seed=4, batch_size=2)
+    given = given._replace(pick=lambda images, indices: images)
+    view, _ = measures._view(given, 5)
+
+    def made(seed: int, step: int) -> np.ndarray:
+        # The same picture three times, by its numbers 7, 8 and 7.
+        indices = np.array([7, 8, 7])
+        return np.asarray(view(seed, images, indices, step))
+
+    first, other, again = made(4, 9)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    np.testing.assert_array_equal(made(4, 5), made(4, 9))
+    assert np.abs(made(4, 10) - made(4, 9)).max() > 0.1
+    assert np.abs(made(5, 9) - made(4, 9)).max() > 0.1
+
+
+def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
+    asked = []
+
+    def subset(share: float, seed: int):
+        asked.append((share, seed))
+        return bench.dataset.train.first(9)
+
+    options = SEMI._replace(epochs=1)
+    scores = dict(measures.semi(bench, options, subset)(network(bench), 3))
+    assert list(scores) == ["top1, 1%", "top1, 10%"]
+    assert {(0.01, 3), (0.1, 3)} <= set(asked)
+
+
+def test_a_batch_is_no_larger_than_what_there_is(bench: Bench) -> None:
+    runner = bench.runner
+    assert measures._steps(SEMI, 5, runner) == (4, 1, 6)
+    assert measures._steps(SEMI, 100, runner) == (8, 12, 72)
+    assert measures._steps(SEMI, 1, runner)[0] == 2

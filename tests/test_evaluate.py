@@ -1,0 +1,209 @@
+"""Evaluation from a checkpoint to its cards and tables, on digits."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from configs.evaluate import get_config
+from invariance_propagation import evaluate as module
+from invariance_propagation.errors import UserError
+from invariance_propagation.evaluate import evaluate
+from invariance_propagation.evaluation import svm
+from invariance_propagation.evaluation.cards import Card, read_cards
+from invariance_propagation.protocols import measures
+from invariance_propagation.restore import restore_backbone
+from tests.stored_run import store_run
+
+NUM_TRAIN = 120
+QUICK = {
+    "num_devices": 2,
+    "num_seeds": 2,
+    "data.num_train": NUM_TRAIN,
+    "linear.epochs": 2,
+    "linear.batch_size": 32,
+    "linear.milestones": (1,),
+    "semi.epochs": 1,
+    "semi.batch_size": 8,
+}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("run")
+    store_run(workdir, (7,))
+    return workdir
+
+
+def run(checkpoint: Path, protocols: str, **changes: Any) -> list[Card]:
+    config = get_config()
+    config.update_from_flattened_dict(QUICK | {"data.name": "digits"})
+    config.checkpoint, config.protocols = str(checkpoint), protocols
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    arguments = config.to_dict()
+    del arguments["task"]
+    return evaluate(**arguments)
+
+
+def scores_of(cards: list[Card], protocol: str) -> dict[str, dict]:
+    return {card.encoder: card.scores for card in cards if card.protocol == protocol}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_scores() -> Iterator[None]:
+    """Each share takes a training step of ResNet-18 to compile."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(measures, "SHARES", (0.1,))
+        patched.setattr(svm, "LOW_SHOT", (1, 4))
+        patched.setattr(svm, "DRAWS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_of_digits(stored: Path) -> list[Card]:
+    return run(stored, "knn,linear,semi,svm")
+
+
+def test_every_protocol_has_its_rows(all_of_digits: list[Card], stored: Path) -> None:
+    rows = ["step 7", "random encoder", "raw pixels"]
+    for protocol in ("knn", "linear", "svm"):
+        assert list(scores_of(all_of_digits, protocol)) == rows
+    assert list(scores_of(all_of_digits, "semi")) == rows[:2]
+    names = {card.name() for card in all_of_digits}
+    assert {path.name for path in (stored / "cards").iterdir()} == names
+    written = {card.name(): card.scores for card in read_cards(stored)}
+    assert written == {card.name(): card.scores for card in all_of_digits}
+
+
+def test_seeds_are_counted_where_there_is_chance(all_of_digits: list[Card]) -> None:
+    for card in all_of_digits:
+        chance = card.protocol in ("linear", "semi") or "random" in card.encoder
+        assert card.seeds() == ([0, 1] if chance else [0]), card.name()
+        for by_seed in card.scores.values():
+            assert all(0 <= value <= 1 for value in by_seed.values())
+    semi = scores_of(all_of_digits, "semi")["step 7"]
+    assert list(semi) == ["top1, 10%", "top5, 10%"]
+
+
+def test_a_card_says_what_its_number_is_of(
+    all_of_digits: list[Card], stored: Path
+) -> None:
+    card, random, pixels = all_of_digits[:3]
+    digest = restore_backbone(stored).digest()
+    assert card.checkpoint == {"digest": digest, "step": 7, "path": str(stored)}
+    assert random.checkpoint == pixels.checkpoint == pixels.network == {}
+    assert card.network == random.network
+    assert card.network == {"depth": 18, "stem": "cifar", "width": 4, "channels": 1}
+    assert card.settings["view"]["size"] == 8
+    facts = {"name": "digits", "train": NUM_TRAIN, "held_out": 450, "classes": 10}
+    assert card.data == facts | {"digest": card.data["digest"]}
+    assert {"commit", "versions", "machine", "date", "seconds"} <= set(card.made)
+
+
+def test_raw_pixels_are_as_scikit_learn_has_them(all_of_digits: list[Card]) -> None:
+    options = next(x for x in all_of_digits if x.protocol == "knn").settings["options"]
+    assert options == {"num_neighbors": 2, "temperature": 0.07}
+    digits = load_digits()
+    classifier = KNeighborsClassifier(
+        2, metric="cosine", weights=lambda distances: np.exp(-distances / 0.07)
+    )
+    classifier.fit(digits.data[:NUM_TRAIN], digits.target[:NUM_TRAIN])
+    expected = classifier.score(digits.data[-450:], digits.target[-450:])
+    found = scores_of(all_of_digits, "knn")["raw pixels"]["top1"]["0"]
+    assert found == pytest.approx(expected, abs=1.5 / 450)
+
+
+def test_lists_of_labels_are_kept(all_of_digits: list[Card], stored: Path) -> None:
+    names = sorted(path.name for path in (stored / "label_lists").iterdir())
+    assert [name.rpartition("-")[0] for name in names] == [
+        f"digits-10pct-seed{i}" for i in (0, 1)
+    ]
+    # A tenth of each class, rounded up.
+    sizes = np.bincount(load_digits().target[:NUM_TRAIN])
+    lines = (stored / "label_lists" / names[0]).read_text().splitlines()
+    assert len(lines) == np.ceil(sizes / 10).sum()
+
+
+def test_what_is_on_a_card_is_not_measured_again(
+    all_of_digits: list[Card], stored: Path, monkeypatch, capsys
+) -> None:
+    def refuse(*args):
+        raise AssertionError("measured again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_with_seed", refuse)
+        again = run(stored, "knn,linear,semi,svm")
+    assert [card.scores for card in again] == [card.scores for card in all_of_digits]
+    tables = capsys.readouterr().out
+    for protocol in ("knn", "linear", "semi", "svm"):
+        assert f"\n{protocol} on digits: {NUM_TRAIN} images with labels, 450" in tables
+    assert f"cards: {stored / 'cards'}" in tables
+
+    seeds = []
+    measure = module._with_seed
+    monkeypatch.setattr(
+        module, "_with_seed", lambda *a: seeds.append(a[-1]) or measure(*a)
+    )
+    run(stored, "knn", num_seeds=3)
+    assert seeds == [2]  # of the random encoder
+
+
+def test_augmented_images_are_another_protocol(
+    all_of_digits: list[Card], stored: Path, tmp_path: Path
+) -> None:
+    cards = run(
+        stored,
+        "linear",
+        linear__crop_scale=(0.5, 1.0),
+        num_seeds=1,
+        output=str(tmp_path),
+    )
+    assert len(list((tmp_path / "cards").iterdir())) == len(cards) == 3
+    plain = {card.name() for card in all_of_digits}
+    assert not plain & {card.name() for card in cards}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"protocols": "knn,lineer"}, "'lineer' is none of knn, linear, semi"),
+        ({"checkpoint": ""}, "--config.checkpoint is missing"),
+        ({"num_seeds": 0}, "num_seeds=0"),
+        ({"linear__epochs": 0}, "linear.epochs=0"),
+        ({"view__mean": (0.5,) * 3}, "images of 1 channels, view.mean has 3"),
+        ({"data__name": "image_folder"}, "data.folder is missing"),
+        ({"knn__num_neighbors": "some"}, "knn.num_neighbors='some'"),
+    ],
+)
+def test_bad_input_is_named(stored: Path, tmp_path: Path, changes, expected) -> None:
+    given = {"checkpoint": stored, "protocols": "linear,knn", "data__num_train": 0}
+    given |= {"output": str(tmp_path / "new")} | changes
+    with pytest.raises(UserError) as caught:
+        run(given.pop("checkpoint"), given.pop("protocols"), **given)
+    assert expected in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_alone_say_too_little(tmp_path: Path) -> None:
+    path = tmp_path / "weights.npz"
+    np.savez(path, x=np.zeros(3))
+    with pytest.raises(UserError, match="config.output is missing"):
+        run(path, "knn")
+
+
+def test_a_file_that_is_no_card_stops_nothing_else(
+    stored: Path, tmp_path: Path
+) -> None:
+    cards = run(stored, "knn", output=str(tmp_path), num_seeds=1)
+    path = tmp_path / "cards" / cards[0].name()
+    path.write_text(json.dumps({"protocol": "knn"}))
+    with pytest.raises(UserError, match="is no evaluation card"):
+        run(stored, "knn", output=str(tmp_path), num_seeds=1)
