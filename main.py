@@ -27,6 +27,7 @@ WORKDIR = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Runs the task of the config."""
     # Imported after the flags, so that --help and a misspelt key answer at once.
+    from invariance_propagation.embed import embed_folder
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.evaluate import evaluate
     from invariance_propagation.export import export
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
         "evaluate": lambda config: evaluate(**arguments(config)),
+        "embed": lambda config: embed_folder(**arguments(config)),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,

@@ -25,11 +25,11 @@ from invariance_propagation.protocols.bench import (
     RANDOM,
     Bench,
     Subject,
-    View,
     make_bench,
     make_subject,
     pixels,
     untrained,
+    view_of,
 )
 from invariance_propagation.protocols.jobs import PROTOCOLS, Job, Request
 from invariance_propagation.restore import (
@@ -83,7 +83,11 @@ def evaluate(
     devices.one_cpu_device_per_core(BATCH_SIZE)
     encoder = restore_backbone(checkpoint)
     run = None if is_file(checkpoint) else restore_encoder(checkpoint)
-    data, view = _inputs(checkpoint, encoder, run, data, view)
+    config = {} if run is None else run.config
+    view = view_of(checkpoint, encoder.channels, view, config.get("augment"))
+    data = dict(data if data["name"] or run is None else config["data"])
+    if not data["name"]:
+        raise UserError(f"data.name is missing: {checkpoint} does not say which")
     runner = devices.make_runner(parallel, num_devices)
 
     # Protocols that share a bench share the features of its images.
@@ -136,34 +140,6 @@ def _folder(checkpoint: str, output: str) -> Path:
             "for the cards"
         )
     return workdir_of(checkpoint)
-
-
-def _inputs(
-    checkpoint: str,
-    encoder: Backbone,
-    run: Restored | None,
-    data: Mapping[str, Any],
-    view: Mapping[str, Any],
-) -> tuple[dict[str, Any], View]:
-    """The section `data`, and the view, the run's where nothing else is said."""
-    data, view = dict(data), dict(view)
-    if run is not None:
-        data = data if data["name"] else run.config["data"]
-        view = {
-            k: run.config["augment"][k] if x is None else x for k, x in view.items()
-        }
-    if not data["name"]:
-        raise UserError(f"data.name is missing: {checkpoint} does not say which")
-    for name, x in view.items():
-        if x is None:
-            raise UserError(f"view.{name} is missing: {checkpoint} does not say it")
-    view = View(view["size"], tuple(view["mean"]), tuple(view["std"]))
-    if {len(view.mean), len(view.std)} != {encoder.channels}:
-        raise UserError(
-            f"{checkpoint} is of images of {encoder.channels} channels, view.mean has "
-            f"{len(view.mean)} values and view.std {len(view.std)}: give as many"
-        )
-    return data, view
 
 
 class Row(NamedTuple):

@@ -65,8 +65,8 @@ def list_pictures(folder: Path) -> list[str]:
     )
     if not ids:
         raise UserError(
-            f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): set "
-            "--config.data.folder to the folder that does"
+            f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): name "
+            "the folder that does"
         )
     return ids
 
