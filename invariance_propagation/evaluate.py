@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from invariance_propagation import parallel as devices
 from invariance_propagation import settings
 from invariance_propagation.data import sources
+from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import (
     FOLDER,
@@ -43,6 +44,8 @@ from invariance_propagation.restore import (
 
 # Images that a pass looks at at once, at least; what devices must divide.
 BATCH_SIZE = 256
+# Protocols that have data of their own.
+ON_THEIR_OWN = {"voc07_svm", "places", "transfer"}
 
 
 def evaluate(
@@ -60,7 +63,7 @@ def evaluate(
     linear: Mapping[str, Any],
     semi: Mapping[str, Any],
     finetune: Mapping[str, Any],
-    places: Mapping[str, Any],
+    other: Mapping[str, Any],
 ) -> list[Card]:
     """Measures a checkpoint, a random encoder and raw pixels; prints tables.
 
@@ -86,25 +89,29 @@ def evaluate(
     config = {} if run is None else run.config
     view = view_of(checkpoint, encoder.channels, view, config.get("augment"))
     data = dict(data if data["name"] or run is None else config["data"])
-    if not data["name"]:
+    if not data["name"] and not ON_THEIR_OWN.issuperset(names):
         raise UserError(f"data.name is missing: {checkpoint} does not say which")
     runner = devices.make_runner(parallel, num_devices)
 
     # Protocols that share a bench share the features of its images.
+    def bench_of(dataset: Dataset) -> Bench:
+        return make_bench(runner, dataset, view, num_threads)
+
     @functools.lru_cache(maxsize=1)
     def bench(**changes: Any) -> Bench:
         section = {"data": data | changes}
-        dataset = settings.call(sources.load, "data", section, size=view.size)
-        return make_bench(runner, dataset, view, num_threads)
+        return bench_of(settings.call(sources.load, "data", section, size=view.size))
 
     request = Request(
         bench=bench,
+        bench_of=bench_of,
+        view=view,
         data=data,
         knn=knn,
         linear=linear,
         semi=semi,
         finetune=finetune,
-        places=places,
+        other=other,
         folder=folder,
     )
     rows, cards = _rows(checkpoint, encoder, run), []

@@ -44,7 +44,8 @@ def mean_average_precision(
         three folds of `features`.
 
     Returns:
-      In [0, 1], over the classes that both sides have positives of.
+      In [0, 1], over the classes that both sides have positives of, and `features` a
+      negative.
     """
     features, queries = _normalize(features), _normalize(queries)
 
@@ -54,9 +55,10 @@ def mean_average_precision(
         svm = _fit(x, y, _choose_cost(x, y, costs))
         return _precision(svm, queries[test], query_targets[test, c])
 
-    both = (targets == 1).any(axis=0) & (query_targets == 1).any(axis=0)
+    defined = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+    defined &= (query_targets == 1).any(axis=0)
     with ThreadPoolExecutor() as pool:  # liblinear releases Python's lock
-        return float(np.mean(list(pool.map(score, np.flatnonzero(both)))))
+        return float(np.mean(list(pool.map(score, np.flatnonzero(defined)))))
 
 
 def draw_positives(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:

@@ -73,7 +73,8 @@ class Bench(NamedTuple):
 
     Attributes:
       runner: maps functions over devices.
-      dataset: with labels in both splits.
+      dataset: with labels in both splits; targets [n, C] where an image may have
+        several.
       num_classes: C.
       view: of its images.
       num_threads: that read streamed pictures.
@@ -158,7 +159,10 @@ def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -
             f"{len(view.mean)}: choose another data.name"
         )
     labels = (dataset.train.labels, dataset.held_out.labels)
-    num_classes = 1 + max(int(part.max()) for part in labels)
+    if labels[0].ndim == 2:
+        num_classes = labels[0].shape[1]
+    else:
+        num_classes = 1 + max(int(part.max()) for part in labels)
     facts = _facts(dataset) | {"classes": num_classes}
     return Bench(runner, dataset, num_classes, view, num_threads, facts)
 

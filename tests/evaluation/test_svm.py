@@ -93,11 +93,14 @@ def test_what_is_ignored_is_as_if_it_were_not_there() -> None:
     assert first != others
 
 
-def test_a_class_without_positives_is_left_out() -> None:
+@pytest.mark.parametrize("side, value", [(1, 0), (0, 0), (0, 1), (0, -1)])
+def test_a_class_without_positives_or_negatives_is_left_out(
+    side: int, value: int
+) -> None:
     x, labels = make_task(0, spread=0.1)
     queries, truth = make_task(1, spread=0.1)
     targets, query_targets = targets_of(labels), targets_of(truth)
-    query_targets[:, 2] = 0
+    (targets, query_targets)[side][:, 2] = value
     assert mean_average_precision(x, targets, queries, query_targets) == pytest.approx(
         1.0
     )
