@@ -162,6 +162,7 @@ SVM_OPTIONS = {
     "features": "average pool",
     "costs": svm.COSTS,
     "folds": svm.FOLDS,
+    "max_iterations": svm.MAX_ITERATIONS,
     "low_shot_cost": svm.LOW_SHOT_COST,
     "low_shot": svm.LOW_SHOT,
     "draws": svm.DRAWS,
