@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint ablation benchmark growth clean
+.PHONY: demo test lint browser ablation benchmark growth clean
 
-demo: $(VENV)/installed  ## Train on digits and print what came out.
+demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
+	$(BIN)/python main.py --config=configs/report.py --config.workdir=runs/digits
 
 test: $(VENV)/installed-dev  ## All tests and doctests.
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
@@ -14,6 +15,10 @@ test: $(VENV)/installed-dev  ## All tests and doctests.
 lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+browser: $(VENV)/installed-dev  ## The report in Chromium: apt-get install chromium.
+	$(BIN)/python -m pip install --quiet playwright==1.65.2
+	$(BIN)/python -m pytest tests/browser/check_report.py
 
 ablation: $(VENV)/installed  ## The README's table on digits: 4 forms x 6 seeds.
 	$(BIN)/python benchmarks/ablation.py --config=digits --seeds=6

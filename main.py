@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
         "preview": draw_preview,
         "scan": print_scan,
         "export": lambda config: export(**arguments(config)),
+        "report": report,
     }
     try:
         if len(argv) > 1:
@@ -81,6 +82,14 @@ def read_config() -> ConfigDict:
         there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
         raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
     return CONFIG.value
+
+
+def report(config: ConfigDict) -> None:
+    """Writes a page about runs."""
+    # Imported here: matplotlib takes half a second, and nothing else needs it.
+    from invariance_propagation.report import write_report
+
+    write_report(**arguments(config))
 
 
 def arguments(config: ConfigDict) -> dict[str, Any]:

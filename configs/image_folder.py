@@ -4,10 +4,9 @@
 
 with --config.data.folder=DIR. Whether its topmost folders are classes is said by
 --config.data.classes=True; --config.data.held_out=0.2 keeps a fifth for kNN.
-Time: 2 minutes for 1,555 emoji, 20 epochs at 32 pixels, width 16, on 2 cores of an AMD
-EPYC (2026-11-24).
-Result: these settings are a start, not tuned: in that run the features got worse (kNN of
-the categories 47.5 %, untrained 55.3 %).
+Time: about 10 minutes for 1,555 emoji at 32 pixels, width 16, views on the host, on 2
+cores of an AMD EPYC (2026-11-25).
+Result: kNN of the ten categories 61.0 %, untrained 52.3 %, seed 0; README has the command.
 """
 
 from ml_collections import ConfigDict

@@ -40,7 +40,7 @@ LAYERS = (
     {"train_step", "feed", "__init__"},
     {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"train", "export", "evaluate", "embed"},
+    {"train", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -256,6 +256,7 @@ TASKS = {
     "embed": "invariance_propagation.embed.embed_folder",
     "evaluate": "invariance_propagation.evaluate.evaluate",
     "export": "invariance_propagation.export.export",
+    "report": "invariance_propagation.report.write.write_report",
 }
 TRAINING = [name for name in CONFIGS if name not in TASKS]
 
@@ -312,7 +313,8 @@ def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
     assert set(config.keys()) == {"task", *parameters}
     assert all(commented(name)[key] for key in parameters)
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
-    assert f"    python main.py --config=configs/{name}.py --config.checkpoint=" in doc
+    first, *_ = parameters  # what it starts from
+    assert f"    python main.py --config=configs/{name}.py --config.{first}=" in doc
 
 
 def test_comments_are_told_apart() -> None:

@@ -62,6 +62,7 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/export.py", "--config.chekpoint=x"], '"checkpoint"'),
         (["--config=configs/evaluate.py"], "--config.checkpoint is missing"),
         (["--config=configs/embed.py"], "--config.checkpoint is missing"),
+        (["--config=configs/report.py"], "--config.workdir is missing"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags: list[str], expected: str) -> None:

@@ -91,7 +91,7 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
     # Imported here: it takes half a second, and other sources need it not.
     import tensorflow_datasets as tfds
 
-    root = Path(folder or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    root = _root(folder)
     if folder and not root.is_dir():  # a slip of the pen must start no download
         raise UserError(
             f"there is no folder {root}: make it, or set --config.data.folder to the "
@@ -112,6 +112,18 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
         train,
         held_out and _read_split(builder, tfds, held_out, size),
     )
+
+
+def is_prepared(name: str, folder: str) -> bool:
+    """Whether a data set of TFDS lies there, so that nothing would be downloaded."""
+    stock = STOCK.get(name) or Stock(name.removeprefix(TFDS))
+    return _find(stock.name, _root(folder)) is not None
+
+
+def _root(folder: str) -> Path:
+    import tensorflow_datasets as tfds
+
+    return Path(folder or tfds.core.constants.DATA_DIR).expanduser().absolute()
 
 
 def _find(name: str, root: Path) -> Path | None:

@@ -9,7 +9,12 @@ import numpy as np
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.folder import image_folder
 from invariance_propagation.data.idx import fashion_mnist
-from invariance_propagation.data.records import STOCK, TFDS, load_records
+from invariance_propagation.data.records import (
+    STOCK,
+    TFDS,
+    is_prepared,
+    load_records,
+)
 from invariance_propagation.errors import UserError
 
 
@@ -41,7 +46,7 @@ def load(
     """
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out={held_out}: set it to 0 or above, below 1")
-    of_folders, of_records = name == "image_folder", name in STOCK or TFDS in name
+    of_folders, of_records = name == "image_folder", _of_records(name)
     for option, given, has in (
         ("split", split, of_records),
         ("classes", classes, of_folders),
@@ -70,6 +75,15 @@ def load(
             f"set it from 1 to {count}, or to 0 for all of them"
         )
     return dataset._replace(train=dataset.train.first(num_train or count))
+
+
+def must_be_fetched(name: str, folder: str) -> bool:
+    """Whether `load` would download a set first."""
+    return _of_records(name) and not is_prepared(name, folder)
+
+
+def _of_records(name: str) -> bool:
+    return name in STOCK or TFDS in name
 
 
 def _digits(folder: str) -> Dataset:

@@ -1,0 +1,185 @@
+"""HTML from what is to be said: text is escaped here, and nothing comes from outside."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from string import Template
+
+PAGE = Template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<h1>$title</h1>
+$body
+</body>
+</html>
+""")
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 90rem; margin: 0 auto; padding: 0 1rem 3rem; }
+h1 { font-size: 1.6rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd;
+  padding-top: 1rem; }
+h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere; }
+p { max-width: 46rem; margin: .4rem 0; }
+nav a { margin-right: 1rem; white-space: nowrap; }
+.plots { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
+.parts { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 36rem), 1fr)); }
+figure { margin: 0; }
+.plots img, .parts img { max-width: 100%; height: auto; }
+.plots img { width: 100%; }
+figcaption, .note, small { font-size: .875rem; color: #555; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0;
+  border-bottom: 1px solid #e4e4e4; overflow-wrap: anywhere; }
+th { font-weight: normal; }
+th[scope=col] { font-weight: bold; }
+th small { display: block; max-width: 32rem; color: #555; }
+td { min-width: 5rem; }
+details { margin: .5rem 0; }
+summary { cursor: pointer; }
+pre { font-size: .8rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
+.warning { border-left: .3rem solid #d55e00; padding-left: .7rem; }
+.good { border-left: .3rem solid #009e73; padding-left: .7rem; }
+.strip { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .25rem;
+  margin: .15rem 0; }
+.strip > b { flex: 0 0 5.5rem; font-size: .8rem; font-weight: normal; color: #555; }
+.strip > div { flex: 1 1 12rem; display: flex; flex-wrap: wrap; gap: .25rem; }
+.picture { width: 3.4rem; text-align: center; }
+.picture figcaption { font-size: .75rem; line-height: 1.25; color: #222; }
+.picture img { width: 3rem; height: 3rem; object-fit: contain; display: block;
+  margin: 0 auto; border: .2rem solid transparent; }
+.pixelated img { image-rendering: pixelated; }
+.mark i { display: inline-block; width: 1rem; height: 1rem; margin-right: .5rem;
+  vertical-align: -.15rem; }
+.chosen img, i.chosen { border: .2rem solid #0072b2; }
+.negative img, i.negative { border: .2rem dashed #d55e00; }
+.other { color: #a33b00; font-weight: bold; }
+.anchor { border-top: 1px solid #eee; padding: .4rem 0; }
+"""
+
+
+def page(title: str, sections: Mapping[str, str]) -> str:
+    """A whole page.
+
+    Args:
+      title: of the page.
+      sections: HTML by heading; empty ones are left out.
+    """
+    kept = {heading: html for heading, html in sections.items() if html}
+    links = [f'<a href="#{anchor(name)}">{escape(name)}</a>' for name in kept]
+    body = [f"<nav>{' '.join(links)}</nav>"]
+    body += [
+        f'<section id="{anchor(name)}">\n<h2>{escape(name)}</h2>\n{html}\n</section>'
+        for name, html in kept.items()
+    ]
+    return PAGE.substitute(title=escape(title), style=STYLE, body="\n".join(body))
+
+
+def anchor(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def heading(text: str) -> str:
+    """Of a part of a section; '' for ''."""
+    return f"<h3>{escape(text)}</h3>" if text else ""
+
+
+def plot(uri: str, alt: str, caption: str) -> str:
+    return (
+        f'<figure><img src="{uri}" alt="{escape(alt)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def block(kind: str, parts: Iterable[str]) -> str:
+    """Parts together, in one frame where there is a style for this kind; '' of none."""
+    inside = "\n".join(part for part in parts if part)
+    return f'<div class="{kind}">{inside}</div>' if inside else ""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; '' without rows.
+
+    Args:
+      columns: titles of all columns but the first.
+      rows: of each its title, a note on it ('': none), and its cells.
+    """
+    lines = [_row(*row) for row in rows]
+    if not lines:
+        return ""
+    titles = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    head = f"<tr><td></td>{titles}</tr>"
+    return f'<div class="scroll"><table>{head}{"".join(lines)}</table></div>'
+
+
+def details(summary: str, text: str) -> str:
+    """Text that shows when its summary is clicked on."""
+    return (
+        f"<details><summary>{escape(summary)}</summary>"
+        f"<pre>{escape(text)}</pre></details>"
+    )
+
+
+def picture(
+    uri: str,
+    name: str,
+    *lines: str,
+    wrong: bool = False,
+    kind: str = "",
+    pixelated: bool = False,
+) -> str:
+    """A thumbnail above short lines, the last of them marked if it is `wrong`."""
+    *lines, last = map(escape, lines)
+    if wrong:
+        last = f'<b class="other">{last} \N{MULTIPLICATION X}</b>'
+    caption = "<br>".join(line for line in (*lines, last) if line)
+    name = escape(name)
+    classes = " ".join(filter(None, ["picture", kind, "pixelated" * pixelated]))
+    return (
+        f'<figure class="{classes}"><img src="{uri}" alt="{name}" title="{name}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def mark(kind: str, meaning: str) -> str:
+    """A line of a legend: the frame that pictures of this kind have."""
+    return f'<p class="mark"><i class="{kind}"></i>{escape(meaning)}</p>'
+
+
+def note(text: str) -> str:
+    """In smaller letters; '' for ''."""
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def strip(title: str, pictures: Iterable[str]) -> str:
+    """A row of thumbnails behind its title."""
+    return (
+        f'<div class="strip"><b>{escape(title)}</b><div>{"".join(pictures)}</div></div>'
+    )
+
+
+def _row(title: str, note: str, *cells: str) -> str:
+    note = f"<small>{escape(note)}</small>" if note else ""
+    return (
+        f'<tr><th scope="row">{escape(title)}{note}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+    )

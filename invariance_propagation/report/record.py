@@ -1,0 +1,150 @@
+"""What a workdir tells of its run: read only, and without what is not there."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from invariance_propagation import auto, parallel, settings
+from invariance_propagation.data import augment, sources
+from invariance_propagation.data.dataset import Dataset
+from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.features import make_embed
+from invariance_propagation.monitor import read_summary
+from invariance_propagation.progress import METRICS_FILE, read_rows
+from invariance_propagation.restore import (
+    StoredMemory,
+    float32,
+    restore_encoder,
+    restore_memory,
+)
+
+CARDS = "cards/*.json"
+
+
+class Record(NamedTuple):
+    """A run as it lies on disk.
+
+    Attributes:
+      name: of the run, among those that are shown.
+      workdir: where it lies.
+      rows: of metrics.jsonl.
+      summary: of summary.json; {} before the run is finished.
+      memory: of the newest checkpoint; None without one.
+      dataset: that it was trained on; None where it cannot be read now.
+      cards: contents of cards/*.json, by file name.
+      missing: a sentence for each part that is not there.
+    """
+
+    name: str
+    workdir: Path
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    memory: StoredMemory | None
+    dataset: Dataset | None
+    cards: dict[str, Any]
+    missing: list[str]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that the run has noted of itself; {} without a checkpoint."""
+        return {} if self.memory is None else self.memory.facts
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.facts.get("config", {})
+
+    @property
+    def steps_per_epoch(self) -> int:
+        if self.facts:
+            return self.facts["num_examples"] // self.facts["batch_size"]
+        # Each epoch ends with a row: this is exact once one has ended.
+        return max(row["step"] // (row["epoch"] + 1) for row in self.rows) or 1
+
+    @property
+    def start_epoch(self) -> int | None:
+        """First epoch with propagation; None where there has been none."""
+        epochs = [row["epoch"] for row in self.rows if row.get("propagation_weight")]
+        return min(epochs, default=None)
+
+    @property
+    def positives(self) -> dict[str, Any]:
+        """Which positives and which background the loss takes, as `reach` is told."""
+        names = ("num_hops", "num_hard", "positives", "form", "background_size")
+        options = {name: self.config["method"][name] for name in names}
+        options["background_size"] = auto.background_size(
+            options["background_size"], num_examples=len(self.memory.bank)
+        )
+        return options
+
+
+def read_record(name: str, workdir: Path) -> Record:
+    """Reads a run.
+
+    Raises:
+      UserError: there is none.
+      TrainingError: there are checkpoints, but none can be read.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"workdir={workdir}: there is no such folder")
+    rows = read_rows(workdir)
+    if not rows:
+        raise UserError(
+            f"workdir={workdir} holds no {METRICS_FILE} with rows: name the --workdir "
+            "of a run that has begun to train"
+        )
+    memory, dataset, missing = None, None, []
+    try:
+        memory = restore_memory(workdir)
+    except UserError:
+        missing.append(
+            "There is no checkpoint yet: health, galleries and map are left out."
+        )
+    if memory is not None:
+        try:
+            dataset = _dataset(memory.facts)
+        except UserError as error:
+            missing.append(f"Pictures are left out: {error}.")
+    cards = {path.name: _card(path) for path in sorted(workdir.glob(CARDS))}
+    summary = read_summary(workdir) or {}
+    return Record(name, workdir, rows, summary, memory, dataset, cards, missing)
+
+
+def embed_images(record: Record, images: np.ndarray) -> np.ndarray:
+    """float32 [n, d], the embeddings of uint8 [n, H, W, C] by the newest checkpoint."""
+    stored = restore_encoder(record.workdir)
+    chances = stored.config["augment"]
+    options = {name: chances[name] for name in ("size", "mean", "std")}
+    embed = make_embed(
+        parallel.make_runner("pmap", 1),
+        float32(stored.encoder),
+        partial(augment.normalize, **options),
+        batch_size=len(images),
+    )
+    return embed(stored.params, stored.batch_stats, images).embedding
+
+
+def _card(path: Path) -> Any:
+    """Whatever it holds, as text where that is not JSON."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _dataset(facts: dict[str, Any]) -> Dataset:
+    """Raises UserError where it cannot be read, or is no longer what it was."""
+    config = facts["config"]
+    name, folder = config["data"]["name"], config["data"]["folder"]
+    if sources.must_be_fetched(name, folder):
+        raise UserError(f"{name} is not prepared in {folder or 'the usual place'}")
+    size = config["augment"]["size"]
+    dataset = settings.call(sources.load, "data", config, size=size)
+    if dataset.digest() != facts["digest"]:
+        raise UserError(
+            f"the training images of {facts['dataset']} are no longer those of the run"
+        )
+    return dataset

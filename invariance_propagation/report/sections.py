@@ -1,0 +1,197 @@
+"""The parts of the page, each from all runs: '' where there is nothing to show."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from invariance_propagation.monitor import percent
+from invariance_propagation.report import curves, draw, embedding_map, health, page
+from invariance_propagation.report.provenance import cards, config
+from invariance_propagation.report.record import Record
+from invariance_propagation.report.runs import beside, each, of
+from invariance_propagation.report.thumbnails import (
+    NEAREST_LEGEND,
+    nearest_gallery,
+    propagation_gallery,
+    propagation_legend,
+)
+
+MAPPED = 2000  # images of a map; t-SNE of so many takes seconds
+
+
+def summary(records: Sequence[Record]) -> str:
+    """What was trained on what, what came out, and what is missing here."""
+    missing = [
+        page.paragraph(of(records, record, sentence), "warning")
+        for record in records
+        for sentence in record.missing
+    ]
+    return page.block("", [beside(records, _outcome), *missing])
+
+
+def curve_plots(records: Sequence[Record]) -> str:
+    """A small plot for each thing that rows hold."""
+
+    def plots() -> Iterator[str]:
+        for panel in curves.PANELS:
+            drawn = curves.draw(records, panel)
+            if drawn is not None:
+                figure, ends = drawn
+                yield page.plot(draw.svg(figure), ends, panel.meaning)
+
+    begun = any(record.start_epoch for record in records)
+    note = "Dotted: where propagation starts." if begun else ""
+    return page.block("", [page.note(note), page.block("plots", plots())])
+
+
+def health_table(records: Sequence[Record]) -> str:
+    """Numbers that show a collapse, a sentence for each that does, and the in-degree."""
+    measured = {
+        record.name: health.measure(record.memory.bank, record.memory.graph)
+        for record in records
+        if record.memory is not None
+    }
+    if not measured:
+        return ""
+    sentences = []
+    for record in records:
+        if record.name in measured:
+            found = health.warnings(measured[record.name])
+            sentences += [(of(records, record, text), "warning") for text in found] or [
+                (of(records, record, "Nothing here looks like a collapse."), "good")
+            ]
+    rows = [
+        (name, note, *(write(x) for x in measured.values()))
+        for name, note, write in _HEALTH
+    ]
+    plots = (
+        page.plot(
+            draw.svg(embedding_map.draw_degrees(x.degrees, name)),
+            f"in-degree of {name}: at most {x.degrees.max()}",
+            "Images by how often others name them as a neighbour. A long tail to the "
+            "right: hubs.",
+        )
+        for name, x in measured.items()
+    )
+    return "\n".join(
+        [
+            *(page.paragraph(*sentence) for sentence in sentences),
+            page.table([*measured], rows),
+            page.block("plots", plots),
+        ]
+    )
+
+
+def propagation(records: Sequence[Record]) -> str:
+    """What is reached from some anchors."""
+    return each(records, propagation_gallery, propagation_legend(records))
+
+
+def nearest(records: Sequence[Record]) -> str:
+    """What is nearest to some images that were not trained on."""
+    return each(records, nearest_gallery, NEAREST_LEGEND)
+
+
+def maps(records: Sequence[Record]) -> str:
+    """Embeddings in two dimensions."""
+    return each(
+        records,
+        _map,
+        page.paragraph(
+            "A point is a training image, by its row of the bank. Labels, where there "
+            "are any, are for the eye alone; they had no part in training. Of t-SNE "
+            "only who lies beside whom means something, not how far groups are apart."
+        ),
+    )
+
+
+# What each heading is followed by.
+SECTIONS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "Summary": summary,
+    "Curves": curve_plots,
+    "Health": health_table,
+    "Propagation": propagation,
+    "Nearest neighbours": nearest,
+    "Map": maps,
+    "Evaluation": cards,
+    "Config and versions": config,
+}
+_HEALTH: tuple[tuple[str, str, Callable[[health.Health], str]], ...] = (
+    (
+        "effective rank",
+        "Dimensions that the embeddings fill (RankMe). 1: all lie on a line.",
+        lambda x: f"{x.rank:.1f} of {x.dim}",
+    ),
+    (
+        "uniformity",
+        "0: all in one place; near -4: spread evenly over the sphere.",
+        lambda x: f"{x.uniformity:.2f}",
+    ),
+    (
+        "mean similarity",
+        "Cosine of two images. 1: all alike; about 0: as unlike as chance has it.",
+        lambda x: f"{x.similarity:.2f}",
+    ),
+    (
+        "skewness of the in-degree",
+        "How uneven it is how often an image is named as a neighbour. Near 0: even; "
+        "some way above: hubs, which many name.",
+        lambda x: f"{x.skewness:.2f}",
+    ),
+    (
+        "most named",
+        "The share of all others that name the image named most.",
+        lambda x: percent(x.most_named),
+    ),
+    (
+        "never named",
+        "Images that are nobody's neighbour; the walk reaches them from nowhere.",
+        lambda x: percent(x.never_named),
+    ),
+)
+
+
+def _outcome(record: Record) -> dict[str, str]:
+    last = record.rows[-1]
+    found = {"steps done": f"{last['step']:,}"}
+    found["epochs done"] = f"{last['step'] / record.steps_per_epoch:g}"
+    if record.facts:
+        count, name = record.facts["num_examples"], record.facts["dataset"]
+        found = {"training images": f"{count:,} of {name}"} | found
+    start = record.start_epoch
+    weight = record.config.get("method", {}).get("propagation_weight")
+    none = "off" if weight == 0 else "not begun"
+    found["propagation"] = none if start is None else f"from epoch {start} on"
+    scores = [row for row in record.rows if "knn_bank" in row]
+    shares = {"kNN, raw pixels": record.summary.get("knn_raw_pixels")}
+    if scores:
+        untrained, trained = scores[0], scores[-1]
+        shares["kNN, untrained features"] = untrained.get("knn")
+        shares["kNN, features"] = trained.get("knn")
+        shares["kNN, embeddings"] = trained.get("knn_embedding")
+        shares["kNN, bank"] = trained["knn_bank"]
+    # The summary's is of all images, that of a row of some.
+    purities = [row["purity"] for row in record.rows if "purity" in row] or [None]
+    purity = record.summary.get("purity", purities[-1])
+    shares["purity of the positives"] = purity
+    return found | {
+        name: percent(share) for name, share in shares.items() if share is not None
+    }
+
+
+def _map(record: Record) -> list[str]:
+    if record.memory is None or len(record.memory.bank) < embedding_map.FEWEST:
+        return []
+    indices = health.spread(len(record.memory.bank), MAPPED)
+    rows = health.unit_rows(record.memory.bank[indices])
+    labels = None if record.dataset is None else record.dataset.train.labels
+    if labels is not None:
+        labels = np.asarray(labels)[indices]
+    caption = f"{len(indices):,} of {len(record.memory.bank):,} training images."
+    if labels is not None and len(np.unique(labels)) > embedding_map.MOST_CLASSES:
+        caption += " There are more classes than colours could tell apart."
+    parts = []
+    for title, points in embedding_map.project(rows).items():
+        figure = embedding_map.draw(title, points, labels)
+        parts.append(page.plot(draw.png(figure), f"{title}: {caption}", caption))
+    return parts

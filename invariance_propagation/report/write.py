@@ -1,0 +1,82 @@
+"""From workdirs to report.html."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tqdm
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.report import page, sections
+from invariance_propagation.report.record import Record, read_record
+
+FILE = "report.html"
+SUFFIXES = (".html", ".htm")
+
+
+def write_report(*, workdir: str, output: str) -> Path:
+    """Writes one page about a run, or about several side by side.
+
+    Args:
+      workdir: of the run; of several, with commas between.
+      output: the file; '' for report.html in the first workdir.
+
+    Returns:
+      The file.
+
+    Raises:
+      UserError: no run there, or nowhere to write; nothing has been written.
+      TrainingError: a checkpoint or a picture that cannot be read; likewise.
+    """
+    folders = [Path(name.strip()) for name in workdir.split(",") if name.strip()]
+    if not folders:
+        raise UserError(
+            "--config.workdir is missing: name that of a run, or of several with "
+            "commas between"
+        )
+    path = Path(output) if output else folders[0] / FILE
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"output={output}: name a .html file")
+    if path.is_dir() or output and not path.parent.is_dir():
+        raise UserError(f"output={output}: name a file, in a folder that is there")
+    html = render([*map(read_record, names(folders), folders)])
+    _write(path, html)
+    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return path
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page."""
+    made = {}
+    bar = tqdm.tqdm(sections.SECTIONS.items(), unit="part", disable=None, leave=False)
+    with bar:
+        for heading, make in bar:
+            bar.set_postfix_str(heading)
+            made[heading] = make(records)
+    shown = " beside ".join(record.name for record in records)
+    return page.page(f"Invariance Propagation: {shown}", made)
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """What to call each run: the end of its path that no other has."""
+    paths = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, paths)) + 1):
+        ends = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    raise UserError(f"workdir={','.join(map(str, folders))}: one is named twice")
+
+
+def _write(path: Path, html: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        draft.write_text(html, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise UserError(
+            f"{path} cannot be written ({error}): set --config.output to another file"
+        ) from error

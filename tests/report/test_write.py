@@ -1,0 +1,214 @@
+"""The page as a whole: from a workdir to a file that needs nothing else."""
+
+import functools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from invariance_propagation.data import sources
+from invariance_propagation.errors import UserError
+from invariance_propagation.report import write as module
+from invariance_propagation.report import write_report
+from invariance_propagation.report.write import names
+from tests.report.finished_run import finish_run
+from tests.stored_run import NUM_EXAMPLES
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+HEADINGS = ["Summary", "Curves", "Health", "Propagation", "Nearest neighbours", "Map"]
+HEADINGS += ["Config and versions"]
+EMPTY = {"meta", "link", "img", "br"}  # elements that are not closed
+
+
+class Page(HTMLParser):
+    """What a page consists of; each element must be closed where it belongs."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.feed(self.source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+    def values(self, tag: str, name: str) -> list[str]:
+        return [v for t, n, v in self.attributes if (t, n) == (tag, name)]
+
+    def section(self, heading: str) -> str:
+        return self.source.split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = finish_run(tmp_path_factory.mktemp("runs") / "small")
+    write_report(workdir=str(workdir), output="")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def page(workdir: Path) -> Page:
+    return Page(workdir / "report.html")
+
+
+def test_every_part_is_there_and_can_be_reached(page: Page) -> None:
+    assert page.headings == HEADINGS
+    assert "<title>Invariance Propagation: small</title>" in page.source
+    ids = page.values("section", "id")
+    assert [f"#{name}" for name in ids] == page.values("a", "href")
+
+
+def test_the_page_needs_nothing_else(workdir: Path, page: Page) -> None:
+    assert all(uri.startswith("data:image/") for uri in page.values("img", "src"))
+    assert not re.search("https?:|<script|<iframe|@import|url\\(", page.source)
+    assert not {n for _, n, _ in page.attributes if n.startswith("on")}
+    assert page.values("meta", "content")[-1].startswith("default-src 'none'; ")
+    assert (workdir / "report.html").stat().st_size < 5e6
+
+
+def test_every_picture_says_what_it_is(page: Page) -> None:
+    assert len(page.values("img", "alt")) == len(page.values("img", "src")) > 50
+    assert all(page.values("img", "alt"))
+
+
+def test_figures_are_those_of_the_run(page: Page) -> None:
+    summary = page.section("Summary")
+    for name, value in {
+        "training images": f"{NUM_EXAMPLES} of digits",
+        "steps done": "9",
+        "epochs done": "3",
+        "propagation": "from epoch 1 on",
+        "kNN, features": "75.00 %",
+        "purity of the positives": "50.00 %",
+    }.items():
+        assert f'<th scope="row">{name}</th><td>{value}</td>' in summary
+    assert "method.num_hops = 3" in page.section("Config and versions")
+    assert "<td>1.2.3</td>" in page.section("Config and versions")
+
+
+def test_galleries_show_anchors_and_held_out_images(page: Page) -> None:
+    propagation = page.section("Propagation")
+    assert propagation.count("<b>anchor</b>") == 8
+    assert propagation.count("<b>hop 3: ") == 8
+    assert 'class="picture chosen pixelated"' in propagation
+    assert 'class="picture negative pixelated"' in propagation
+    assert page.section("Nearest neighbours").count("<b>held out</b>") == 10
+
+
+def test_the_workdir_is_only_added_to(workdir: Path) -> None:
+    found = sorted(path.name for path in workdir.iterdir())
+    assert found == ["checkpoints", "metrics.jsonl", "report.html"]
+
+
+def test_the_same_run_has_the_same_page(workdir: Path, tmp_path: Path, capsys) -> None:
+    path = write_report(workdir=str(workdir), output=str(tmp_path / "again.html"))
+    assert path == tmp_path / "again.html"
+    assert path.read_bytes() == (workdir / "report.html").read_bytes()
+    assert capsys.readouterr().out.startswith(f"report: {path} (")
+
+
+def test_runs_stand_side_by_side(workdir: Path, tmp_path: Path) -> None:
+    other = finish_run(tmp_path / "other", num_hops=1)
+    (other / "cards").mkdir()
+    card = {"protocol": "linear", "encoder": "trained", "data": {"name": "digits"}}
+    card["scores"] = {"top1": {"mean": 0.75, "deviation": 0.0125}}
+    (other / "cards" / "linear.json").write_text(json.dumps(card))
+    (other / "cards" / "strange.json").write_text('["<not a card>"]')
+    (other / "cards" / "broken.json").write_text("{")
+    path = write_report(workdir=f"{workdir}, {other}", output=str(tmp_path / "2.html"))
+    page = Page(path)
+    assert page.headings == [*HEADINGS[:-1], "Evaluation", HEADINGS[-1]]
+    assert "small beside other" in page.source
+    assert page.section("Propagation").count("<h3>other</h3>") == 8
+    cards = page.section("Evaluation")
+    title = "other: linear of trained, digits: top1 75.00 ± 1.25 %"
+    assert f"<summary>{title}</summary>" in cards
+    assert "strange.json" in cards and "&lt;not a card&gt;" in cards
+    assert "broken.json" in cards
+    config = page.section("Config and versions")
+    differ = config.split("Where the configs differ</h3>")[1].split("</table>")[0]
+    assert differ.count('scope="row"') == 1
+    assert "method.num_hops</th><td>3</td><td>1</td>" in differ
+
+
+def test_a_run_without_checkpoint_has_curves(tmp_path: Path) -> None:
+    workdir = finish_run(tmp_path / "young", checkpoint=False)
+    page = Page(write_report(workdir=str(workdir), output=""))
+    assert page.headings == ["Summary", "Curves"]
+    assert "There is no checkpoint yet" in page.section("Summary")
+
+
+def test_without_the_data_pictures_are_left_out(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(dataset):
+        images = np.roll(dataset.train.images, 1, axis=0)
+        return dataset._replace(train=dataset.train._replace(images=images))
+
+    @functools.wraps(sources.load)
+    def load_others(**options):
+        return change(load(**options))
+
+    load = sources.load
+    monkeypatch.setattr(sources, "load", load_others)
+    page = Page(write_report(workdir=str(workdir), output=str(tmp_path / "x.html")))
+    left = [name for name in HEADINGS if name not in HEADINGS[3:5]]
+    assert page.headings == left
+    assert "no longer those of the run" in page.section("Summary")
+
+
+@pytest.mark.parametrize(
+    "workdir, output, expected",
+    [
+        ("", "", "--config.workdir is missing"),
+        (" , ", "", "--config.workdir is missing"),
+        ("{there}/nowhere", "", "there is no such folder"),
+        ("{there}", "", "holds no metrics.jsonl with rows"),
+        ("{there}", "page.pdf", "name a .html file"),
+        ("{there}", "{there}/nowhere/page.html", "in a folder that is there"),
+        ("{there},{there}/../{name}", "", "one is named twice"),
+    ],
+)
+def test_bad_input_is_told(
+    tmp_path: Path, workdir: str, output: str, expected: str
+) -> None:
+    place = {"there": tmp_path, "name": tmp_path.name}
+    with pytest.raises(UserError, match=expected):
+        write_report(workdir=workdir.format(**place), output=output.format(**place))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_half_written_stays(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(module, "render", lambda records: "<p>page</p>")
+    with pytest.raises(
+        UserError, match="cannot be written .read-only.: set --config.o"
+    ):
+        write_report(workdir=str(workdir), output=str(tmp_path / "page.html"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_called_by_what_tells_them_apart() -> None:
+    assert names([Path("runs/a"), Path("runs/b")]) == ["a", "b"]
+    assert names([Path("one/run"), Path("two/run")]) == ["one/run", "two/run"]
+    assert names([Path("/")]) == ["/"]
