@@ -14,11 +14,12 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import monitor
+from invariance_propagation import monitor, settings
 from invariance_propagation.checkpoint import FOLDER, Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import MetricsLog, Progress, read_rows
-from invariance_propagation.setup import Run, build
+from invariance_propagation.setup import Run, build, make_encoder
+from invariance_propagation.start import Start, read_start
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 
@@ -58,19 +59,25 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
             summary = monitor.read_summary(folder)
             if summary is not None and summary["steps"] == found["step"]:
                 return monitor.repeat_summary(summary, folder)
+        start = _start(config) if found is None else None
         folder.mkdir(parents=True, exist_ok=True)
         facts = identity | {"config": json.loads(config.to_json_best_effort())}
         facts |= {"versions": versions()}
         facts |= _sample_ids(run)
-        return _train(run, facts, folder, checkpoints)
+        facts |= _started_from(start, found)
+        return _train(run, start, facts, folder, checkpoints)
     finally:
         checkpoints.close()
 
 
 def _train(
-    run: Run, facts: dict[str, Any], folder: Path, checkpoints: Checkpoints
+    run: Run,
+    begin: Start | None,
+    facts: dict[str, Any],
+    folder: Path,
+    checkpoints: Checkpoints,
 ) -> dict[str, Any]:
-    state = run.init()
+    state = run.init(start=begin and begin[:2])
     overview = parameter_overview.get_parameter_overview(state.params)
     (folder / "parameters.txt").write_text(overview + "\n")
     start, window = 0, Window()
@@ -233,6 +240,25 @@ def _identity(run: Run) -> dict[str, Any]:
         "digest": run.dataset.digest(),
         "batch_size": run.options.batch_size,
     }
+
+
+def _start(config: ConfigDict) -> Start | None:
+    """The weights of the config that a new run starts from, if it names any."""
+    if not config.weights:
+        return None
+    encoder = settings.call(make_encoder, "encoder", config)
+    start = read_start(
+        config.weights, encoder=encoder, channels=len(config.augment.mean)
+    )
+    what = "backbone and head" if start.facts["head"] else "the backbone"
+    print(f"starting from {what} of {config.weights}: 'untrained' below is as they are")
+    return start
+
+
+def _started_from(start: Start | None, found: dict[str, Any] | None) -> dict[str, Any]:
+    """Noted at the start, and kept: the weights may be gone when a run goes on."""
+    noted = start.facts if start is not None else (found or {}).get("started_from")
+    return {} if noted is None else {"started_from": noted}
 
 
 def _sample_ids(run: Run) -> dict[str, str]:

@@ -40,6 +40,7 @@ LAYERS = (
     {"train_step", "feed", "__init__"},
     {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
+    {"start"},
     {"train", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
