@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from invariance_propagation import processes
+    from invariance_propagation.embed import embed_folder
     from invariance_propagation.errors import Stopped, TrainingError, UserError
     from invariance_propagation.evaluate import evaluate
     from invariance_propagation.export import export
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
         "evaluate": lambda config: evaluate(**arguments(config)),
+        "embed": lambda config: embed_folder(**arguments(config)),
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,

@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config.output = ""
     # One number fixes initial weights, order and augmentation.
     config.seed = 0
+    # Weights to start from instead of random ones: a run's workdir, one step in its
+    # checkpoints, or a file with torchvision's names. Bank, graph and all else are new.
+    config.weights = ""
     # How the step is mapped over devices: 'pmap' or 'shard_map'.
     config.parallel = "pmap"
     # Devices to use; None: all of them (on a CPU one per core).

@@ -80,10 +80,13 @@ def get_config() -> ConfigDict:
     config.semi = _unset(FINETUNE)  # of semi
     config.finetune = _unset(FINETUNE)  # of transfer
 
-    # Of the protocol places.
-    config.places = ConfigDict()
-    # 'places365' by TFDS, or the folder of Places205, with train/ and val/ in it.
-    config.places.source = "places365"
+    # Of protocols that have data of their own.
+    config.other = ConfigDict()
+    config.other.tfds_folder = ""  # where TFDS's sets lie; '' is the usual place
+    # 'places365' by TFDS; or the folder of Places205: train/ and val/, and in them a
+    # folder per class.
+    config.other.places = "places365"
+    config.other.transfer_sets = "cifar10,cifar100,caltech101,cub,pets,flowers,cars,dtd"
     return config.lock()
 
 

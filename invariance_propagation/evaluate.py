@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from invariance_propagation import parallel as devices
 from invariance_propagation import settings
 from invariance_propagation.data import sources
+from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import (
     FOLDER,
@@ -25,11 +26,11 @@ from invariance_propagation.protocols.bench import (
     RANDOM,
     Bench,
     Subject,
-    View,
     make_bench,
     make_subject,
     pixels,
     untrained,
+    view_of,
 )
 from invariance_propagation.protocols.jobs import PROTOCOLS, Job, Request
 from invariance_propagation.restore import (
@@ -43,6 +44,8 @@ from invariance_propagation.restore import (
 
 # Images that a pass looks at at once, at least; what devices must divide.
 BATCH_SIZE = 256
+# Protocols that have data of their own.
+ON_THEIR_OWN = {"voc07_svm", "places", "transfer"}
 
 
 def evaluate(
@@ -60,7 +63,7 @@ def evaluate(
     linear: Mapping[str, Any],
     semi: Mapping[str, Any],
     finetune: Mapping[str, Any],
-    places: Mapping[str, Any],
+    other: Mapping[str, Any],
 ) -> list[Card]:
     """Measures a checkpoint, a random encoder and raw pixels; prints tables.
 
@@ -83,24 +86,32 @@ def evaluate(
     devices.one_cpu_device_per_core(BATCH_SIZE)
     encoder = restore_backbone(checkpoint)
     run = None if is_file(checkpoint) else restore_encoder(checkpoint)
-    data, view = _inputs(checkpoint, encoder, run, data, view)
+    config = {} if run is None else run.config
+    view = view_of(checkpoint, encoder.channels, view, config.get("augment"))
+    data = dict(data if data["name"] or run is None else config["data"])
+    if not data["name"] and not ON_THEIR_OWN.issuperset(names):
+        raise UserError(f"data.name is missing: {checkpoint} does not say which")
     runner = devices.make_runner(parallel, num_devices)
 
     # Protocols that share a bench share the features of its images.
+    def bench_of(dataset: Dataset) -> Bench:
+        return make_bench(runner, dataset, view, num_threads)
+
     @functools.lru_cache(maxsize=1)
     def bench(**changes: Any) -> Bench:
         section = {"data": data | changes}
-        dataset = settings.call(sources.load, "data", section, size=view.size)
-        return make_bench(runner, dataset, view, num_threads)
+        return bench_of(settings.call(sources.load, "data", section, size=view.size))
 
     request = Request(
         bench=bench,
+        bench_of=bench_of,
+        view=view,
         data=data,
         knn=knn,
         linear=linear,
         semi=semi,
         finetune=finetune,
-        places=places,
+        other=other,
         folder=folder,
     )
     rows, cards = _rows(checkpoint, encoder, run), []
@@ -136,34 +147,6 @@ def _folder(checkpoint: str, output: str) -> Path:
             "for the cards"
         )
     return workdir_of(checkpoint)
-
-
-def _inputs(
-    checkpoint: str,
-    encoder: Backbone,
-    run: Restored | None,
-    data: Mapping[str, Any],
-    view: Mapping[str, Any],
-) -> tuple[dict[str, Any], View]:
-    """The section `data`, and the view, the run's where nothing else is said."""
-    data, view = dict(data), dict(view)
-    if run is not None:
-        data = data if data["name"] else run.config["data"]
-        view = {
-            k: run.config["augment"][k] if x is None else x for k, x in view.items()
-        }
-    if not data["name"]:
-        raise UserError(f"data.name is missing: {checkpoint} does not say which")
-    for name, x in view.items():
-        if x is None:
-            raise UserError(f"view.{name} is missing: {checkpoint} does not say it")
-    view = View(view["size"], tuple(view["mean"]), tuple(view["std"]))
-    if {len(view.mean), len(view.std)} != {encoder.channels}:
-        raise UserError(
-            f"{checkpoint} is of images of {encoder.channels} channels, view.mean has "
-            f"{len(view.mean)} values and view.std {len(view.std)}: give as many"
-        )
-    return data, view
 
 
 class Row(NamedTuple):

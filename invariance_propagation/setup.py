@@ -26,7 +26,8 @@ from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
-TOP_LEVEL = ("task", "output", "seed", "parallel", "num_devices", "augmentation")
+TOP_LEVEL = ("task", "output", "seed", "weights", "parallel", "num_devices")
+TOP_LEVEL += ("augmentation",)
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 AUGMENTATIONS = ("device", "host")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -82,7 +83,8 @@ class Run(NamedTuple):
       runner: maps functions over the devices.
       method: what is trained.
       spec: where each part of the state lies.
-      init: () -> TrainState, placed.
+      init: (start: (params, batch_stats) on the host, in place of those of the same
+        name, or None) -> TrainState, placed.
       lower: () -> Programs; allocates nothing.
       step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
       feed: (start=, stop=) -> what each of these steps is given, placed.
@@ -104,7 +106,7 @@ class Run(NamedTuple):
     runner: Runner
     method: Method
     spec: TrainState
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
     lower: Callable[[], Programs]
     step: Callable
     feed: Callable[..., Feed]
@@ -235,9 +237,14 @@ def build(config: ConfigDict) -> Run:
     create_network = runner.creator(init_network, REPLICATED)
     create_memory = runner.creator(method.init_memory, method.memory_spec)
 
-    def init() -> TrainState:
+    def init(*, start: tuple[dict, dict] | None = None) -> TrainState:
         network = runner.own(create_network(params_key), REPLICATED)
         embeddings = None
+        if start is not None:
+            step, *old, opt_state = network
+            new = runner.put(start, (REPLICATED, REPLICATED))
+            parts = (a | b for a, b in zip(old, new, strict=True))
+            network = (step, *parts, opt_state)
         if method.needs_embeddings:
             _, params, batch_stats, _ = network
             embeddings = embed(params, batch_stats, images).embedding

@@ -15,6 +15,7 @@ from invariance_propagation.checkpoint import FOLDER, Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.setup import Run, build
+from invariance_propagation.start import Start, start_of
 from invariance_propagation.stopping import describe, exit_status, stop_requests
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
@@ -50,20 +51,26 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     facts = identity | {"config": json.loads(config.to_json_best_effort())}
     processes.check_same(facts, "config or data set")
     try:
-        summary = processes.from_first(
-            _prepare_folder, folder, checkpoints, identity, run.total_steps
+        summary, start = processes.from_first(
+            _prepare_folder, folder, checkpoints, identity, config, run.total_steps
         )
         if summary is not None:
             return summary
         facts |= {"versions": versions()} | _sample_ids(run)
-        return _train(run, facts, folder, checkpoints)
+        if start is not None:
+            facts["started_from"] = start.facts
+        return _train(run, start, facts, folder, checkpoints)
     finally:
         checkpoints.close()
 
 
 def _prepare_folder(
-    folder: Path, checkpoints: Checkpoints, identity: dict[str, Any], total_steps: int
-) -> dict[str, Any] | None:
+    folder: Path,
+    checkpoints: Checkpoints,
+    identity: dict[str, Any],
+    config: ConfigDict,
+    total_steps: int,
+) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     if folder.is_file():
         raise UserError(f"--workdir={folder} is a file: name a folder")
@@ -73,15 +80,20 @@ def _prepare_folder(
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
         if summary is not None and summary["steps"] == found["step"]:
-            return monitor.repeat_summary(summary, folder)
+            return monitor.repeat_summary(summary, folder), None
+    start = start_of(config) if found is None else None
     folder.mkdir(parents=True, exist_ok=True)
-    return None
+    return None, start
 
 
 def _train(
-    run: Run, facts: dict[str, Any], folder: Path, checkpoints: Checkpoints
+    run: Run,
+    begin: Start | None,
+    facts: dict[str, Any],
+    folder: Path,
+    checkpoints: Checkpoints,
 ) -> dict[str, Any]:
-    state = run.init()
+    state = run.init(start=begin and begin[:2])
     start, window = 0, Window()
     shapes = run.runner.shapes(state, run.spec, run.num_examples)
     restored = processes.from_first(checkpoints.restore, shapes)
@@ -89,6 +101,8 @@ def _train(
         start, arrays, saved = restored
         state = run.runner.put(arrays, run.spec)
         window = Window(**saved["window"])
+        if "started_from" in saved:  # its weights may be gone by now
+            facts = facts | {"started_from": saved["started_from"]}
     log, progress = Silent(), Silent()
     if processes.is_first():
         overview = parameter_overview.get_parameter_overview(

@@ -41,7 +41,8 @@ LAYERS = (
     {"train_step", "feed", "__init__"},
     {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"train", "export", "evaluate", "report"},
+    {"start"},
+    {"train", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -254,6 +255,7 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 # What starts from a run has keys of its own: the arguments of one function.
 TASKS = {
+    "embed": "invariance_propagation.embed.embed_folder",
     "evaluate": "invariance_propagation.evaluate.evaluate",
     "export": "invariance_propagation.export.export",
     "report": "invariance_propagation.report.write.write_report",

@@ -61,6 +61,7 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/export.py"], "--config.checkpoint is missing"),
         (["--config=configs/export.py", "--config.chekpoint=x"], '"checkpoint"'),
         (["--config=configs/evaluate.py"], "--config.checkpoint is missing"),
+        (["--config=configs/embed.py"], "--config.checkpoint is missing"),
         (["--config=configs/report.py"], "--config.workdir is missing"),
     ],
 )

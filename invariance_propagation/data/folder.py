@@ -1,4 +1,4 @@
-"""A folder of the user's own pictures, nested or flat, with or without classes."""
+"""Folders of pictures, nested or flat, with or without classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -47,6 +47,32 @@ def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> D
     return Dataset(root.name, split(kept), None if kept.all() else split(~kept))
 
 
+def two_folders(folder: str, *, size: int) -> Dataset:
+    """train/ to learn from and val/ to test, in both a folder per class.
+
+    Raises:
+      UserError: no such folders, or other classes in the one than in the other.
+    """
+    root = Path(folder).absolute()
+    ids = {part: list_pictures(root / part) for part in ("train", "val")}
+    labels = {part: np.array(classes_of(ids[part]), np.int32) for part in ids}
+    names = {part: {name.split("/")[0] for name in ids[part]} for part in ids}
+    if names["train"] != names["val"]:
+        other = min(names["train"] ^ names["val"])
+        raise UserError(
+            f"{root}: train/ and val/ do not have the same classes, {other} is in one "
+            "of them: mend that"
+        )
+
+    def split(part: str) -> Split:
+        files = Files(root / part, ids[part])
+        where = str(root / part)
+        pictures = Pictures(ids[part], files, size=size, where=where)
+        return Split(pictures, labels[part], ids[part])
+
+    return Dataset(root.name, split("train"), split("val"))
+
+
 def list_pictures(folder: Path) -> list[str]:
     """Relative paths of all pictures below `folder`, in a fixed order.
 
@@ -65,8 +91,8 @@ def list_pictures(folder: Path) -> list[str]:
     )
     if not ids:
         raise UserError(
-            f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): set "
-            "--config.data.folder to the folder that does"
+            f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): name "
+            "the folder that does"
         )
     return ids
 

@@ -135,10 +135,13 @@ def crops(
         yield resize(image, size)
 
 
-def central_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle square, 7/8 of the shorter side: uint8 [H, W, C] -> [size, size, C]."""
+def central_crop(image: np.ndarray, size: int, *, share: float = CENTRAL) -> np.ndarray:
+    """The middle square, 7/8 of the shorter side: uint8 [H, W, C] -> [size, size, C].
+
+    `share` is another part of it.
+    """
     height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * CENTRAL))
+    side = max(1, round(min(height, width) * share))
     top, left = (height - side) // 2, (width - side) // 2
     return resize(image[top : top + side, left : left + side], size)
 

@@ -188,8 +188,8 @@ def _read_split(builder: Any, tfds: Any, split: str, size: int) -> Split:
     has_labels = _has(features, "label", tfds.features.ClassLabel)
     shape = features["image"].shape
     if None not in shape and len(ids) * math.prod(shape) <= RESIDENT_BYTES:
-        images = _read_all(source, lambda row: _pixels(row, shape), f"{name} {split}")
-        labels = _read_all(source, _label, "labels") if has_labels else None
+        images = read_all(source, lambda row: _pixels(row, shape), f"{name} {split}")
+        labels = read_all(source, _label, "labels") if has_labels else None
         return Split(images, _labels(labels), ids)
     labels = _cached_labels(source, ids, f"{name} {split}") if has_labels else None
     return Split(pictures, _labels(labels), ids)
@@ -208,7 +208,7 @@ def _labels(labels: np.ndarray | None) -> np.ndarray | None:
     return None if labels is None or (labels < 0).any() else labels
 
 
-def _read_all(
+def read_all(
     source: Any, part: Callable[[dict[str, Any]], np.ndarray], title: str
 ) -> np.ndarray:
     """That part of each record, stacked."""
@@ -236,7 +236,7 @@ def _cached_labels(source: Any, ids: RecordIds, title: str) -> np.ndarray:
             return labels
     except (OSError, ValueError, EOFError):
         pass
-    labels = _read_all(source, _label, f"labels of {title}")
+    labels = read_all(source, _label, f"labels of {title}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.tmp")

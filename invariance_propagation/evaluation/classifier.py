@@ -67,6 +67,19 @@ def accuracies(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, fl
         yield "top5", float(np.mean(rank < TOP))
 
 
+def class_accuracies(
+    logits: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[str, float]]:
+    """As `accuracies`, and then ('per class', share): the mean over classes of theirs.
+
+    It is of those classes that have images.
+    """
+    yield from accuracies(logits, labels)
+    right = np.argmax(logits, axis=1) == labels
+    shares = [right[labels == c].mean() for c in np.unique(labels)]
+    yield "per class", float(np.mean(shares))
+
+
 def apply_head(head: Head, params: dict, features: np.ndarray) -> np.ndarray:
     """Logits [n, C] of features [n, F], on the host."""
     weights = jax.tree.map(jnp.asarray, params)

@@ -1,9 +1,10 @@
 """The numbers of each protocol, by the kind of data: published where there are any.
 
 `IMAGENET` is the released code (linear_classification.py, semi_supervised.py,
-fine_tune.py of WangFeng18/InvariancePropagation), on the last features alone. `SMALL`
-is its eval_linear.py; where that has nothing, the numbers are our own, set before any
-test and tuned on none.
+fine_tune.py of WangFeng18/InvariancePropagation), on the last features alone; all small
+sets are fine-tuned with the crops that it has for Cars, and the head with the rate that
+it has from the second epoch on. `SMALL` is its eval_linear.py; where that has nothing,
+the numbers are our own, set before any test and tuned on none.
 """
 
 from collections.abc import Mapping, Sequence

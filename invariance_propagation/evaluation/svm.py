@@ -5,6 +5,7 @@ Low-shot SVMs have a fixed cost: there, the best of all costs is found by the la
 the test, which is not done here.
 """
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ LOW_SHOT_COST = 1.0
 LOW_SHOT = (1, 2, 4, 8, 16, 32, 64, 96)
 DRAWS = 5
 FOLDS = 3
+MAX_ITERATIONS = 2000
 IGNORED = -1
 
 
@@ -44,7 +46,8 @@ def mean_average_precision(
         three folds of `features`.
 
     Returns:
-      In [0, 1], over the classes that both sides have positives of.
+      In [0, 1], over the classes that both sides have positives of, and `features` a
+      negative.
     """
     features, queries = _normalize(features), _normalize(queries)
 
@@ -54,9 +57,16 @@ def mean_average_precision(
         svm = _fit(x, y, _choose_cost(x, y, costs))
         return _precision(svm, queries[test], query_targets[test, c])
 
-    both = (targets == 1).any(axis=0) & (query_targets == 1).any(axis=0)
-    with ThreadPoolExecutor() as pool:  # liblinear releases Python's lock
-        return float(np.mean(list(pool.map(score, np.flatnonzero(both)))))
+    defined = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+    defined &= (query_targets == 1).any(axis=0)
+    # Imported here, and below: it takes a second, and others need it not.
+    from sklearn.exceptions import ConvergenceWarning
+
+    # liblinear releases Python's lock.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        # The protocol stops there, with a large cost often before the optimum.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return float(np.mean(list(pool.map(score, np.flatnonzero(defined)))))
 
 
 def draw_positives(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
@@ -79,7 +89,6 @@ def draw_positives(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 def _choose_cost(x: np.ndarray, y: np.ndarray, costs: Sequence[float]) -> float:
     if len(costs) == 1:
         return costs[0]
-    # Imported here, and below: it takes a second, and others need it not.
     from sklearn.model_selection import StratifiedKFold
 
     folds = min(FOLDS, int(y.sum()), int((1 - y).sum()))
@@ -102,7 +111,7 @@ def _fit(x: np.ndarray, y: np.ndarray, cost: float):
         loss="squared_hinge",
         dual="auto",
         tol=1e-4,
-        max_iter=2000,
+        max_iter=MAX_ITERATIONS,
         random_state=0,
     )
     return svm.fit(x, y)

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,12 +36,45 @@ class View(NamedTuple):
     std: tuple[float, ...]
 
 
+def view_of(
+    checkpoint: str, channels: int, section: Mapping[str, Any], augment: Mapping | None
+) -> View:
+    """The section `view` of a task; what it leaves open is as a run has it.
+
+    Args:
+      checkpoint: named in errors.
+      channels: of the encoder's images.
+      section: size, mean, std.
+      augment: the section of the run, None where there is no run.
+
+    Raises:
+      UserError: a value that neither has, or of other channels.
+    """
+    given = {
+        name: augment[name] if value is None and augment is not None else value
+        for name, value in section.items()
+    }
+    for name, value in given.items():
+        if value is None:
+            raise UserError(f"view.{name} is missing: {checkpoint} does not say it")
+    view = View(given["size"], tuple(given["mean"]), tuple(given["std"]))
+    if view.size < 1:
+        raise UserError(f"view.size={view.size}: set it above 0 pixels")
+    if not len(view.mean) == len(view.std) == channels:
+        raise UserError(
+            f"{checkpoint} is of images of {channels} channels, view.mean has "
+            f"{len(view.mean)} values and view.std {len(view.std)}: give as many"
+        )
+    return view
+
+
 class Bench(NamedTuple):
     """What subjects are measured on.
 
     Attributes:
       runner: maps functions over devices.
-      dataset: with labels in both splits.
+      dataset: with labels in both splits; targets [n, C] where an image may have
+        several.
       num_classes: C.
       view: of its images.
       num_threads: that read streamed pictures.
@@ -126,7 +159,10 @@ def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -
             f"{len(view.mean)}: choose another data.name"
         )
     labels = (dataset.train.labels, dataset.held_out.labels)
-    num_classes = 1 + max(int(part.max()) for part in labels)
+    if labels[0].ndim == 2:
+        num_classes = labels[0].shape[1]
+    else:
+        num_classes = 1 + max(int(part.max()) for part in labels)
     facts = _facts(dataset) | {"classes": num_classes}
     return Bench(runner, dataset, num_classes, view, num_threads, facts)
 

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from invariance_propagation import auto
-from invariance_propagation.data.dataset import Split
+from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.folder import two_folders
+from invariance_propagation.data.records import TFDS
+from invariance_propagation.data.voc import voc2007
+from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
+from invariance_propagation.evaluation.classifier import class_accuracies
 from invariance_propagation.evaluation.recipes import Recipe, changed, recipe_for
 from invariance_propagation.protocols import measures
-from invariance_propagation.protocols.bench import Bench
+from invariance_propagation.protocols.bench import Bench, View
 from invariance_propagation.protocols.measures import Measure
 
 # What TFDS calls the published lists of ImageNet's labels.
@@ -22,18 +27,22 @@ class Request(NamedTuple):
     Attributes:
       bench: (**changes to the section `data`) -> a bench; without changes the one of
         the config.
+      bench_of: a data set -> a bench.
+      view: of the images.
       data: the section `data`.
-      knn, linear, semi, finetune, places: these sections.
+      knn, linear, semi, finetune, other: these sections.
       folder: where lists of labels are kept.
     """
 
     bench: Callable[..., Bench]
+    bench_of: Callable[[Dataset], Bench]
+    view: View
     data: Mapping[str, Any]
     knn: Mapping[str, Any]
     linear: Mapping[str, Any]
     semi: Mapping[str, Any]
     finetune: Mapping[str, Any]
-    places: Mapping[str, Any]
+    other: Mapping[str, Any]
     folder: Path
 
 
@@ -106,14 +115,90 @@ def svm_of_classes(request: Request) -> Iterator[Job]:
     yield Job("svm", 1, _settings(bench, SVM_OPTIONS), bench, measure, by_chance=False)
 
 
+def voc07_svm(request: Request) -> Iterator[Job]:
+    """The same on PASCAL VOC 2007, where an image may be of several classes."""
+    dataset = voc2007(request.other["tfds_folder"], size=request.view.size)
+    bench = request.bench_of(dataset)
+    measure = measures.svm_of_targets(dataset.train.labels, dataset.held_out.labels)
+    settings = _settings(bench, SVM_OPTIONS)
+    yield Job("voc07_svm", 1, settings, bench, measure, by_chance=False)
+
+
+def places(request: Request) -> Iterator[Job]:
+    """A linear classifier of scenes: Places365 by TFDS, or the folder of Places205."""
+    source = request.other["places"]
+    if source == PLACES365:
+        bench = _tfds_bench(request, "places365_small", "train")
+    else:
+        bench = request.bench_of(two_folders(source, size=request.view.size))
+    recipe = recipe_for(PLACES365, request.view.size)
+    options = changed(recipe.linear, request.linear, "linear")
+    measure = measures.linear(bench, options)
+    yield Job("places", 1, _settings(bench, options._asdict()), bench, measure)
+
+
+def transfer(request: Request) -> Iterator[Job]:
+    """A linear classifier, and fine-tuning, on each of the small sets."""
+    names = [name.strip() for name in request.other["transfer_sets"].split(",")]
+    for name in names:
+        if name not in TRANSFER:
+            known = ", ".join(TRANSFER)
+            raise UserError(f"other.transfer_sets: {name!r} is none of {known}")
+    for name in names:
+        bench = _tfds_bench(request, *TRANSFER[name])
+        recipe, train = recipe_for(name, request.view.size), bench.dataset.train
+        own = {"scores_of": class_accuracies}
+        options = changed(recipe.linear, request.linear, "linear")
+        measure = measures.linear(bench, options, **own)
+        settings = _settings(bench, options._asdict())
+        yield Job("transfer_linear", 1, settings, bench, measure)
+        options = changed(recipe.finetune, request.finetune, "finetune")
+        measure = measures.finetune(bench, options, lambda seed, x=train: x, **own)
+        settings = _settings(bench, options._asdict())
+        yield Job("transfer_finetune", 1, settings, bench, measure, of_pixels=False)
+
+
 SVM_OPTIONS = {
+    "features": "average pool",
     "costs": svm.COSTS,
     "folds": svm.FOLDS,
+    "max_iterations": svm.MAX_ITERATIONS,
     "low_shot_cost": svm.LOW_SHOT_COST,
     "low_shot": svm.LOW_SHOT,
     "draws": svm.DRAWS,
 }
-PROTOCOLS = {"knn": knn, "linear": linear, "semi": semi, "svm": svm_of_classes}
+PLACES365 = "places365"
+# Name in TFDS, and what to learn from; the test is the set's own.
+TRANSFER = {
+    "cifar10": ("cifar10", "train"),
+    "cifar100": ("cifar100", "train"),
+    "caltech101": ("caltech101", "train"),
+    "cub": ("caltech_birds2011", "train"),
+    "pets": ("oxford_iiit_pet", "train"),
+    "flowers": ("oxford_flowers102", "train+validation"),
+    "cars": ("cars196", "train"),
+    "dtd": ("dtd", "train+validation"),
+}
+PROTOCOLS = {
+    "knn": knn,
+    "linear": linear,
+    "semi": semi,
+    "svm": svm_of_classes,
+    "voc07_svm": voc07_svm,
+    "places": places,
+    "transfer": transfer,
+}
+
+
+def _tfds_bench(request: Request, name: str, split: str) -> Bench:
+    return request.bench(
+        name=f"{TFDS}{name}",
+        folder=request.other["tfds_folder"],
+        split=split,
+        num_train=0,
+        classes=False,
+        held_out=0.0,
+    )
 
 
 def _recipe(request: Request, bench: Bench) -> Recipe:

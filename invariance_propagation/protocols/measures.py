@@ -33,6 +33,7 @@ MOMENTUM = 0.9
 SHARES = (0.01, 0.1)  # of the labels
 Scores = Iterator[tuple[str, float]]
 Measure = Callable[[Subject, int], Scores]
+ScoresOf = Callable[[np.ndarray, np.ndarray], Scores]  # of logits and labels
 
 
 def knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Measure:
@@ -51,13 +52,15 @@ def knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Measure:
     return measure
 
 
-def linear(bench: Bench, options: Linear) -> Measure:
+def linear(
+    bench: Bench, options: Linear, *, scores_of: ScoresOf = accuracies
+) -> Measure:
     """A linear classifier on frozen features of augmented training images.
 
     Where nothing is augmented, features are computed once.
     """
     if options.crop_scale or options.flip:
-        return _linear_of_views(bench, options)
+        return _linear_of_views(bench, options, scores_of)
     train, runner = bench.dataset.train, bench.runner
     batch_size, steps, total = _steps(options, len(train.labels), runner)
     optimizer = _sgd(options, options.learning_rate, steps)
@@ -84,12 +87,12 @@ def linear(bench: Bench, options: Linear) -> Measure:
         train_head = probe(features.shape[1])
         params = train_head(_bar(feed, total, subject), (), train.labels, seed)
         logits = apply_head(head, params, queries)
-        yield from accuracies(logits, bench.dataset.held_out.labels)
+        yield from scores_of(logits, bench.dataset.held_out.labels)
 
     return measure
 
 
-def _linear_of_views(bench: Bench, options: Linear) -> Measure:
+def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Measure:
     train, runner = bench.dataset.train, bench.runner
     batch_size, steps, total = _steps(options, len(train.labels), runner)
     optimizer = _sgd(options, options.learning_rate, steps)
@@ -124,13 +127,17 @@ def _linear_of_views(bench: Bench, options: Linear) -> Measure:
         variables = (np.int32(seed), subject.params, subject.batch_stats)
         params = train_head(_bar(feed, total, subject), variables, train.labels, seed)
         logits = apply_head(head, params, queries)
-        yield from accuracies(logits, bench.dataset.held_out.labels)
+        yield from scores_of(logits, bench.dataset.held_out.labels)
 
     return measure
 
 
 def finetune(
-    bench: Bench, options: Finetune, train_of: Callable[[int], Split]
+    bench: Bench,
+    options: Finetune,
+    train_of: Callable[[int], Split],
+    *,
+    scores_of: ScoresOf = accuracies,
 ) -> Measure:
     """Backbone and classifier learn from the labels of `train_of(seed)`.
 
@@ -170,7 +177,7 @@ def finetune(
         embed = embedder(bench, subject.backbone)
         learnt = state.params["backbone"], state.batch_stats
         logits = apply_head(head, state.params["head"], embed(*learnt, held_out.images))
-        yield from accuracies(logits, held_out.labels)
+        yield from scores_of(logits, held_out.labels)
 
     return measure
 

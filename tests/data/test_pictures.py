@@ -1,6 +1,7 @@
 """Picture files against Pillow and OpenCV; crops against torchvision's definition."""
 
 import io
+import pickle
 from pathlib import Path
 
 import cv2
@@ -110,6 +111,18 @@ def test_slices_are_the_middle_of_pictures(
     first = pictures.first(2)
     assert len(first) == 2 and first.ids == ["0.png", "1.png"]
     np.testing.assert_array_equal(first[0:9], pictures[0:2])
+
+
+def test_some_of_them_are_pictures_too(tmp_path: Path, photo: np.ndarray) -> None:
+    ids = [f"{i}.png" for i in range(5)]
+    for i, name in enumerate(ids):
+        Image.fromarray(photo[i * 20 : i * 20 + 40, :50]).save(tmp_path / name)
+    pictures = pictures_of(tmp_path, ids, 16)
+    some = pictures.take(np.array([3, 0, 4]))
+    assert some.ids == ["3.png", "0.png", "4.png"] and some.shape == (3, 16, 16, 3)
+    np.testing.assert_array_equal(some[:], pictures[:][[3, 0, 4]])
+    again = pickle.loads(pickle.dumps(some.take(np.array([2]))))
+    np.testing.assert_array_equal(again.read(0), pictures.read(4))
 
 
 def test_the_middle_is_seven_eighths_of_the_shorter_side(photo: np.ndarray) -> None:

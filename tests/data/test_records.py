@@ -123,7 +123,7 @@ def test_labels_of_streamed_pictures_are_read_once(
     kept = sorted(cache.rglob("*.npy"))
     assert len(kept) == 2 and not [*cache.rglob("*.tmp")]
     with monkeypatch.context() as never:
-        never.setattr(records, "_read_all", None)
+        never.setattr(records, "read_all", None)
         np.testing.assert_array_equal(load(**options).train.labels, labels)
     for path in kept:
         path.write_bytes(path.read_bytes()[:-9])

@@ -1,16 +1,19 @@
 """The head of a classifier, and how often it is right: against loops and PyTorch."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from invariance_propagation.evaluation.classifier import (
     Head,
     accuracies,
     apply_head,
+    class_accuracies,
     mean_cross_entropy,
 )
 
@@ -24,6 +27,20 @@ def test_accuracies_are_scikit_learns() -> None:
         expected = top_k_accuracy_score(labels, logits, k=k, labels=range(12))
         assert found[name] == pytest.approx(expected)
     assert 0.02 < found["top1"] < 0.2 and 0.3 < found["top5"] < 0.55
+
+
+def test_the_mean_over_classes_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    labels = random.choice([0, 2, 3], p=[0.8, 0.15, 0.05], size=300)
+    logits = random.normal(size=(300, 4)) + 1.5 * np.eye(4)[labels]
+    logits[:, 0] += 1
+    found = dict(class_accuracies(logits, labels))
+    assert list(found) == ["top1", "per class"]
+    with warnings.catch_warnings():  # of class 1, which is only ever guessed
+        warnings.simplefilter("ignore")
+        expected = balanced_accuracy_score(labels, logits.argmax(axis=1))
+    assert found["per class"] == pytest.approx(expected)
+    assert found["top1"] > found["per class"] + 0.1
 
 
 def test_five_of_few_classes_say_nothing() -> None:

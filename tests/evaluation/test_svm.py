@@ -7,6 +7,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
+from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.svm import (
     COSTS,
     LOW_SHOT_COST,
@@ -59,11 +60,11 @@ def test_is_a_grid_search_of_scikit_learn() -> None:
     costs = (0.5**12, 0.5**4, 1.0, 100.0)
     expected, chosen = [], set()
     for c in range(CLASSES):
-        svm = LinearSVC(
+        model = LinearSVC(
             class_weight={1: 2, 0: 1}, dual="auto", max_iter=2000, random_state=0
         )
         search = GridSearchCV(
-            svm, {"C": costs}, scoring="average_precision", cv=StratifiedKFold(3)
+            model, {"C": costs}, scoring="average_precision", cv=StratifiedKFold(3)
         )
         search.fit(normalize(x.astype(np.float64)), labels == c)
         chosen.add(search.best_params_["C"])
@@ -93,11 +94,14 @@ def test_what_is_ignored_is_as_if_it_were_not_there() -> None:
     assert first != others
 
 
-def test_a_class_without_positives_is_left_out() -> None:
+@pytest.mark.parametrize("side, value", [(1, 0), (0, 0), (0, 1), (0, -1)])
+def test_a_class_without_positives_or_negatives_is_left_out(
+    side: int, value: int
+) -> None:
     x, labels = make_task(0, spread=0.1)
     queries, truth = make_task(1, spread=0.1)
     targets, query_targets = targets_of(labels), targets_of(truth)
-    query_targets[:, 2] = 0
+    (targets, query_targets)[side][:, 2] = value
     assert mean_average_precision(x, targets, queries, query_targets) == pytest.approx(
         1.0
     )
@@ -109,6 +113,13 @@ def test_one_shot_takes_no_folds() -> None:
     few = x[rows], targets_of(labels)[rows], x, targets_of(labels)
     fixed = mean_average_precision(*few, costs=(LOW_SHOT_COST,))
     assert mean_average_precision(*few) == fixed == pytest.approx(1.0)
+
+
+def test_stopping_before_the_optimum_says_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(svm, "MAX_ITERATIONS", 1)
+    x, labels = make_task(4, spread=1.0)
+    targets = targets_of(labels)
+    assert 0 < mean_average_precision(x, targets, x, targets, costs=(100.0,)) < 1
 
 
 def test_drawn_are_so_many_of_each_class() -> None:

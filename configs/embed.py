@@ -1,0 +1,39 @@
+"""Features of new pictures, and the training images that they are most like.
+
+    python main.py --config=configs/embed.py --config.checkpoint=runs/digits \
+        --config.folder=DIR
+
+Time: that of decoding, and of one pass of the network. Result: OUTPUT.npz with a row
+per picture: `ids` (paths in the folder), `features` (of the backbone), and of a run's
+checkpoint `embeddings` (of the head, of length 1), `neighbors` (rows of the training
+set, nearest first), their `similarities`, and, where these have names, `neighbor_ids`.
+Beside it OUTPUT.npz.json says what they are of.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The arguments of `embed_folder`; None stands for what the run has."""
+    config = ConfigDict()
+    config.task = "embed"
+    # A run's workdir, or one step in its checkpoints, or a file of weights with
+    # torchvision's names: .safetensors or .npz.
+    config.checkpoint = ""
+    # The pictures, nested or flat.
+    config.folder = ""
+    # The file; '': embedded.npz in the run's workdir.
+    config.output = ""
+    # Training images to name for each picture; 0: none.
+    config.num_neighbors = 10
+
+    # How a picture is given to the encoder.
+    config.view = ConfigDict()
+    config.view.size = config_dict.placeholder(int)  # pixels, height and width
+    config.view.mean = config_dict.placeholder(tuple)  # of the data, per channel
+    config.view.std = config_dict.placeholder(tuple)  # likewise
+    # Share of the shorter side that is looked at, in the middle. None: 1.0 below 64
+    # pixels, 7/8 otherwise and where the run learnt from an image folder.
+    config.share = config_dict.placeholder(float)
+    config.num_devices = config_dict.placeholder(int)  # None: all of them
+    return config.lock()

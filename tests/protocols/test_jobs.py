@@ -1,0 +1,178 @@
+"""Protocols with data of their own, on TFDS's mock data: random pixels and labels."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.evaluate import get_config
+from invariance_propagation.data import records, sources
+from invariance_propagation.data.voc import targets_of, voc2007
+from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation import svm
+from invariance_propagation.parallel import AXIS, make_runner
+from invariance_propagation.protocols.bench import View, make_bench, untrained
+from invariance_propagation.protocols.jobs import PROTOCOLS, TRANSFER, Request
+from tests.tiny import TinyBackbone
+from tests.tiny_run import ROOT
+
+EXAMPLES = 24
+NAMES = ("cifar10", "oxford_flowers102", "voc/2007", "places365_small")
+VIEW = View(8, (0.5,) * 3, (0.25,) * 3)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By TensorFlow, in a process of its own."""
+    folder = tmp_path_factory.mktemp("tfds")
+    command = (sys.executable, "-m", "tests.mock_tfds", str(folder), *NAMES)
+    environment = os.environ | records.QUIET_TENSORFLOW
+    made = subprocess.run(
+        [*command, f"--examples={EXAMPLES}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def request_of(cache, tmp_path: Path):
+    """The request of a config, with few steps."""
+    runner = make_runner("pmap", 2)
+
+    def make(**other: str) -> Request:
+        config = get_config()
+        config.linear.update({"epochs": 1, "batch_size": 8})
+        config.finetune.update({"epochs": 1, "batch_size": 8})
+        config.other.update(other)
+        section = config.data.to_dict()
+        bench_of = partial(make_bench, runner, view=VIEW, num_threads=2)
+        return Request(
+            bench=lambda **changes: bench_of(
+                sources.load(**section | changes, size=VIEW.size)
+            ),
+            bench_of=bench_of,
+            view=VIEW,
+            data=section,
+            **{name: config[name] for name in ("knn", "linear", "semi")},
+            **{name: config[name] for name in ("finetune", "other")},
+            folder=tmp_path,
+        )
+
+    return make
+
+
+def measured(job) -> dict[str, float]:
+    subject = untrained(job.bench, TinyBackbone(AXIS), 0)
+    scores = dict(job.measure(subject, 0))
+    assert all(0 <= value <= 1 for value in scores.values())
+    return scores
+
+
+def test_transfer_is_two_jobs_a_set(stored: Path, request_of) -> None:
+    request = request_of(tfds_folder=str(stored), transfer_sets="cifar10, flowers")
+    jobs = list(PROTOCOLS["transfer"](request))
+    names = [(job.protocol, job.bench.dataset.name.split("/")[0]) for job in jobs]
+    kinds = ("transfer_linear", "transfer_finetune")
+    assert names == [
+        (kind, name) for name in ("cifar10", "oxford_flowers102") for kind in kinds
+    ]
+    # Flowers has little to learn from: its validation too.
+    sizes = [(job.bench.facts["train"], job.bench.facts["held_out"]) for job in jobs]
+    few = EXAMPLES // 4
+    assert sizes == [(EXAMPLES, few)] * 2 + [(EXAMPLES + few, few)] * 2
+    for job in jobs:
+        assert set(measured(job)) == {"top1", "top5", "per class"}
+
+
+def test_all_sets_are_known_to_tfds() -> None:
+    import tensorflow_datasets as tfds
+
+    for name, _ in TRANSFER.values():
+        features = tfds.builder(name).info.features
+        assert isinstance(features["image"], tfds.features.Image)
+        assert isinstance(features["label"], tfds.features.ClassLabel)
+    config = get_config()
+    assert config.other.transfer_sets.split(",") == list(TRANSFER)
+
+
+def test_a_set_that_is_none_is_named(request_of) -> None:
+    with pytest.raises(UserError, match="transfer_sets: 'food' is none of cifar10"):
+        next(PROTOCOLS["transfer"](request_of(transfer_sets="cifar10,food")))
+
+
+def test_places365_is_read_by_tfds(stored: Path, request_of) -> None:
+    (job,) = PROTOCOLS["places"](request_of(tfds_folder=str(stored)))
+    assert job.bench.facts["train"] == EXAMPLES
+    assert job.bench.facts["held_out"] == EXAMPLES // 4
+    assert set(measured(job)) == {"top1", "top5"}
+
+
+def store_places(root: Path) -> None:
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 3)):
+        for kind in ("abbey", "zoo"):
+            (root / part / kind).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(256, size=(12, 14, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / kind / f"{i}.png")
+
+
+def test_places205_is_a_folder(tmp_path: Path, request_of) -> None:
+    store_places(tmp_path / "places")
+    (job,) = PROTOCOLS["places"](request_of(places=str(tmp_path / "places")))
+    assert job.bench.facts == {"name": "places", "train": 16, "held_out": 6} | {
+        "classes": 2,
+        "digest": job.bench.facts["digest"],
+    }
+    assert job.bench.dataset.train.labels.tolist() == [0] * 8 + [1] * 8
+    assert job.bench.dataset.held_out.ids[3] == "zoo/0.png"
+    assert job.bench.dataset.held_out.labels.tolist() == [0] * 3 + [1] * 3
+    assert set(measured(job)) == {"top1"}
+    (tmp_path / "places" / "val" / "zoo").rename(tmp_path / "places" / "val" / "zooo")
+    with pytest.raises(UserError, match="the same classes, zoo is in one"):
+        next(PROTOCOLS["places"](request_of(places=str(tmp_path / "places"))))
+
+
+def test_voc_learns_from_trainval(stored: Path, request_of, monkeypatch) -> None:
+    monkeypatch.setattr(svm, "LOW_SHOT", (1,))
+    monkeypatch.setattr(svm, "DRAWS", 2)
+    (job,) = PROTOCOLS["voc07_svm"](request_of(tfds_folder=str(stored)))
+    train, held_out = job.bench.dataset.train, job.bench.dataset.held_out
+    few = EXAMPLES // 4
+    assert train.labels.shape == (EXAMPLES + few, 20) and train.labels.dtype == np.int8
+    assert held_out.labels.shape == (few, 20)
+    assert job.bench.num_classes == 20
+    assert set(np.unique(train.labels)) == {-1, 0, 1}
+    rows = [train.images.content.source[i] for i in range(len(train.labels))]
+    for row, targets in zip(rows, train.labels, strict=True):
+        sure = set(row["labels_no_difficult"])
+        assert set(np.flatnonzero(targets == 1)) == sure
+        assert set(np.flatnonzero(targets == -1)) == set(row["labels"]) - sure
+    assert set(measured(job)) == {"mAP", "1 a class"}
+    assert not job.by_chance
+
+
+def test_what_is_hard_to_tell_is_ignored() -> None:
+    row = {"labels": np.array([3, 7, 7, 19]), "labels_no_difficult": np.array([7])}
+    targets = targets_of(row)
+    assert targets.tolist() == [{3: -1, 7: 1, 19: -1}.get(i, 0) for i in range(20)]
+
+
+def test_a_missing_set_is_named(tmp_path: Path, cache) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        voc2007(str(tmp_path / "nowhere"), size=8)

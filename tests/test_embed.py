@@ -1,0 +1,176 @@
+"""New pictures by a stored encoder: against the encoder itself, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.embed import get_config
+from invariance_propagation.data.augment import normalize
+from invariance_propagation.data.pictures import central_crop
+from invariance_propagation.embed import embed_folder
+from invariance_propagation.errors import UserError
+from invariance_propagation.models.torchvision import to_torchvision
+from invariance_propagation.restore import float32, restore_encoder, restore_memory
+from tests.stored_run import IDS, NUM_EXAMPLES, store_run
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+PICTURES = ["a.png", "b/c.png", "b/d.png", "b/e.png", "f.png"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("run")
+    store_run(workdir, (7,), channels=3)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    (root / "b").mkdir()
+    for name in PICTURES:
+        shape = (*random.integers(9, 30, size=2), 3)
+        pixels = random.integers(256, size=shape).astype(np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    (root / "b" / "broken.png").write_bytes(b"no picture")
+    return root
+
+
+def run(checkpoint: Path, folder: Path, /, **changes: Any) -> Path:
+    config = get_config()
+    config.checkpoint, config.folder = str(checkpoint), str(folder)
+    config.view.update({"mean": MEAN, "std": STD})
+    config.update({"num_neighbors": 4, "num_devices": 2})
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    arguments = config.to_dict()
+    del arguments["task"]
+    return embed_folder(**arguments)
+
+
+def expected_of(checkpoint: Path, folder: Path, *, share: float, size: int = 8):
+    """The encoder's outputs, one picture after the other."""
+    restored = restore_encoder(checkpoint)
+    images = [
+        central_crop(np.asarray(Image.open(folder / name)), size, share=share)
+        for name in PICTURES
+    ]
+    views = normalize(jnp.asarray(np.stack(images)), size=size, mean=MEAN, std=STD)
+    variables = {"params": restored.params, "batch_stats": restored.batch_stats}
+    return float32(restored.encoder).apply(variables, views, train=False)
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 1.0), ({"share": 0.5}, 0.5)])
+def test_a_row_per_picture(
+    stored: Path, folder: Path, tmp_path: Path, capsys, options: dict, share: float
+) -> None:
+    path = run(stored, folder, output=str(tmp_path / "new" / "out.npz"), **options)
+    found = np.load(path, allow_pickle=False)
+    assert found["ids"].tolist() == PICTURES
+    outputs = expected_of(stored, folder, share=share)
+    unit = outputs.embedding / np.linalg.norm(outputs.embedding, axis=1)[:, None]
+    np.testing.assert_allclose(found["features"], outputs.features, atol=1e-4)
+    np.testing.assert_allclose(found["embeddings"], unit, atol=1e-4)
+
+    bank = restore_memory(stored).bank
+    similarities = unit @ (bank / np.linalg.norm(bank, axis=1)[:, None]).T
+    order = np.argsort(-similarities, axis=1)[:, :4]
+    np.testing.assert_array_equal(found["neighbors"], order)
+    assert found["neighbor_ids"].tolist() == [[IDS[i] for i in row] for row in order]
+    np.testing.assert_allclose(
+        found["similarities"], np.take_along_axis(similarities, order, 1), atol=1e-4
+    )
+
+    output = capsys.readouterr().out.splitlines()
+    assert output[0] == f"{path}: features of 5 pictures"
+    assert output[1].startswith("left out: b/broken.png cannot be used")
+    about = json.loads(Path(f"{path}.json").read_text())
+    assert about["view"] == {"size": 8, "mean": list(MEAN), "std": list(STD)} | {
+        "share": share
+    }
+    assert sorted(path.parent.iterdir()) == [path, Path(f"{path}.json")]
+
+
+def test_a_file_of_weights_has_features_alone(
+    stored: Path, folder: Path, tmp_path: Path
+) -> None:
+    restored = restore_encoder(stored)
+    variables = {"params": restored.params, "batch_stats": restored.batch_stats}
+    np.savez(tmp_path / "weights.npz", **to_torchvision(variables))
+    output = str(tmp_path / "out.npz")
+    path = run(tmp_path / "weights.npz", folder, view__size=8, output=output)
+    found = np.load(path)
+    assert set(found) == {"ids", "features"}
+    outputs = expected_of(stored, folder, share=1.0)
+    np.testing.assert_allclose(found["features"], outputs.features, atol=1e-4)
+
+
+def test_an_encoder_of_grey_images_sees_grey(folder: Path, tmp_path: Path) -> None:
+    store_run(tmp_path, (7,))
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for name in PICTURES:
+        # OpenCV's weights of red, green, blue; Pillow's are the same.
+        image = Image.open(folder / name).convert("L")
+        image.save(grey / Path(name).name)
+    own = {"view__mean": (0.5,), "view__std": (0.25,), "num_neighbors": 0}
+    found = [
+        np.load(run(tmp_path, place, output=str(tmp_path / f"{i}.npz"), **own))
+        for i, place in enumerate((folder, grey))
+    ]
+    assert set(found[0]) == {"ids", "features", "embeddings"}
+    np.testing.assert_allclose(
+        found[0]["embeddings"], found[1]["embeddings"], atol=0.02
+    )
+
+
+def test_by_default_it_lies_in_the_workdir(stored: Path, folder: Path) -> None:
+    assert run(stored, folder) == stored / "embedded.npz"
+
+
+def test_how_much_is_looked_at(stored: Path, folder: Path, tmp_path: Path) -> None:
+    path = run(stored, folder, output=str(tmp_path / "out.npz"), view__size=64)
+    assert json.loads(Path(f"{path}.json").read_text())["view"]["share"] == 7 / 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"checkpoint": ""}, "--config.checkpoint is missing"),
+        ({"folder": ""}, "--config.folder is missing"),
+        ({"folder": "/nowhere"}, "folder=/nowhere: there is no such folder"),
+        ({"num_neighbors": NUM_EXAMPLES + 1}, "there are 12 training images"),
+        ({"num_neighbors": -1}, "num_neighbors=-1"),
+        ({"share": 1.5}, "share=1.5"),
+        ({"view__mean": (0.5,)}, "images of 3 channels, view.mean has 1"),
+        ({"output": "out.csv"}, "with .npz at its end"),
+    ],
+)
+def test_bad_input_is_named(
+    stored: Path, folder: Path, tmp_path: Path, changes: dict, expected: str
+) -> None:
+    output = tmp_path / "new" / "out.npz"
+    with pytest.raises(UserError) as caught:
+        run(stored, folder, **{"output": str(output)} | changes)
+    assert expected in str(caught.value)
+    assert not output.parent.exists()
+
+
+def test_weights_alone_need_a_name_for_the_file(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--config.output is missing"):
+        run(tmp_path / "weights.npz", folder)
+
+
+def test_pictures_of_which_none_can_be_read(stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="none of 1 pictures can be used: x.png"):
+        run(stored, tmp_path, output=str(tmp_path / "out.npz"))
+    assert not (tmp_path / "out.npz").exists()
