@@ -51,7 +51,7 @@ CORE |= {"purity", "search"}
 BELOW_CORE = {"errors", "version", "processes", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "train", "plan", "scan", "preview"}
+SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "main"}
 
