@@ -76,6 +76,8 @@ def get_config() -> ConfigDict:
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
 
     config.method = ConfigDict()
+    # Or 'MODULE:FUNCTION' of a method of your own, whose options then stand here.
+    config.method.name = "invariance_propagation"
     config.method.num_neighbors = 4  # k [paper]
     config.method.num_hops = 3  # l [paper]
     config.method.num_hard = 50  # P [paper]
@@ -90,7 +92,10 @@ def get_config() -> ConfigDict:
     # TPU, TF32 on GPU), 'bfloat16'. The bank itself is float32.
     config.method.precision = "highest"
     config.method.propagation_weight = 0.6  # lambda [paper]
+    # 'epoch' [paper], or 'auto': as soon as images find the same neighbours again [ours].
+    config.method.start = "epoch"
     config.method.start_epoch = 30  # T, first epoch (from 0) with propagation [paper]
+    config.method.start_overlap = 0.05  # of 'auto': share of the neighbours [ours]
     config.method.ramp = "binary"  # 'binary' [paper] or 'gaussian' [code, unused]
     config.method.bank_momentum = 0.5  # [code]
     config.method.bank_start = "uniform"  # [code], or 'embeddings': one forward pass

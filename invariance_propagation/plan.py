@@ -183,12 +183,7 @@ def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
         best = largest_fit(size, devices, batch_size, over, devices)
     if best is not None:
         return f"set train.batch_size to at most {best}"
-    least = max(
-        batch_size,
-        run.background_size,
-        config.method.num_neighbors + 1,
-        run.knn.num_neighbors,
-    )
+    least = max(batch_size, run.method.fewest_examples, run.knn.num_neighbors)
     if run.num_examples > least:
         size = size_with("data.num_train")
         best = largest_fit(size, least, run.num_examples, over, 1)

@@ -19,7 +19,7 @@ from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
 from invariance_propagation.feed import Feed, host_made, resident, streamed
-from invariance_propagation.methods import Method, invariance_propagation
+from invariance_propagation.methods import Method, find_method
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
@@ -95,10 +95,8 @@ class Run(NamedTuple):
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
       steps_per_epoch: N // B.
-      start_epoch: first epoch with propagation; None where there is none.
       options: the section `train`.
       knn: the section `knn`, its K a number.
-      background_size: M, a number.
       seed: of weights, order and augmentation.
     """
 
@@ -116,10 +114,8 @@ class Run(NamedTuple):
     embed: Embed
     schedule: optax.Schedule
     steps_per_epoch: int
-    start_epoch: int | None
     options: TrainOptions
     knn: KnnOptions
-    background_size: int
     seed: int
 
     @property
@@ -158,8 +154,7 @@ def build(config: ConfigDict) -> Run:
     dataset = settings.call(sources.load, "data", config, size=config.augment.size)
     images = dataset.train.images
     num_examples = len(images)
-    config = _with_numbers(config, dataset)
-    knn = knn._replace(num_neighbors=config.knn.num_neighbors)
+    knn = knn._replace(num_neighbors=_votes(knn.num_neighbors, dataset.train))
     _check_sizes(options, knn, num_examples)
 
     parallel.one_cpu_device_per_core(options.batch_size)
@@ -171,10 +166,11 @@ def build(config: ConfigDict) -> Run:
             f"{runner.num_devices}, or num_devices to a divisor of it"
         )
     steps_per_epoch = num_examples // options.batch_size
+    own_options = dict(config.method)
     method = settings.call(
-        invariance_propagation,
+        find_method(own_options.pop("name")),
         "method",
-        config,
+        {"method": own_options},
         num_examples=num_examples,
         embedding_dim=config.encoder.dim,
         steps_per_epoch=steps_per_epoch,
@@ -278,7 +274,6 @@ def build(config: ConfigDict) -> Run:
         keys = augment.per_image_keys(config.seed, epoch, jnp.asarray(indices))
         return jitted_view(keys, given.read(epoch, indices))
 
-    propagates = config.method.propagation_weight > 0
     return Run(
         dataset=dataset,
         runner=runner,
@@ -294,27 +289,15 @@ def build(config: ConfigDict) -> Run:
         embed=embed,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
-        start_epoch=config.method.start_epoch if propagates else None,
         options=options,
         knn=knn,
-        background_size=config.method.background_size,
         seed=config.seed,
     )
 
 
-def _with_numbers(config: ConfigDict, dataset: sources.Dataset) -> ConfigDict:
-    """The config with M and K as numbers, also where it says 'auto'."""
-    images, labels, _ = dataset.train
-    num_classes = None if labels is None else len(np.unique(labels))
-    config = config.copy_and_resolve_references()
-    with config.ignore_type():  # from text to number
-        config.method.background_size = auto.background_size(
-            config.method.background_size, num_examples=len(images)
-        )
-        config.knn.num_neighbors = auto.votes(
-            config.knn.num_neighbors, num_examples=len(images), num_classes=num_classes
-        )
-    return config
+def _votes(value: int | str, train: sources.Split) -> int:
+    num_classes = None if train.labels is None else len(np.unique(train.labels))
+    return auto.votes(value, num_examples=len(train.images), num_classes=num_classes)
 
 
 def make_encoder(

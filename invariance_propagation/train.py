@@ -159,13 +159,12 @@ def _loop(
 ) -> TrainState:
     options, per_epoch = run.options, run.steps_per_epoch
     clock, clocked, waited = time.monotonic(), start, 0.0
+    before = _last_row(checkpoints.workdir)
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
         asked = time.monotonic()
         given = next(feed)
         waited += time.monotonic() - asked
-        if run.start_epoch is not None and step == run.start_epoch * per_epoch:
-            _say_propagation_starts(run, state, epoch, checkpoints.workdir, progress)
         state, metrics = run.step(state, *given)
         window.add(step, metrics)
         progress.advance()
@@ -191,6 +190,9 @@ def _loop(
                 row["purity_by_hop"] = hops
             log.write(row)
             progress.show(row, always=last)
+            if _propagates(row) and not _propagates(before):
+                _say_propagation_starts(row, before, progress)
+            before = row
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0
         every = options.evaluate_every
         due = every and place + 1 == per_epoch and (epoch + 1) % every == 0
@@ -302,13 +304,12 @@ def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
     )
     if not run.has_labels:
         print("no labels: kNN and purity are left out")
-    print(
-        f"a background of M = {run.background_size:,} images"
-        + (f"; kNN by K = {run.knn.num_neighbors}" if run.has_knn else "")
-    )
-    if run.start_epoch is not None and run.start_epoch >= run.options.epochs:
+    voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
+    print("; ".join(filter(None, (run.method.about, voters))))
+    start_epoch = run.method.start_epoch
+    if start_epoch is not None and start_epoch >= run.options.epochs:
         print(
-            f"warning: propagation starts in epoch {run.start_epoch} "
+            f"warning: propagation starts in epoch {start_epoch} "
             f"(method.start_epoch), but there are only {run.options.epochs} "
             "(train.epochs): this trains instance discrimination alone"
         )
@@ -316,20 +317,32 @@ def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
         print(f"continuing from step {start:,}: {folder / FOLDER}")
 
 
-def _say_propagation_starts(run, state, epoch, folder, progress) -> None:
-    """Tells how good the positives are that the loss is about to use."""
-    rows = [row for row in read_rows(folder) if "neighbor_overlap" in row]
-    overlap = rows[-1]["neighbor_overlap"] if rows else 0.0
+def _last_row(folder: Path) -> dict[str, Any]:
+    """Of training; {} before the first."""
+    return next((row for row in reversed(read_rows(folder)) if "loss" in row), {})
+
+
+def _propagates(row: dict[str, Any]) -> bool:
+    return row.get("propagation_weight", 0.0) > 0
+
+
+def _say_propagation_starts(
+    row: dict[str, Any], before: dict[str, Any], progress: Progress
+) -> None:
+    """Tells how good the positives were that the loss was given first."""
+    overlap, epoch = before.get("neighbor_overlap", 0.0), row["epoch"]
     text = f"epoch {epoch}: propagation starts; neighbours kept between visits "
     text += monitor.percent(overlap)
-    if run.has_labels and run.method.purity is not None:
-        *hops, overall = monitor.purity(run, state)
-        text += f"; purity of the positives {monitor.percent(overall)} (by hop "
-        text += ", ".join(monitor.percent(hop) for hop in hops) + ")"
+    if "purity" in before:
+        text += (
+            f"; purity of the positives {monitor.percent(before['purity'])} (by hop "
+        )
+        text += ", ".join(map(monitor.percent, before["purity_by_hop"])) + ")"
     progress.say(text)
     if overlap < STABLE_OVERLAP:
         progress.say(
             f"warning: fewer than {monitor.percent(STABLE_OVERLAP)} of the neighbours "
             "are kept between visits, so the graph is not stable yet: propagation may "
-            f"do harm; a later start (method.start_epoch > {epoch}) may serve better"
+            f"do harm; a later start (method.start_epoch > {epoch}, or "
+            "method.start='auto') may serve better"
         )

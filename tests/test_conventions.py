@@ -33,7 +33,7 @@ LAYERS = (
     {"errors", "version"},
     {"processes"},
     {"auto", "origin", "parallel", "settings"},
-    {"losses", "background", "nearest", "propagation", "models"},
+    {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
@@ -47,8 +47,8 @@ LAYERS = (
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
 CORE = {"background", "bank", "losses", "nearest", "objective", "propagation"}
-CORE |= {"purity", "search"}
-BELOW_CORE = {"errors", "version", "processes", "parallel"}
+CORE |= {"purity", "readiness", "search"}
+BELOW_CORE = {"auto", "errors", "version", "processes", "parallel"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
 SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}

@@ -43,6 +43,18 @@ BAD = {
     "positives": ({"method__positives": "soft"}, "positives='soft'"),
     "bank start": ({"method__bank_start": "zeros"}, "bank_start='zeros'"),
     "ramp": ({"method__ramp": "linear"}, "ramp='linear'"),
+    "start": ({"method__start": "now"}, "start='now': choose one of epoch, auto"),
+    "start of a ramp": (
+        {"method__start": "auto", "method__ramp": "gaussian"},
+        "set start='epoch'",
+    ),
+    "overlap": ({"method__start_overlap": 1.0}, "start_overlap=1.0"),
+    "method": (
+        {"method__name": "simclr"},
+        "method.name='simclr': choose one of invariance_propagation",
+    ),
+    "method's module": ({"method__name": "no_such:f"}, "No module named 'no_such'"),
+    "method's function": ({"method__name": "json:f"}, "has no attribute 'f'"),
     "learning rate": ({"optimizer__learning_rate": 0.0}, "learning_rate=0.0"),
     "SGD momentum": ({"optimizer__momentum": 1.0}, "optimizer.momentum=1.0"),
     "schedule": ({"optimizer__schedule": "linear"}, "schedule='linear'"),

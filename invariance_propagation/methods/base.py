@@ -43,23 +43,30 @@ class Method(NamedTuple):
         `needs_embeddings` says so.
       memory_spec: the same tree of `REPLICATED` and `SHARDED`.
       needs_embeddings: whether memory starts from one pass of the encoder.
-      prepare: (key, batch) -> batch, for mixing; the same key on all devices.
       loss: (outputs, batch, memory, step) -> (float32 [b], Aux); outputs are what
         the encoder returns, step is int32 [].
       update_memory: (memory, outputs, batch, aux, step) -> memory, every step.
+      prepare: (key, batch) -> batch, for mixing; the same key on all devices.
       purity: (memory, labels [N], indices [n]) -> float32 [l + 1], the share of
         positives with the anchor's label per hop and over all; None for a method
         that has no positives but the image itself. A diagnostic only, which may read
         what is replicated of the memory.
       buffers: (batch_size, num_devices) -> bytes by name, the largest arrays that
         `loss` holds on each device while it runs; for the memory plan.
+      about: what a run says of it at its start; '' for nothing.
+      start_epoch: the first epoch of a term that is off before; None if there is none,
+        or it starts by itself.
+      fewest_examples: that it can train on.
     """
 
     init_memory: Callable
     memory_spec: Any
     needs_embeddings: bool
-    prepare: Callable
     loss: Callable
     update_memory: Callable
-    purity: Callable | None
-    buffers: Callable
+    prepare: Callable = lambda key, batch: batch
+    purity: Callable | None = None
+    buffers: Callable = lambda batch_size, num_devices: {}
+    about: str = ""
+    start_epoch: int | None = None
+    fewest_examples: int = 1

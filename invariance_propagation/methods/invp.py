@@ -8,31 +8,50 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invariance_propagation import parallel
+from invariance_propagation import auto, parallel
 from invariance_propagation.bank import init_bank, normalize, update_bank
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods.base import Aux, Batch, Method
 from invariance_propagation.objective import check_ranges, invp_losses
 from invariance_propagation.propagation import init_graph, update_graph
 from invariance_propagation.purity import hop_purity
+from invariance_propagation.readiness import (
+    Readiness,
+    check_threshold,
+    init_readiness,
+    is_ready,
+    update_readiness,
+)
 from invariance_propagation.search import buffer_bytes
 
 BANK_STARTS = ("uniform", "embeddings")
 RAMPS = ("binary", "gaussian")
+STARTS = ("epoch", "auto")
 
 
 class Memory(NamedTuple):
-    """bank float32 [N, d], sharded; graph int32 [N, k], replicated."""
+    """bank float32 [N, d], sharded; graph int32 [N, k], replicated.
+
+    And `Readiness`, replicated, where propagation starts by itself.
+    """
 
     bank: Any
     graph: Any
+    readiness: Any = ()
+
+
+class Found(NamedTuple):
+    """neighbors int32 [b, k]; overlap float32 [], over this device's images."""
+
+    neighbors: jax.Array
+    overlap: jax.Array
 
 
 def invariance_propagation(
     *,
     num_hops: int,
     num_hard: int,
-    background_size: int,
+    background_size: int | str,
     temperature: float,
     form: str,
     positives: str,
@@ -42,7 +61,9 @@ def invariance_propagation(
     bank_momentum: float,
     bank_start: str,
     propagation_weight: float,
+    start: str,
     start_epoch: int,
+    start_overlap: float,
     ramp: str,
     num_examples: int,
     embedding_dim: int,
@@ -56,8 +77,11 @@ def invariance_propagation(
       bank_momentum: m in [0, 1].
       bank_start: 'uniform' (released) or 'embeddings' (one forward pass).
       propagation_weight: lambda; 0 leaves instance discrimination.
-      start_epoch: T, the first epoch, from 0, in which the term is on.
-      ramp: 'binary', or 'gaussian' to grow as exp(-5 (1 - epoch / T)^2).
+      start: of the propagation term, 'epoch' [paper] or 'auto': by `readiness`.
+      start_epoch: for 'epoch': T, the first one, from 0, in which the term is on.
+      start_overlap: for 'auto': the share of neighbours kept between visits.
+      ramp: 'binary', or 'gaussian' to grow as exp(-5 (1 - epoch / T)^2) up to T.
+      background_size: M, or 'auto'.
       num_examples: N.
       embedding_dim: d.
       steps_per_epoch: N // B.
@@ -66,6 +90,7 @@ def invariance_propagation(
     Raises:
       UserError: a value out of its range.
     """
+    background_size = auto.background_size(background_size, num_examples=num_examples)
     options = {
         "num_hops": num_hops,
         "num_hard": num_hard,
@@ -91,36 +116,51 @@ def invariance_propagation(
         )
     if ramp not in RAMPS:
         raise UserError(f"ramp={ramp!r}: choose one of {', '.join(RAMPS)}")
+    if start not in STARTS:
+        raise UserError(f"start={start!r}: choose one of {', '.join(STARTS)}")
+    if start == "auto" and ramp != "binary":
+        raise UserError(f"ramp={ramp!r} leads up to start_epoch: set start='epoch'")
+    check_threshold(start_overlap)
+    by_itself = start == "auto" and propagation_weight > 0
 
     def init_memory(key, embeddings=None) -> Memory:
         if embeddings is None:
             bank = init_bank(key, num_examples, embedding_dim)
         else:
             bank = normalize(jnp.asarray(embeddings, jnp.float32))
-        return Memory(bank, init_graph(num_examples, num_neighbors))
+        graph = init_graph(num_examples, num_neighbors)
+        return Memory(bank, graph, init_readiness() if by_itself else ())
 
     def loss(outputs, batch: Batch, memory: Memory, step) -> tuple[jax.Array, Aux]:
         losses = invp_losses(
-            outputs.embedding, batch.indices, *memory, axis_name=axis_name, **options
+            outputs.embedding,
+            batch.indices,
+            memory.bank,
+            memory.graph,
+            axis_name=axis_name,
+            **options,
         )
-        weight = propagation_weight * ramp_up(
-            step // steps_per_epoch, start_epoch=start_epoch, ramp=ramp
-        )
+        if by_itself:
+            share = jnp.where(is_ready(memory.readiness), 1.0, 0.0)
+        else:
+            epoch = step // steps_per_epoch
+            share = ramp_up(epoch, start_epoch=start_epoch, ramp=ramp)
+        weight = propagation_weight * share
         old = memory.graph[batch.indices]
         again = jnp.any(losses.neighbors[:, :, None] == old[:, None, :], axis=2)
+        overlap = again.mean(dtype=jnp.float32)
         metrics = {
             "instance": losses.instance.mean(),
             "propagation": losses.propagation.mean(),
             "propagation_weight": weight,
-            "neighbor_overlap": again.mean(dtype=jnp.float32),
+            "neighbor_overlap": overlap,
         }
         per_image = losses.instance + weight * losses.propagation
-        return per_image, Aux(metrics, losses.neighbors)
+        return per_image, Aux(metrics, Found(losses.neighbors, overlap))
 
     def update_memory(memory: Memory, outputs, batch: Batch, aux: Aux, step) -> Memory:
-        del step
         graph = update_graph(
-            memory.graph, batch.indices, aux.found, axis_name=axis_name
+            memory.graph, batch.indices, aux.found.neighbors, axis_name=axis_name
         )
         bank = update_bank(
             memory.bank,
@@ -129,13 +169,25 @@ def invariance_propagation(
             momentum=bank_momentum,
             axis_name=axis_name,
         )
-        return Memory(bank, graph)
+        readiness = memory.readiness
+        if by_itself:
+            readiness = update_readiness(
+                readiness,
+                parallel.pmean(aux.found.overlap, axis_name),
+                step,
+                threshold=start_overlap,
+                steps_per_epoch=steps_per_epoch,
+            )
+        return Memory(bank, graph, readiness)
 
     return Method(
         init_memory=init_memory,
-        memory_spec=Memory(parallel.SHARDED, parallel.REPLICATED),
+        memory_spec=Memory(
+            parallel.SHARDED,
+            parallel.REPLICATED,
+            Readiness(parallel.REPLICATED, parallel.REPLICATED) if by_itself else (),
+        ),
         needs_embeddings=bank_start == "embeddings",
-        prepare=lambda key, batch: batch,
         loss=loss,
         update_memory=update_memory,
         purity=lambda memory, labels, indices: hop_purity(
@@ -144,6 +196,9 @@ def invariance_propagation(
         buffers=lambda batch_size, num_devices: {
             "similarities": buffer_bytes(batch_size, -(-num_examples // num_devices))
         },
+        about=f"a background of M = {background_size:,} images",
+        start_epoch=None if by_itself or not propagation_weight else start_epoch,
+        fewest_examples=max(background_size, num_neighbors + 1),
     )
 
 

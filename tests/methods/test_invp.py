@@ -36,7 +36,9 @@ def make_method(**options: Any) -> Method:
         bank_momentum=0.5,
         bank_start="uniform",
         propagation_weight=WEIGHT,
+        start="epoch",
         start_epoch=2,
+        start_overlap=0.05,
         ramp="binary",
         num_examples=N,
         embedding_dim=DIM,
@@ -106,6 +108,57 @@ def test_no_weight_leaves_instance_discrimination(make_problem) -> None:
     (loss,) = per_image(make_method(propagation_weight=0.0), problem, [1000])
     expected = oracle.losses(*problem, **LOSS_OPTIONS)
     np.testing.assert_allclose(loss, expected.instance, atol=1e-5)
+
+
+def test_second_loss_starts_by_itself(make_problem) -> None:
+    """In the step after the mean overlap has reached what is asked, and for good."""
+    problem = make_problem(77)
+    method = make_method(start="auto", start_epoch=0, start_overlap=0.3)
+    memory = method.init_memory(jax.random.key(0))
+    first = oracle.losses(*problem, **LOSS_OPTIONS).neighbors
+    graph = np.array(problem.graph)
+    graph[problem.indices[:3]] = first[:3]  # half of the rows are found again
+    problem = problem._replace(graph=graph)
+    memory = memory._replace(bank=problem.bank, graph=graph)
+    both = oracle.losses(*problem, **LOSS_OPTIONS)
+    overlap = np.mean(
+        [
+            np.isin(both.neighbors[i], problem.graph[problem.indices[i]])
+            for i in range(BATCH)
+        ]
+    )
+    batch, outputs = make_batch(problem.indices), Outputs(problem.embeddings)
+
+    @jax.jit
+    def take(memory: Any, step: jax.Array):
+        loss, aux = method.loss(outputs, batch, memory, step)
+        after = method.update_memory(memory, outputs, batch, aux, step)
+        return loss, aux.metrics, after.readiness
+
+    mean, weights, expected = 0.0, [], []
+    for step in range(12):
+        loss, metrics, readiness = take(memory, jnp.int32(step))
+        memory = memory._replace(readiness=readiness)
+        weights.append(float(metrics["propagation_weight"]))
+        expected.append(WEIGHT if mean >= 0.3 else 0.0)
+        np.testing.assert_allclose(
+            loss, both.instance + weights[-1] * both.propagation, atol=1e-5
+        )
+        mean += (overlap - mean) / STEPS_PER_EPOCH
+    assert weights == pytest.approx(expected)
+    assert 0 < weights.index(max(weights)) < 12
+
+
+def test_only_what_starts_by_itself_is_watched() -> None:
+    assert make_method().init_memory(jax.random.key(0)).readiness == ()
+    for method in (
+        make_method(start="auto", propagation_weight=0.0),
+        make_method(propagation_weight=0.0),
+    ):
+        assert method.init_memory(jax.random.key(0)).readiness == ()
+        assert method.start_epoch is None
+    assert make_method(start="auto").start_epoch is None
+    assert make_method(start_epoch=7).start_epoch == 7
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
@@ -217,8 +270,9 @@ def test_memory_starts_from_noise_or_from_embeddings() -> None:
     np.testing.assert_array_equal(memory.graph, fresh)
 
 
-def test_bank_is_spread_over_devices_and_the_graph_is_on_all() -> None:
-    method = make_method()
+@pytest.mark.parametrize("start", ["epoch", "auto"])
+def test_bank_is_spread_over_devices_and_the_graph_is_on_all(start: str) -> None:
+    method = make_method(start=start)
     memory = jax.eval_shape(method.init_memory, jax.random.key(0))
     assert jax.tree.structure(method.memory_spec) == jax.tree.structure(memory)
     assert method.memory_spec.bank == SHARDED
@@ -237,6 +291,8 @@ def test_batch_is_left_as_it_is() -> None:
         ("bank_momentum", 1.01),
         ("propagation_weight", -1.0),
         ("start_epoch", -1),
+        ("start", "soon"),
+        ("start_overlap", 0.0),
         ("ramp", "linear"),
         ("bank_start", "zeros"),
         ("background_size", N + 1),

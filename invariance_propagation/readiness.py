@@ -1,0 +1,63 @@
+"""When a graph is good enough to propagate over, judged without labels.
+
+Not in the paper, which starts at an epoch that is set beforehand. A graph whose rows
+are another at each visit leads to arbitrary images; so what is watched is the share of
+its neighbours that an image finds again.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from invariance_propagation.errors import UserError
+
+NOT_YET = -1
+
+
+class Readiness(NamedTuple):
+    """overlap float32 [], mean of about an epoch; since int32 [], a step or NOT_YET."""
+
+    overlap: Any
+    since: Any
+
+
+def init_readiness() -> Readiness:
+    return Readiness(jnp.float32(0), jnp.int32(NOT_YET))
+
+
+def update_readiness(
+    readiness: Readiness,
+    overlap: jax.Array,
+    step: jax.Array,
+    *,
+    threshold: float,
+    steps_per_epoch: int,
+) -> Readiness:
+    """Takes in one step; a graph that has been ready once remains so.
+
+    Args:
+      readiness: as it was.
+      overlap: float32 [], share of the neighbours of this step's images that were in
+        their rows of the graph, in [0, 1].
+      step: int32 [], from 0.
+      threshold: share from which on the graph is ready.
+      steps_per_epoch: the weights of the mean fall to 1/e in so many steps.
+
+    Returns:
+      `since` is the step after the first whose mean reached `threshold`.
+    """
+    new = readiness.overlap + (overlap - readiness.overlap) / steps_per_epoch
+    starts = (readiness.since == NOT_YET) & (new >= threshold)
+    return Readiness(new, jnp.where(starts, step + 1, readiness.since))
+
+
+def is_ready(readiness: Readiness) -> jax.Array:
+    """bool []."""
+    return readiness.since != NOT_YET
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises UserError unless it is a share that can be reached and missed."""
+    if not 0 < threshold < 1:
+        raise UserError(f"start_overlap={threshold}: set it between 0 and 1")
