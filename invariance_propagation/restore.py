@@ -154,7 +154,10 @@ def restore_memory(path: str | Path) -> StoredMemory:
     state, facts = read_checkpoint(path, ("memory",))
     packed = facts.get("sample_ids")
     sample_ids = None if packed is None else unpack_ids(packed)
-    return StoredMemory(**state["memory"], sample_ids=sample_ids, facts=facts)
+    memory = state["memory"]
+    if not {"bank", "graph"} <= memory.keys():
+        raise UserError(f"{path} is of a method that has no bank and graph")
+    return StoredMemory(memory["bank"], memory["graph"], sample_ids, facts)
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:

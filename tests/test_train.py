@@ -75,6 +75,28 @@ def test_a_crash_in_the_middle_of_an_epoch_changes_nothing(
     same_run(tmp_path, uninterrupted)
 
 
+def test_a_start_by_itself_is_announced_and_survives_a_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    changes = {"method__start": "auto", "method__start_overlap": 0.004}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_and_evaluate(tiny_config(**changes), str(whole))
+    assert "propagation starts; neighbours kept between" in capsys.readouterr().out
+    _, state = final_state(whole, **changes)
+    since = int(state.memory.readiness.since)
+    assert 8 < since < 32  # after an epoch, in which nothing can be found again
+    for row in read_rows(whole):
+        if "loss" in row and not row["step"] > since > row["step"] - 3:
+            on = row["step"] > since
+            assert row["propagation_weight"] == pytest.approx(2.0 if on else 0.0)
+    stop = tiny_config(**changes, train__stop_after_steps=since - 2)
+    with pytest.raises(Stopped):
+        train_and_evaluate(stop, str(parts))
+    train_and_evaluate(tiny_config(**changes), str(parts))
+    jax.tree.map(np.testing.assert_array_equal, state, final_state(parts, **changes)[1])
+    assert rows_without_times(whole) == rows_without_times(parts)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops(
     uninterrupted: Path,

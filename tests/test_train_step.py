@@ -21,16 +21,20 @@ TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module")
-def alone(quick_compilation: None) -> tuple[Any, list[dict[str, float]]]:
+def take_alone(**options: Any) -> tuple[Any, list[dict[str, float]]]:
     """One device that holds everything: no axis, no collectives."""
-    parts = tiny.make_parts(None)
+    parts = tiny.make_parts(None, **options)
     step = jax.jit(parts.step)
     state, metrics = parts.init(jax.random.key(0)), []
     for indices in tiny.batches(NUM_STEPS):
         state, found = step(state, indices, parts.images)
         metrics.append({name: float(x) for name, x in found.items()})
     return jax.device_get(state), metrics
+
+
+@pytest.fixture(scope="module")
+def alone(quick_compilation: None) -> tuple[Any, list[dict[str, float]]]:
+    return take_alone()
 
 
 def check(result: tuple[Any, list], expected: tuple[Any, list]) -> None:
@@ -58,6 +62,18 @@ def check(result: tuple[Any, list], expected: tuple[Any, list]) -> None:
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_devices_and_runners_agree(alone, mode: str, num_devices: int) -> None:
     check(tiny.run_mapped(mode, num_devices, NUM_STEPS), alone)
+
+
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_a_start_by_itself_is_the_same_on_all_devices(mode: str) -> None:
+    options = {"start": "auto", "start_overlap": 0.1}
+    expected = take_alone(**options)
+    result = tiny.run_mapped(mode, 4, NUM_STEPS, **options)
+    check(result, expected)
+    found, wanted = (state.memory.readiness for state, _ in (result, expected))
+    assert found.since == wanted.since
+    assert tiny.STEPS_PER_EPOCH < found.since < NUM_STEPS
+    np.testing.assert_allclose(found.overlap, wanted.overlap, **TOLERANCE)
 
 
 def test_vmap_agrees(alone) -> None:

@@ -30,14 +30,18 @@ STARTS = ("epoch", "auto")
 
 
 class Memory(NamedTuple):
-    """bank float32 [N, d], sharded; graph int32 [N, k], replicated.
-
-    And `Readiness`, replicated, where propagation starts by itself.
-    """
+    """bank float32 [N, d], sharded; graph int32 [N, k], replicated."""
 
     bank: Any
     graph: Any
-    readiness: Any = ()
+
+
+class WatchedMemory(NamedTuple):
+    """Where propagation starts by itself; `readiness` is replicated."""
+
+    bank: Any
+    graph: Any
+    readiness: Any
 
 
 class Found(NamedTuple):
@@ -123,15 +127,15 @@ def invariance_propagation(
     check_threshold(start_overlap)
     by_itself = start == "auto" and propagation_weight > 0
 
-    def init_memory(key, embeddings=None) -> Memory:
+    def init_memory(key, embeddings=None):
         if embeddings is None:
             bank = init_bank(key, num_examples, embedding_dim)
         else:
             bank = normalize(jnp.asarray(embeddings, jnp.float32))
-        graph = init_graph(num_examples, num_neighbors)
-        return Memory(bank, graph, init_readiness() if by_itself else ())
+        memory = Memory(bank, init_graph(num_examples, num_neighbors))
+        return WatchedMemory(*memory, init_readiness()) if by_itself else memory
 
-    def loss(outputs, batch: Batch, memory: Memory, step) -> tuple[jax.Array, Aux]:
+    def loss(outputs, batch: Batch, memory, step) -> tuple[jax.Array, Aux]:
         losses = invp_losses(
             outputs.embedding,
             batch.indices,
@@ -158,7 +162,7 @@ def invariance_propagation(
         per_image = losses.instance + weight * losses.propagation
         return per_image, Aux(metrics, Found(losses.neighbors, overlap))
 
-    def update_memory(memory: Memory, outputs, batch: Batch, aux: Aux, step) -> Memory:
+    def update_memory(memory, outputs, batch: Batch, aux: Aux, step):
         graph = update_graph(
             memory.graph, batch.indices, aux.found.neighbors, axis_name=axis_name
         )
@@ -169,24 +173,26 @@ def invariance_propagation(
             momentum=bank_momentum,
             axis_name=axis_name,
         )
-        readiness = memory.readiness
+        memory = memory._replace(bank=bank, graph=graph)
         if by_itself:
             readiness = update_readiness(
-                readiness,
+                memory.readiness,
                 parallel.pmean(aux.found.overlap, axis_name),
                 step,
                 threshold=start_overlap,
                 steps_per_epoch=steps_per_epoch,
             )
-        return Memory(bank, graph, readiness)
+            memory = memory._replace(readiness=readiness)
+        return memory
+
+    memory_spec = Memory(parallel.SHARDED, parallel.REPLICATED)
+    if by_itself:
+        readiness_spec = Readiness(parallel.REPLICATED, parallel.REPLICATED)
+        memory_spec = WatchedMemory(*memory_spec, readiness_spec)
 
     return Method(
         init_memory=init_memory,
-        memory_spec=Memory(
-            parallel.SHARDED,
-            parallel.REPLICATED,
-            Readiness(parallel.REPLICATED, parallel.REPLICATED) if by_itself else (),
-        ),
+        memory_spec=memory_spec,
         needs_embeddings=bank_start == "embeddings",
         loss=loss,
         update_memory=update_memory,

@@ -150,14 +150,15 @@ def test_second_loss_starts_by_itself(make_problem) -> None:
 
 
 def test_only_what_starts_by_itself_is_watched() -> None:
-    assert make_method().init_memory(jax.random.key(0)).readiness == ()
     for method in (
+        make_method(),
         make_method(start="auto", propagation_weight=0.0),
         make_method(propagation_weight=0.0),
     ):
-        assert method.init_memory(jax.random.key(0)).readiness == ()
-        assert method.start_epoch is None
+        memory = method.init_memory(jax.random.key(0))
+        assert memory._fields == ("bank", "graph")
     assert make_method(start="auto").start_epoch is None
+    assert make_method(propagation_weight=0.0).start_epoch is None
     assert make_method(start_epoch=7).start_epoch == 7
 
 
