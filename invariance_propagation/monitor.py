@@ -17,7 +17,7 @@ from invariance_propagation.setup import Run
 from invariance_propagation.train_state import TrainState
 
 SUMMARY_FILE = "summary.json"
-KNN = "knn_bank"  # every row of metrics with scores of kNN has this one
+SCORES = ("knn", "knn_embedding", "knn_bank")
 PURITY_ANCHORS = 1024
 
 
@@ -36,35 +36,40 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     """Accuracy on held-out images, in [0, 1].
 
     Returns:
-      `knn_bank`, embeddings against the bank, the paper's monitor. If training images
-      are embedded anew for it: `knn`, by the backbone's features, which is what one
-      takes away, and `knn_embedding`, by the head's output.
+      If training images are embedded anew for it: `knn`, by the backbone's features,
+      which is what one takes away, and `knn_embedding`, by the head's output. If the
+      method's memory has a field `bank`: `knn_bank`, embeddings against it, the paper's
+      monitor.
     """
-    queries = _embed(run, state, run.dataset.held_out.images)
-    memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
-    scores = {"knn_bank": _accuracy(run, memory.bank, queries.embedding)}
-    if not run.knn.embed_anew:
-        return scores
-    trained = _embed(run, state, run.dataset.train.images)
-    return {
-        "knn": _accuracy(run, trained.features, queries.features),
-        "knn_embedding": _accuracy(run, trained.embedding, queries.embedding),
-        **scores,
-    }
+    queries, scores = _embed(run, state, run.dataset.held_out.images), {}
+    if run.knn.embed_anew:
+        trained = _embed(run, state, run.dataset.train.images)
+        scores["knn"] = _accuracy(run, trained.features, queries.features)
+        scores["knn_embedding"] = _accuracy(run, trained.embedding, queries.embedding)
+    if hasattr(state.memory, "bank"):
+        memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
+        scores["knn_bank"] = _accuracy(run, memory.bank, queries.embedding)
+    return scores
+
+
+def has_scores(row: dict[str, Any]) -> bool:
+    """Whether this row of metrics is what `knn` returned."""
+    return any(name in row for name in SCORES)
 
 
 def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str, Any]:
     """Writes summary.json of a run that has taken `steps`, and prints its table."""
     summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
-    if run.has_knn:
-        untrained, *_, trained = (row for row in read_rows(folder) if KNN in row)
+    scored = list(filter(has_scores, read_rows(folder)))
+    if scored:
+        untrained, trained = scored[0], scored[-1]
         summary |= {
             "knn_neighbors": run.knn.num_neighbors,
             "knn_raw_pixels": _knn_of_pixels(run),
             "knn_untrained": untrained.get("knn"),
             "knn_trained": trained.get("knn"),
             "knn_embedding": trained.get("knn_embedding"),
-            "knn_bank": trained[KNN],
+            "knn_bank": trained.get("knn_bank"),
         }
     if run.has_labels and run.method.purity is not None:
         *hops, overall = purity(run, state, num_anchors=run.num_examples)

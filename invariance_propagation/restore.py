@@ -85,6 +85,14 @@ class Backbone(NamedTuple):
         return digest.hexdigest()[:16]
 
 
+class NoGraph(UserError):
+    """The memory of a method that keeps no bank and graph; `facts` of its run."""
+
+    def __init__(self, path: str | Path, facts: dict[str, Any]):
+        super().__init__(f"{path} is of a method that keeps no bank and graph")
+        self.facts = facts
+
+
 class StoredMemory(NamedTuple):
     """What a run remembers of its N images.
 
@@ -150,13 +158,13 @@ def backbone_of(restored: Restored) -> Backbone:
 
 
 def restore_memory(path: str | Path) -> StoredMemory:
-    """Bank, graph and sample ids of a run; as `restore_encoder`."""
+    """Bank, graph and sample ids of a run; as `restore_encoder`, and may raise NoGraph."""
     state, facts = read_checkpoint(path, ("memory",))
     packed = facts.get("sample_ids")
     sample_ids = None if packed is None else unpack_ids(packed)
-    memory = state["memory"]
+    memory = state.get("memory", {})
     if not {"bank", "graph"} <= memory.keys():
-        raise UserError(f"{path} is of a method that has no bank and graph")
+        raise NoGraph(path, facts)
     return StoredMemory(memory["bank"], memory["graph"], sample_ids, facts)
 
 

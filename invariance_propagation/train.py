@@ -151,7 +151,8 @@ def _train(
 
 
 def _has_scores_of(step: int, folder: Path) -> bool:
-    return any(row["step"] == step and monitor.KNN in row for row in read_rows(folder))
+    rows = filter(monitor.has_scores, read_rows(folder))
+    return any(row["step"] == step for row in rows)
 
 
 def _loop(

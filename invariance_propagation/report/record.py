@@ -15,6 +15,7 @@ from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.monitor import read_summary
 from invariance_propagation.progress import METRICS_FILE, read_rows
 from invariance_propagation.restore import (
+    NoGraph,
     StoredMemory,
     float32,
     restore_encoder,
@@ -32,7 +33,8 @@ class Record(NamedTuple):
       workdir: where it lies.
       rows: of metrics.jsonl.
       summary: of summary.json; {} before the run is finished.
-      memory: of the newest checkpoint; None without one.
+      facts: all that the run has noted of itself; {} without a checkpoint.
+      memory: bank and graph of the newest checkpoint; None without them.
       dataset: that it was trained on; None where it cannot be read now.
       cards: contents of cards/*.json, by file name.
       missing: a sentence for each part that is not there.
@@ -42,15 +44,11 @@ class Record(NamedTuple):
     workdir: Path
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
+    facts: dict[str, Any]
     memory: StoredMemory | None
     dataset: Dataset | None
     cards: dict[str, Any]
     missing: list[str]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """All that the run has noted of itself; {} without a checkpoint."""
-        return {} if self.memory is None else self.memory.facts
 
     @property
     def config(self) -> dict[str, Any]:
@@ -95,21 +93,27 @@ def read_record(name: str, workdir: Path) -> Record:
             f"workdir={workdir} holds no {METRICS_FILE} with rows: name the --workdir "
             "of a run that has begun to train"
         )
-    memory, dataset, missing = None, None, []
+    facts, memory, dataset, missing = {}, None, None, []
     try:
         memory = restore_memory(workdir)
+        facts = memory.facts
+    except NoGraph as error:
+        facts = error.facts
+        missing.append(
+            "This method keeps no graph: health, galleries and map are left out."
+        )
     except UserError:
         missing.append(
             "There is no checkpoint yet: health, galleries and map are left out."
         )
     if memory is not None:
         try:
-            dataset = _dataset(memory.facts)
+            dataset = _dataset(facts)
         except UserError as error:
             missing.append(f"Pictures are left out: {error}.")
     cards = {path.name: _card(path) for path in sorted(workdir.glob(CARDS))}
     summary = read_summary(workdir) or {}
-    return Record(name, workdir, rows, summary, memory, dataset, cards, missing)
+    return Record(name, workdir, rows, summary, facts, memory, dataset, cards, missing)
 
 
 def embed_images(record: Record, images: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from invariance_propagation.monitor import percent
+from invariance_propagation.monitor import has_scores, percent
 from invariance_propagation.report import curves, draw, embedding_map, health, page
 from invariance_propagation.report.provenance import cards, config
 from invariance_propagation.report.record import Record
@@ -162,14 +162,14 @@ def _outcome(record: Record) -> dict[str, str]:
     weight = record.config.get("method", {}).get("propagation_weight")
     none = "off" if weight == 0 else "not begun"
     found["propagation"] = none if start is None else f"from epoch {start} on"
-    scores = [row for row in record.rows if "knn_bank" in row]
+    scores = list(filter(has_scores, record.rows))
     shares = {"kNN, raw pixels": record.summary.get("knn_raw_pixels")}
     if scores:
         untrained, trained = scores[0], scores[-1]
         shares["kNN, untrained features"] = untrained.get("knn")
         shares["kNN, features"] = trained.get("knn")
         shares["kNN, embeddings"] = trained.get("knn_embedding")
-        shares["kNN, bank"] = trained["knn_bank"]
+        shares["kNN, bank"] = trained.get("knn_bank")
     # The summary's is of all images, that of a row of some.
     purities = [row["purity"] for row in record.rows if "purity" in row] or [None]
     purity = record.summary.get("purity", purities[-1])

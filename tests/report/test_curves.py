@@ -15,7 +15,7 @@ PANELS = {panel.title: panel for panel in curves.PANELS}
 
 def record(name: str = "one", **changes: object) -> Record:
     """Of a run that has not saved anything yet."""
-    return Record(name, Path(), rows(), {}, None, None, {}, [])._replace(**changes)
+    return Record(name, Path(), rows(), {}, {}, None, None, {}, [])._replace(**changes)
 
 
 def drawn(records: list[Record], title: str) -> list[tuple[str, str, list, list]]:

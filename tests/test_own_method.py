@@ -1,0 +1,58 @@
+"""docs/own_method.md, followed to the letter."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.report.write import write_report
+from invariance_propagation.restore import NoGraph, restore_backbone, restore_memory
+from invariance_propagation.train import train_and_evaluate
+from tests.tiny_run import CHANGES, ROOT
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory):
+    """The page's two files on Python's path."""
+    folder = tmp_path_factory.mktemp("page")
+    text = (ROOT / "docs" / "own_method.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    for name, block in zip(("my_method", "my_config"), blocks, strict=True):
+        (folder / f"{name}.py").write_text(block, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(folder)
+        yield
+
+
+def small(num_devices: int = 2):
+    import my_config
+
+    config = my_config.get_config()
+    config.num_devices = num_devices
+    config.update_from_flattened_dict(
+        {k: v for k, v in CHANGES.items() if not k.startswith("method.")}
+    )
+    return config
+
+
+def test_it_trains_and_is_evaluated(page, tmp_path: Path) -> None:
+    summary = train_and_evaluate(small(), str(tmp_path))
+    assert summary["knn_trained"] > 0.1 and summary["knn_bank"] > 0.1
+    assert "purity" not in summary
+    assert restore_backbone(tmp_path).channels == 1
+    with pytest.raises(NoGraph, match="keeps no bank and graph"):
+        restore_memory(tmp_path)
+    report = write_report(workdir=str(tmp_path), output=str(tmp_path / "report.html"))
+    assert "keeps no graph" in report.read_text(encoding="utf-8")
+
+
+def test_a_misspelt_option_is_named(page, tmp_path: Path) -> None:
+    config = small()
+    with config.unlocked():
+        config.method.temprature = 0.2
+    with pytest.raises(UserError, match="method.temprature: did you mean method.temp"):
+        train_and_evaluate(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
