@@ -102,6 +102,7 @@ def test_elsewhere_they_are_kept_in_runs() -> None:
 @pytest.fixture
 def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs cells in a kernel of its own; it leaves nothing outside of `tmp_path`."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     monkeypatch.delenv("PJRT_NPROC")  # conftest's, for eight devices
