@@ -17,8 +17,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-# NumPy too: a kernel may have loaded it, and what is there was compiled for it.
-KEPT = re.compile(r"jax|jaxlib|jax-cuda\d+-(plugin|pjrt)|libtpu(-nightly)?|numpy")
+KEPT = re.compile(
+    r"jax|jaxlib|jax-cuda\d+-(plugin|pjrt)|libtpu(-nightly)?"
+    # A kernel may have loaded these, and TensorFlow goes with few versions of them.
+    r"|numpy|protobuf"
+)
 
 
 def install_missing(*extras: str) -> None:

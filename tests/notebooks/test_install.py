@@ -49,13 +49,18 @@ def test_what_is_missing_is_installed_around_jax(pretend, capsys) -> None:
     installed = ALL | {"jax": "0.11.1+local", "jaxlib": "0.11.0", "numpy": "2.1.0"}
     # As the authors of these have spelt them; jaxtyping, scipy are pip's to change.
     installed |= {"jax_cuda13_plugin": "0.11.0", "jax-cuda12-pjrt": "0.11.0"}
-    installed |= {"libtpu": "0.0.30", "jaxtyping": "0.3", "scipy": "1.16.0"}
+    installed |= {
+        "libtpu": "0.0.30",
+        "protobuf": "5.29.6",
+        "jaxtyping": "0.3",
+        "scipy": "1.16.0",
+    }
     del installed["flax"]
     installed |= {"grain": "0.1", "onnx": "1.0"}
     calls = pretend(installed)
     install.install_missing()
     ((command, constraints),) = calls
-    assert command[-2:] == ["flax>=0.12.8", "grain>=0.2.18"]
+    assert [need.partition(">=")[0] for need in command[-2:]] == ["flax", "grain"]
     assert command[1:4] == ["-m", "pip", "install"] and "--upgrade" not in command
     assert constraints == [
         "jax==0.11.1+local",
@@ -64,6 +69,7 @@ def test_what_is_missing_is_installed_around_jax(pretend, capsys) -> None:
         "jaxlib==0.11.0",
         "libtpu==0.0.30",
         "numpy==2.1.0",
+        "protobuf==5.29.6",
     ]
     assert "jax 0.11.1+local" in capsys.readouterr().out
 
@@ -77,7 +83,7 @@ def test_without_jax_it_is_installed_too(pretend) -> None:
     assert {"jax", "numpy", "onnx", "simplejpeg"} <= wanted
 
 
-@pytest.mark.parametrize("name, version", [("jax", "0.7.2"), ("numpy", "1.26.4")])
+@pytest.mark.parametrize("name, version", [("jax", "0.4.38"), ("numpy", "1.26.4")])
 def test_what_is_too_old_is_not_replaced(pretend, name: str, version: str) -> None:
     calls = pretend({**ALL, name: version})
     with pytest.raises(RuntimeError, match=f"{name} {version} is installed here, but"):
