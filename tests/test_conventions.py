@@ -53,7 +53,7 @@ CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
 SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}
 # What is built on the package.
-OUTSIDE = {"configs", "tests", "benchmarks", "main"}
+OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
 
 
 def module_name(path: Path) -> str:
