@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     # torchvision's names: .safetensors or .npz.
     config.checkpoint = ""
     # Some of knn, linear, semi, svm on `data`, and voc07_svm, places, transfer on data
-    # of their own; commas between.
+    # of their own; commas between. semi_1pct is the first half of semi, 1 % of the labels.
     config.protocols = "knn,linear,semi,svm"
     # Folder for the cards; '': the workdir that the checkpoint is of.
     config.output = ""
@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
 
     # None: evaluation/recipes.py has the values, and says what each key means.
     config.linear = _unset(LINEAR)  # of linear and transfer
-    config.semi = _unset(FINETUNE)  # of semi
+    config.semi = _unset(FINETUNE)  # of semi and semi_1pct
     config.finetune = _unset(FINETUNE)  # of transfer
 
     # Of protocols that have data of their own.

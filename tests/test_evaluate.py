@@ -156,6 +156,21 @@ def test_what_is_on_a_card_is_not_measured_again(
     assert seeds == [2]  # of the random encoder
 
 
+def test_one_percent_alone_is_a_protocol_of_its_own(
+    all_of_digits: list[Card], stored: Path, tmp_path: Path, monkeypatch
+) -> None:
+    # The share that the other cards have is compiled already; here it stands for 1 %.
+    monkeypatch.setattr(measures, "SHARES", (0.1, 0.5))
+    cards = run(stored, "semi_1pct", num_seeds=1, output=str(tmp_path))
+    assert [card.protocol for card in cards] == ["semi_1pct"] * 2
+    for card, both in zip(
+        cards, scores_of(all_of_digits, "semi").values(), strict=True
+    ):
+        assert list(card.scores) == ["top1, 10%", "top5, 10%"]
+        for name, by_seed in card.scores.items():
+            assert by_seed["0"] == pytest.approx(both[name]["0"], abs=1e-6)
+
+
 def test_augmented_images_are_another_protocol(
     all_of_digits: list[Card], stored: Path, tmp_path: Path
 ) -> None:

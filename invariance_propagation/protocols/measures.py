@@ -4,7 +4,7 @@ What is compiled for one subject serves all of the same network.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,11 +183,14 @@ def finetune(
 
 
 def semi(
-    bench: Bench, options: Finetune, subset: Callable[[float, int], Split]
+    bench: Bench,
+    options: Finetune,
+    subset: Callable[[float, int], Split],
+    shares: Sequence[float],
 ) -> Measure:
     """Fine-tuning on some of the labels: `subset(share, seed)`."""
     measures = {
-        share: finetune(bench, options, partial(subset, share)) for share in SHARES
+        share: finetune(bench, options, partial(subset, share)) for share in shares
     }
 
     def measure(subject: Subject, seed: int) -> Scores:

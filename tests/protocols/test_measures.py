@@ -118,7 +118,7 @@ def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
         return bench.dataset.train.first(9)
 
     options = SEMI._replace(epochs=1)
-    scores = dict(measures.semi(bench, options, subset)(network(bench), 3))
+    scores = dict(measures.semi(bench, options, subset, (0.01, 0.1))(network(bench), 3))
     assert list(scores) == ["top1, 1%", "top1, 10%"]
     assert {(0.01, 3), (0.1, 3)} <= set(asked)
 
