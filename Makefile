@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint browser ablation benchmark growth clean
+.PHONY: demo test lint browser evidence benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
@@ -20,8 +20,9 @@ browser: $(VENV)/installed-dev  ## The report in Chromium: apt-get install chrom
 	$(BIN)/python -m pip install --quiet playwright==1.65.2
 	$(BIN)/python -m pytest tests/browser/check_report.py
 
-ablation: $(VENV)/installed  ## The README's table on digits: 4 forms x 6 seeds.
-	$(BIN)/python benchmarks/ablation.py --config=digits --seeds=6
+evidence: $(VENV)/installed  ## The tables of docs/results.md, cell by cell: some hours.
+	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/results_page.py
 
 benchmark: $(VENV)/installed-dev  ## The objective beside eager PyTorch; the memory plan; augmentation beside ResNet-50; input beside the decoder.
 	$(BIN)/python benchmarks/objective.py

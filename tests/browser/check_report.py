@@ -7,6 +7,7 @@ Beside the suite, as it needs a browser and Playwright (pip install playwright):
 Pages as people see them are left in runs/screenshots.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(workdir=",".join(map(str, runs)), output="")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
+@contextlib.contextmanager
+def chromium() -> Iterator:
+    """The system's own, without a window."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("google-chrome")
@@ -43,6 +45,12 @@ def browser() -> Iterator:
         browser = playwright.chromium.launch(executable_path=path, args=root)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with chromium() as found:
+        yield found
 
 
 def faults(address: str, browser, width: int) -> list[str]:

@@ -1,0 +1,206 @@
+"""Trains every form of the method on two sets, over seeds, and evaluates each run.
+
+    python benchmarks/evidence.py                            # all that has no card yet
+    python benchmarks/evidence.py --sets=digits --cells=paper,auto --seeds=1
+    python benchmarks/results_page.py                        # docs/results.md of the cards
+
+A cell is a run of main.py in runs/evidence, and its evaluation by kNN, the linear probe
+and 1 % of the labels. It leaves one card in benchmarks/results/evidence; what has a card
+is not run again, and what was interrupted goes on.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tqdm
+from provenance import RESULTS, provenance
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "evidence"
+CARDS = RESULTS / "evidence"
+PROTOCOLS = "knn,linear,semi_1pct"
+YARDSTICK_SEEDS = 3
+# What a CPU can train 60 epochs of in minutes.
+SETS = {
+    "digits": [],
+    "fashion_mnist": [
+        "data.num_train=10000",
+        "augment.size=14",
+        "encoder.width=8",
+        "train.epochs=60",
+        "train.evaluate_every=20",
+    ],
+}
+
+
+class Cell(NamedTuple):
+    """A form of the method: what it is called, how it is set, over how many seeds."""
+
+    name: str
+    overrides: list[str]
+    seeds: int
+
+
+CELLS = {
+    "instance": Cell(
+        "instance discrimination (lambda 0)", ["method.propagation_weight=0.0"], 3
+    ),
+    "released": Cell("released form", ["method.form=released"], 3),
+    "paper": Cell("paper form (l = 3, hard positives, T = 20)", [], 3),
+    "auto": Cell("paper form, start by itself", ["method.start=auto"], 3),
+    "start-10": Cell("paper form, T = 10", ["method.start_epoch=10"], 1),
+    "start-30": Cell("paper form, T = 30", ["method.start_epoch=30"], 1),
+    "start-40": Cell("paper form, T = 40", ["method.start_epoch=40"], 1),
+    "easy": Cell("paper form, easy positives", ["method.positives=easy"], 1),
+    "hops-1": Cell("paper form, l = 1", ["method.num_hops=1"], 1),
+    "hops-2": Cell("paper form, l = 2", ["method.num_hops=2"], 1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", default=",".join(SETS), help="by commas")
+    parser.add_argument("--cells", default=",".join(CELLS), help="by commas")
+    parser.add_argument("--seeds", type=int, help="of each cell, instead of its own")
+    parser.add_argument("--hours", type=float, help="begin no cell after so many")
+    options = parser.parse_args()
+    sets, names = options.sets.split(","), options.cells.split(",")
+    for given, known in ((sets, SETS), (names, CELLS)):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            parser.error(f"unknown {unknown[0]!r}: choose from {', '.join(known)}")
+    cells = list(plan(sets, names, options.seeds))
+    started = time.monotonic()
+    with tqdm.tqdm(cells, unit="cell") as bar:
+        for cell in bar:
+            bar.set_description("{}-{}-{}".format(*cell))
+            if options.hours and time.monotonic() - started > 3600 * options.hours:
+                sys.exit("stopped by --hours; the same command goes on")
+            run_cell(*cell)
+    for data in sets:
+        run_yardsticks(data)
+
+
+def plan(
+    sets: list[str], names: list[str], seeds: int | None
+) -> Iterator[tuple[str, str, int]]:
+    """Set, cell and seed; a whole seed before the next, so that an end tells most."""
+    most = seeds or max(cell.seeds for cell in CELLS.values())
+    for seed in range(most):
+        for data in sets:
+            for name in names:
+                if seed < (seeds or CELLS[name].seeds):
+                    yield data, name, seed
+
+
+def run_yardsticks(data: str) -> None:
+    """Raw pixels, and the network before training, by the protocols of the cells."""
+    path = CARDS / f"{data}-untrained.json"
+    if path.exists():
+        return
+    # Any run on this set will do: only its data and the shape of its network count.
+    workdir = RUNS / f"{data}-paper-0"
+    found = evaluate(workdir, RUNS / f"{data}-untrained", num_seeds=YARDSTICK_SEEDS)
+    kinds = {"random encoder": {}, "raw pixels": {}}
+    for card in found:
+        if card["encoder"] in kinds:
+            kinds[card["encoder"]][card["protocol"]] = card["scores"]
+    write(path, provenance() | {"set": data, "evaluation": kinds})
+
+
+def run_cell(data: str, name: str, seed: int) -> dict[str, Any]:
+    """Runs one cell to its end, unless it has a card; returns the card."""
+    overrides = [*SETS[data], *CELLS[name].overrides, f"seed={seed}"]
+    path = CARDS / f"{data}-{name}-{seed}.json"
+    if path.exists():
+        card = json.loads(path.read_text())
+        if card["overrides"] != overrides:
+            sys.exit(f"error: {path} was run with {card['overrides']}: move it away")
+        return card
+    workdir = RUNS / f"{data}-{name}-{seed}"
+    pretrain = [f"--config.{override}" for override in overrides]
+    call(workdir, f"--config=configs/{data}.py", f"--workdir={workdir}", *pretrain)
+    # Of random weights and raw pixels there is one card for all runs on a set.
+    found = evaluate(workdir, RUNS / f"{data}-evaluated", num_seeds=1)
+    own = [card for card in found if card["checkpoint"].get("path") == str(workdir)]
+    rows = read_rows(workdir)
+    card = provenance() | {
+        "set": data,
+        "cell": name,
+        "seed": seed,
+        "overrides": overrides,
+        "minutes": minutes(workdir, rows),
+        "summary": json.loads((workdir / "summary.json").read_text()),
+        "started_in_epoch": next(
+            (row["epoch"] for row in rows if row["propagation_weight"] > 0), None
+        ),
+        "neighbor_overlap": [row["neighbor_overlap"] for row in rows],
+        "purity": [row["purity"] for row in rows],
+        "checkpoint": own[0]["checkpoint"]["digest"],
+        "evaluation": {card["protocol"]: card["scores"] for card in own},
+    }
+    del card["summary"]["workdir"]
+    write(path, card)
+    return card
+
+
+def evaluate(workdir: Path, output: Path, *, num_seeds: int) -> list[dict[str, Any]]:
+    """All cards that then lie in `output`."""
+    call(
+        workdir,
+        "--config=configs/evaluate.py",
+        f"--config.checkpoint={workdir}",
+        f"--config.output={output}",
+        f"--config.protocols={PROTOCOLS}",
+        f"--config.num_seeds={num_seeds}",
+    )
+    return [json.loads(path.read_text()) for path in output.glob("cards/*.json")]
+
+
+def call(workdir: Path, *arguments: str) -> None:
+    """Runs main.py; its output lies beside the workdir."""
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    log = workdir.with_suffix(".log")
+    with log.open("a") as output:
+        command = [sys.executable, "main.py", *arguments]
+        process = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output)
+    if process.returncode:
+        last = log.read_text().strip().splitlines()[-1]
+        sys.exit(f"{last}\nwhile running {' '.join(command)}; see {log}")
+
+
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    """One row an epoch: its last."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "loss" in row]
+    return list({row["epoch"]: row for row in rows}.values())
+
+
+def minutes(workdir: Path, rows: list[dict[str, Any]]) -> float:
+    """Spent in steps, by the rate of each epoch's last row."""
+    facts = next(workdir.glob("checkpoints/*/facts/metadata"))
+    batch_size = json.loads(facts.read_text())["batch_size"]
+    seconds, before = 0.0, 0
+    for row in rows:
+        seconds += (row["step"] - before) * batch_size / row["images_per_second"]
+        before = row["step"]
+    return seconds / 60
+
+
+def write(path: Path, card: dict[str, Any]) -> None:
+    """As a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(card, indent=1) + "\n")
+    os.replace(draft, path)
+
+
+if __name__ == "__main__":
+    main()
