@@ -1,0 +1,153 @@
+"""The cells of docs/results.md, and the page that is made of their cards."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.tiny_run import ROOT
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("evidence")
+    monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(module, "CARDS", tmp_path / "cards")
+    return module
+
+
+@pytest.fixture
+def page(
+    evidence: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> ModuleType:
+    module = importlib.import_module("results_page")
+    monkeypatch.setattr(module, "CARDS", evidence.CARDS)
+    monkeypatch.setattr(module, "PAGE", tmp_path / "results.md")
+    monkeypatch.setattr(module, "PLOT", tmp_path / "results.png")
+    return module
+
+
+def pretend(workdir: Path, arguments: tuple[str, ...]) -> None:
+    """What main.py would leave of two epochs of four steps, or of an evaluation."""
+    if "--config=configs/evaluate.py" not in arguments:
+        facts = workdir / "checkpoints" / "8" / "facts"
+        facts.mkdir(parents=True)
+        (facts / "metadata").write_text(json.dumps({"batch_size": 30}))
+        rows = [{"step": 0, "epoch": 0, "knn": 0.5}]
+        for step, weight in ((2, 0.0), (4, 0.0), (6, 0.3), (8, 0.6)):
+            rows.append({"step": step, "epoch": (step - 1) // 4, "loss": 1.0})
+            rows[-1] |= {"propagation_weight": weight, "images_per_second": 2.0}
+            rows[-1] |= {"neighbor_overlap": step / 100, "purity": step / 10}
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (workdir / "metrics.jsonl").write_text("".join(lines))
+        summary = {"workdir": str(workdir), "purity_by_hop": [0.9, 0.8, 0.7]}
+        (workdir / "summary.json").write_text(json.dumps(summary))
+        return
+    output = next(Path(x.split("=")[1]) for x in arguments if "output=" in x)
+    (output / "cards").mkdir(parents=True, exist_ok=True)
+    scores = {"knn": "top1", "linear": "top1", "semi_1pct": "top1, 1%"}
+    for protocol, score in scores.items():
+        for encoder in ("step 8", "random encoder", "raw pixels"):
+            checkpoint = {"path": str(workdir), "digest": "abc"}
+            values = {"mean": 0.5, "by_seed": {"0": 0.4, "1": 0.6}}
+            card = {"protocol": protocol, "encoder": encoder, "scores": {score: values}}
+            card["checkpoint"] = checkpoint if encoder == "step 8" else {}
+            name = f"{protocol}-{encoder}-{workdir.name}.json"
+            (output / "cards" / name).write_text(json.dumps(card))
+
+
+@pytest.fixture
+def calls(evidence: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    found = []
+
+    def call(workdir: Path, *arguments: str) -> None:
+        found.append(arguments)
+        pretend(workdir, arguments)
+
+    monkeypatch.setattr(evidence, "call", call)
+    return found
+
+
+def test_whole_seeds_come_first(evidence: ModuleType) -> None:
+    planned = list(evidence.plan(["digits", "fashion_mnist"], ["paper", "easy"], None))
+    assert planned[:4] == [
+        ("digits", "paper", 0),
+        ("digits", "easy", 0),
+        ("fashion_mnist", "paper", 0),
+        ("fashion_mnist", "easy", 0),
+    ]
+    assert planned[4:] == [
+        (data, "paper", seed) for seed in (1, 2) for data in ("digits", "fashion_mnist")
+    ]
+    assert len(list(evidence.plan(["digits"], ["paper", "easy"], 2))) == 4
+
+
+def test_a_cell_leaves_a_card_and_is_not_run_again(evidence, calls) -> None:
+    evidence.run_cell("digits", "released", 1)
+    card = json.loads((evidence.CARDS / "digits-released-1.json").read_text())
+    assert card["overrides"] == ["method.form=released", "seed=1"]
+    assert card["minutes"] == pytest.approx(8 * 30 / 2 / 60)
+    assert card["started_in_epoch"] == 1
+    assert card["neighbor_overlap"] == [0.04, 0.08] and card["purity"] == [0.4, 0.8]
+    assert card["checkpoint"] == "abc" and "workdir" not in card["summary"]
+    assert set(card["evaluation"]) == {"knn", "linear", "semi_1pct"}
+    assert "--config.method.form=released" in calls[0] and len(calls) == 2
+    evidence.run_cell("digits", "released", 1)
+    assert len(calls) == 2
+
+
+def test_other_settings_under_a_name_are_refused(evidence, calls, monkeypatch) -> None:
+    evidence.run_cell("digits", "paper", 0)
+    monkeypatch.setitem(evidence.SETS, "digits", ["train.epochs=3"])
+    with pytest.raises(SystemExit, match="digits-paper-0.json was run with"):
+        evidence.run_cell("digits", "paper", 0)
+
+
+def test_a_failure_ends_with_its_own_line(evidence: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="unknown config key trian"):
+        evidence.call(
+            tmp_path / "run", "--config=configs/digits.py", "--config.trian.epochs=1"
+        )
+
+
+def test_yardsticks_are_measured_once(evidence, calls) -> None:
+    evidence.run_cell("digits", "paper", 0)
+    evidence.run_yardsticks("digits")
+    evidence.run_yardsticks("digits")
+    assert len(calls) == 3 and "--config.num_seeds=3" in calls[2]
+    card = json.loads((evidence.CARDS / "digits-untrained.json").read_text())
+    assert set(card["evaluation"]) == {"random encoder", "raw pixels"}
+
+
+def test_the_page_says_what_there_is_and_what_there_is_not(
+    evidence, page, calls
+) -> None:
+    for seed, share in enumerate((0.90, 0.92, 0.97)):
+        card = evidence.run_cell("digits", "paper", seed)
+        card["evaluation"]["linear"]["top1"]["mean"] = share
+        evidence.write(evidence.CARDS / f"digits-paper-{seed}.json", card)
+    evidence.run_yardsticks("digits")
+    page.main()
+    text = page.PAGE.read_text()
+    # 93 and the square root of (9 + 1 + 16) / 2
+    assert (
+        "| 50.0 ± 0.0 | 93.0 ± 3.6 | 50.0 ± 0.0 | 90.0 / 80.0 / 70.0 | 1 | 3 |" in text
+    )
+    assert "| untrained network | 50.0 ± 14.1 | 50.0 ± 14.1 | 50.0 ± 14.1 |" in text
+    assert text.count("*not run yet*") == len(evidence.CELLS) - 1
+    assert "Fashion-MNIST" not in text.split("## ", 1)[1]
+    assert page.PLOT.stat().st_size > 10_000
+    page.PAGE.write_text(text + "\nWhat it means.\n")
+    page.main()
+    assert page.PAGE.read_text() == text + "\nWhat it means.\n"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks/results/evidence").glob("*"))
+)
+def test_cards_name_no_place_of_a_machine(path: Path) -> None:
+    text = path.read_text()
+    assert not any(place in text for place in ("/work", "/tmp", "/root", "/home"))
