@@ -51,9 +51,10 @@ evaluation is a card in [benchmarks/results/evidence](../benchmarks/results/evid
 In percent. kNN, the linear probe and fine-tuning on 1 % of the labels measure the
 backbone's features on the held-out images, by the protocols of `configs/evaluate.py`, at
 the last step; nothing was chosen by these labels. Purity is the share of the positives
-with their anchor's label, by hop, at the end. ± is the standard deviation over seeds, which
-also choose the 1 % of the labels. Minutes are those of training; two runs shared the two
-cores most of the time. *Not run yet* means what it says.
+with their anchor's label, by hop, at the end. ± is the standard deviation over seeds. All
+runs are given the same 1 % of the labels, the untrained network one list for each of its
+seeds. Minutes are those of training, on cores that other programs shared. *Not run yet*
+means what it says.
 
 ![Scores of every run, and what became of the neighbours](results.png)"""
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from PIL import Image
 
 from configs import default
-from invariance_propagation import preview, setup
+from invariance_propagation import methods, preview, setup
 from invariance_propagation.errors import UserError
 from invariance_propagation.models import Encoder
 from invariance_propagation.preview import describe, draw_preview, sheet
@@ -57,7 +57,7 @@ class Average(nn.Module):
 def test_views_are_those_of_the_step(
     pictures: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    bind, seen = setup.invariance_propagation, []
+    bind, seen = methods.invariance_propagation, []
 
     @functools.wraps(bind)
     def bind_and_watch(**options: Any) -> Any:
@@ -71,7 +71,7 @@ def test_views_are_those_of_the_step(
     def make_quick_encoder(**options: Any) -> nn.Module:
         return Encoder(Average(), "linear", dim=options["dim"])
 
-    monkeypatch.setattr(setup, "invariance_propagation", bind_and_watch)
+    monkeypatch.setitem(methods.METHODS, "invariance_propagation", bind_and_watch)
     monkeypatch.setattr(setup, "make_encoder", make_quick_encoder)
     config = tiny_config() if kind == "resident" else streamed_config(pictures)
     run = setup.build(config)
