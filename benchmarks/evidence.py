@@ -12,6 +12,7 @@ is not run again, and what was interrupted goes on.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -37,6 +38,11 @@ SETS = {
         "train.epochs=60",
         "train.evaluate_every=20",
     ],
+}
+# A quarter of the linear probe's epochs, likewise.
+EVALUATIONS = {
+    "digits": [],
+    "fashion_mnist": ["linear.epochs=25", "linear.milestones=(10, 15, 20)"],
 }
 
 
@@ -107,7 +113,7 @@ def run_yardsticks(data: str) -> None:
         return
     # Any run on this set will do: only its data and the shape of its network count.
     workdir = RUNS / f"{data}-paper-0"
-    found = evaluate(workdir, RUNS / f"{data}-untrained", num_seeds=YARDSTICK_SEEDS)
+    found = evaluate(data, workdir, "untrained", num_seeds=YARDSTICK_SEEDS)
     kinds = {"random encoder": {}, "raw pixels": {}}
     for card in found:
         if card["encoder"] in kinds:
@@ -128,7 +134,7 @@ def run_cell(data: str, name: str, seed: int) -> dict[str, Any]:
     pretrain = [f"--config.{override}" for override in overrides]
     call(workdir, f"--config=configs/{data}.py", f"--workdir={workdir}", *pretrain)
     # Of random weights and raw pixels there is one card for all runs on a set.
-    found = evaluate(workdir, RUNS / f"{data}-evaluated", num_seeds=1)
+    found = evaluate(data, workdir, "evaluated", num_seeds=1)
     own = [card for card in found if card["checkpoint"].get("path") == str(workdir)]
     rows = read_rows(workdir)
     card = provenance() | {
@@ -136,6 +142,7 @@ def run_cell(data: str, name: str, seed: int) -> dict[str, Any]:
         "cell": name,
         "seed": seed,
         "overrides": overrides,
+        "evaluated_with": EVALUATIONS[data],
         "minutes": minutes(workdir, rows),
         "summary": json.loads((workdir / "summary.json").read_text()),
         "started_in_epoch": next(
@@ -151,8 +158,11 @@ def run_cell(data: str, name: str, seed: int) -> dict[str, Any]:
     return card
 
 
-def evaluate(workdir: Path, output: Path, *, num_seeds: int) -> list[dict[str, Any]]:
-    """All cards that then lie in `output`."""
+def evaluate(
+    data: str, workdir: Path, name: str, *, num_seeds: int
+) -> list[dict[str, Any]]:
+    """Evaluates a run; all cards that then lie in the folder of this set and name."""
+    output = RUNS / f"{data}-{name}"
     call(
         workdir,
         "--config=configs/evaluate.py",
@@ -160,6 +170,7 @@ def evaluate(workdir: Path, output: Path, *, num_seeds: int) -> list[dict[str, A
         f"--config.output={output}",
         f"--config.protocols={PROTOCOLS}",
         f"--config.num_seeds={num_seeds}",
+        *(f"--config.{override}" for override in EVALUATIONS[data]),
     )
     return [json.loads(path.read_text()) for path in output.glob("cards/*.json")]
 
@@ -184,14 +195,11 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 def minutes(workdir: Path, rows: list[dict[str, Any]]) -> float:
-    """Spent in steps, by the rate of each epoch's last row."""
+    """Spent in steps, at the median rate of the epochs."""
     facts = next(workdir.glob("checkpoints/*/facts/metadata"))
-    batch_size = json.loads(facts.read_text())["batch_size"]
-    seconds, before = 0.0, 0
-    for row in rows:
-        seconds += (row["step"] - before) * batch_size / row["images_per_second"]
-        before = row["step"]
-    return seconds / 60
+    images = rows[-1]["step"] * json.loads(facts.read_text())["batch_size"]
+    rate = statistics.median(row["images_per_second"] for row in rows)
+    return images / rate / 60
 
 
 def write(path: Path, card: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evidence import CARDS, CELLS, ROOT, SETS
+from evidence import CARDS, CELLS, EVALUATIONS, ROOT, SETS
 
 PAGE = ROOT / "docs" / "results.md"
 PLOT = ROOT / "docs" / "results.png"
@@ -79,11 +79,16 @@ def section(data: str, untrained: dict, found: dict[str, list[Card]]) -> str:
     any_card = next(iter(found.values()))[0]
     dates = sorted({card["date"] for own in found.values() for card in own})
     versions = ", ".join(f"{k} {v}" for k, v in any_card["versions"].items())
-    settings = " ".join(f"--config.{override}" for override in SETS[data])
+    settings, evaluated = (
+        " ".join(f"--config.{override}" for override in overrides[data])
+        for overrides in (SETS, EVALUATIONS)
+    )
+    trained = f"`configs/{data}.py`" + (f" with `{settings}`" if settings else "")
+    trained += f"; evaluated with `{evaluated}`" if evaluated else ""
     lines = [
         f"## {TITLES[data]}",
         "",
-        f"`configs/{data}.py`" + (f" with `{settings}`" if settings else "") + ".",
+        f"{trained}.",
         f"{any_card['machine']}; Python {any_card['python']}, {versions}; "
         + " to ".join(sorted({dates[0], dates[-1]}))
         + ".",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from invariance_propagation.data.geometry import crop_box
 from invariance_propagation.errors import TrainingError
@@ -101,7 +101,12 @@ def decode(content: bytes) -> np.ndarray:
             return simplejpeg.decode_jpeg(content, "RGB")
         except ValueError:
             pass
-    with Image.open(io.BytesIO(content)) as image:
+    try:
+        opened = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        # Pillow's own words name an address in memory.
+        raise ValueError("it is no picture that Pillow knows") from error
+    with opened as image:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the last
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -56,7 +56,10 @@ def view_of(
     }
     for name, value in given.items():
         if value is None:
-            raise UserError(f"view.{name} is missing: {checkpoint} does not say it")
+            raise UserError(
+                f"view.{name} is missing, and {checkpoint} does not say it: set "
+                f"--config.view.{name} to what it was trained with"
+            )
     view = View(given["size"], tuple(given["mean"]), tuple(given["std"]))
     if view.size < 1:
         raise UserError(f"view.size={view.size}: set it above 0 pixels")

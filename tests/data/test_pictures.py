@@ -186,3 +186,8 @@ def test_without_crops_the_whole_picture_is_resized(photo: np.ndarray) -> None:
     (view,) = crops([photo], numbers, size=32, **options)
     expected = cv2.resize(photo, (32, 32), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(view, expected)
+
+
+def test_what_is_no_picture_is_called_so() -> None:
+    with pytest.raises(ValueError, match="^it is no picture that Pillow knows$"):
+        decode(b"a text")
