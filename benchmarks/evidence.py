@@ -39,10 +39,10 @@ SETS = {
         "train.evaluate_every=20",
     ],
 }
-# A quarter of the linear probe's epochs, likewise.
+# Without flips the linear probe needs its features but once: a tenth of the time.
 EVALUATIONS = {
     "digits": [],
-    "fashion_mnist": ["linear.epochs=25", "linear.milestones=(10, 15, 20)"],
+    "fashion_mnist": ["linear.flip=0.0"],
 }
 
 
