@@ -185,16 +185,17 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _difference(one: Card, other: Card) -> str:
     """Where two kinds differ first, by the name of the value."""
-    left, right = (_flat(card.kind()) for card in (one, other))
+    left, right = (leaves(card.kind()) for card in (one, other))
     for name in left | right:
         if left.get(name) != right.get(name):
             return f"{name}: {left.get(name)} and {right.get(name)}"
     return "not at all"
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """'section.key' -> value."""
     found = {}
-    for name, value in tree.items():
+    for key, value in tree.items():
         nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+        found |= leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return found

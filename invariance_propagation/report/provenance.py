@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from invariance_propagation.evaluation.cards import leaves
 from invariance_propagation.report import page
 from invariance_propagation.report.record import Record
 from invariance_propagation.report.runs import beside, of
@@ -44,15 +45,6 @@ def config(records: Sequence[Record]) -> str:
         text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in own.items())
         parts.append(page.details(f"All keys of {name}", text))
     return "\n".join(parts)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """'section.key' -> value."""
-    found = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        found |= leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return found
 
 
 def card_title(name: str, card: Any) -> str:
