@@ -22,6 +22,13 @@ from invariance_propagation.feed import Feed, host_made, resident, streamed
 from invariance_propagation.methods import Method, find_method
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.optimizer import make_optimizer
+from invariance_propagation.options import (
+    KnnOptions,
+    TrainOptions,
+    check_chances,
+    check_options,
+    check_sizes,
+)
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
@@ -31,30 +38,6 @@ TOP_LEVEL += ("augmentation",)
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 AUGMENTATIONS = ("device", "host")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-class TrainOptions(NamedTuple):
-    """The section `train`; configs/default.py says what each key means."""
-
-    epochs: int
-    batch_size: int
-    evaluate_every: int
-    checkpoint_every: int
-    keep_checkpoints: int
-    log_every: int
-    tensorboard: bool
-    num_threads: int
-    num_workers: int
-    stop_after_steps: int
-    stop_after_hours: float
-
-
-class KnnOptions(NamedTuple):
-    """The section `knn`: K and sigma of the weighted kNN monitor."""
-
-    num_neighbors: int
-    temperature: float
-    embed_anew: bool
 
 
 class Programs(NamedTuple):
@@ -145,7 +128,7 @@ def build(config: ConfigDict) -> Run:
     settings.check_names(config, (*TOP_LEVEL, *SECTIONS))
     options = settings.call(TrainOptions, "train", config)
     knn = settings.call(KnnOptions, "knn", config)
-    _check_options(options, knn)
+    check_options(options, knn)
     if config.augmentation not in AUGMENTATIONS:
         raise UserError(
             f"augmentation={config.augmentation!r}: choose one of "
@@ -155,7 +138,7 @@ def build(config: ConfigDict) -> Run:
     images = dataset.train.images
     num_examples = len(images)
     knn = knn._replace(num_neighbors=_votes(knn.num_neighbors, dataset.train))
-    _check_sizes(options, knn, num_examples)
+    check_sizes(options, knn, num_examples)
 
     parallel.one_cpu_device_per_core(options.batch_size)
     runner = parallel.make_runner(config.parallel, config.num_devices)
@@ -187,7 +170,7 @@ def build(config: ConfigDict) -> Run:
     chances = settings.options(
         augment.augment, "augment", config, bound=("keys", "images")
     )
-    _check_chances(chances)
+    check_chances(chances)
     own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
     reading = {"num_threads": options.num_threads, "num_workers": options.num_workers}
     reading["process_index"] = jax.process_index()
@@ -323,67 +306,3 @@ def make_encoder(
         return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
     except ValueError as error:
         raise UserError(f"encoder: {error}") from error
-
-
-def _check_options(options: TrainOptions, knn: KnnOptions) -> None:
-    for name in (
-        "epochs",
-        "batch_size",
-        "checkpoint_every",
-        "log_every",
-        "num_threads",
-    ):
-        if getattr(options, name) < 1:
-            raise UserError(f"train.{name}={getattr(options, name)}: set it above 0")
-    if options.evaluate_every < 0:
-        raise UserError(
-            f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
-            "for no kNN evaluation"
-        )
-    if options.num_workers < 0:
-        raise UserError(
-            f"train.num_workers={options.num_workers}: set it above 0, or to 0 for "
-            "threads alone"
-        )
-    if options.keep_checkpoints < 1:
-        raise UserError(
-            f"train.keep_checkpoints={options.keep_checkpoints}: keep at least 1"
-        )
-    for name in ("stop_after_steps", "stop_after_hours"):
-        if getattr(options, name) < 0:
-            raise UserError(
-                f"train.{name}={getattr(options, name)}: set it above 0, or to 0 to "
-                "train to the end"
-            )
-    if not knn.temperature > 0:
-        raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
-
-
-def _check_chances(chances: dict[str, Any]) -> None:
-    if chances["size"] < 1:
-        raise UserError(f"augment.size={chances['size']}: set it above 0 pixels")
-    for name in ("rotation", "shear", "stretch"):
-        if not chances[name] >= 0:
-            raise UserError(f"augment.{name}={chances[name]}: set it to 0 or above")
-    for name in ("flip", "jitter_probability", "grayscale", "blur"):
-        if not 0 <= chances[name] <= 1:
-            raise UserError(f"augment.{name}={chances[name]}: it is a probability")
-    scale = chances["crop_scale"]
-    if scale and not 0 < scale[0] <= scale[1] <= 1:
-        raise UserError(
-            f"augment.crop_scale={scale}: smallest and largest share of the area, "
-            "above 0 and up to 1; () switches crops off"
-        )
-
-
-def _check_sizes(options: TrainOptions, knn: KnnOptions, num_examples: int) -> None:
-    if options.batch_size > num_examples:
-        raise UserError(
-            f"train.batch_size={options.batch_size}, but there are {num_examples} "
-            f"training images: set it to at most {num_examples}"
-        )
-    if not 1 <= knn.num_neighbors <= num_examples:
-        raise UserError(
-            f"knn.num_neighbors={knn.num_neighbors}, but there are {num_examples} "
-            f"training images: set it from 1 to {num_examples}"
-        )

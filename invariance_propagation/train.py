@@ -6,24 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import monitor, processes
-from invariance_propagation.checkpoint import FOLDER, Checkpoints, pack_ids
-from invariance_propagation.errors import Stopped, TrainingError, UserError
+from invariance_propagation import announce, monitor, processes
+from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.setup import Run, build
 from invariance_propagation.start import Start, start_of
 from invariance_propagation.stopping import describe, exit_status, stop_requests
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
-
-# Below this share of neighbours kept between visits the graph is new each epoch. When
-# the term starts it is 0.09 on digits, 0.08 on Fashion-MNIST (two thirds of the
-# positives are right); 0.007 in a run of the latter whose neighbours then got worse.
-STABLE_OVERLAP = 0.05
+from invariance_propagation.window import Window
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -109,7 +104,7 @@ def _train(
             run.runner.local(state.params)
         )
         (folder / "parameters.txt").write_text(overview + "\n")
-        _say_start(run, folder, state, start)
+        announce.run_starts(run, folder, state, start)
         log = MetricsLog(
             folder,
             tensorboard=run.options.tensorboard,
@@ -191,8 +186,7 @@ def _loop(
                 row["purity_by_hop"] = hops
             log.write(row)
             progress.show(row, always=last)
-            if _propagates(row) and not _propagates(before):
-                _say_propagation_starts(row, before, progress)
+            announce.propagation_starts(row, before, progress)
             before = row
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0
         every = options.evaluate_every
@@ -216,47 +210,6 @@ def _loop(
                 exit_status(stop),
             )
     return state
-
-
-class Window:
-    """Metrics since the last row: still on the device, then summed on the host.
-
-    What has been summed goes into a checkpoint, so that rows come out the same
-    after a restart in the middle of a window.
-    """
-
-    def __init__(self, count: int = 0, sums: dict[str, float] | None = None):
-        self._count = count
-        self._sums = dict(sums or {})
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
-
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        self._pending.append((step, metrics))
-
-    def settle(self) -> None:
-        """Brings the pending metrics to the host.
-
-        Raises:
-          TrainingError: one of them is not finite.
-        """
-        for step, metrics in self._pending:
-            for name, value in jax.device_get(metrics).items():
-                if not np.isfinite(value):
-                    raise TrainingError(
-                        f"step {step}: the {name} is {value}; training stops before "
-                        "anything of it is saved. Try a smaller "
-                        "optimizer.learning_rate or a larger method.temperature"
-                    )
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
-            self._count += 1
-        self._pending.clear()
-
-    def means(self) -> dict[str, float]:
-        self.settle()
-        return {name: total / self._count for name, total in self._sums.items()}
-
-    def facts(self) -> dict[str, Any]:
-        return {"count": self._count, "sums": self._sums}
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -294,56 +247,6 @@ def _check_same_run(
         )
 
 
-def _say_start(run: Run, folder: Path, state: TrainState, start: int) -> None:
-    count = sum(x.size for x in jax.tree.leaves(state.params))
-    print(
-        f"{run.dataset.name}: {run.num_examples:,} training images; encoder of "
-        f"{count:,} parameters; {run.total_steps:,} steps of "
-        f"{run.options.batch_size} images ({run.options.epochs} epochs) on "
-        f"{run.runner.num_devices} {jax.default_backend()} device(s)"
-        + (f" of {jax.process_count()} processes" if processes.several() else "")
-    )
-    if not run.has_labels:
-        print("no labels: kNN and purity are left out")
-    voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
-    print("; ".join(filter(None, (run.method.about, voters))))
-    start_epoch = run.method.start_epoch
-    if start_epoch is not None and start_epoch >= run.options.epochs:
-        print(
-            f"warning: propagation starts in epoch {start_epoch} "
-            f"(method.start_epoch), but there are only {run.options.epochs} "
-            "(train.epochs): this trains instance discrimination alone"
-        )
-    if start:
-        print(f"continuing from step {start:,}: {folder / FOLDER}")
-
-
 def _last_row(folder: Path) -> dict[str, Any]:
     """Of training; {} before the first."""
     return next((row for row in reversed(read_rows(folder)) if "loss" in row), {})
-
-
-def _propagates(row: dict[str, Any]) -> bool:
-    return row.get("propagation_weight", 0.0) > 0
-
-
-def _say_propagation_starts(
-    row: dict[str, Any], before: dict[str, Any], progress: Progress
-) -> None:
-    """Tells how good the positives were that the loss was given first."""
-    overlap, epoch = before.get("neighbor_overlap", 0.0), row["epoch"]
-    text = f"epoch {epoch}: propagation starts; neighbours kept between visits "
-    text += monitor.percent(overlap)
-    if "purity" in before:
-        text += (
-            f"; purity of the positives {monitor.percent(before['purity'])} (by hop "
-        )
-        text += ", ".join(map(monitor.percent, before["purity_by_hop"])) + ")"
-    progress.say(text)
-    if overlap < STABLE_OVERLAP:
-        progress.say(
-            f"warning: fewer than {monitor.percent(STABLE_OVERLAP)} of the neighbours "
-            "are kept between visits, so the graph is not stable yet: propagation may "
-            f"do harm; a later start (method.start_epoch > {epoch}, or "
-            "method.start='auto') may serve better"
-        )

@@ -32,16 +32,16 @@ NAME = "invariance_propagation"
 LAYERS = (
     {"errors", "version"},
     {"processes"},
-    {"auto", "origin", "parallel", "settings"},
+    {"auto", "options", "origin", "parallel", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
-    | {"stopping", "train_state"},
+    | {"stopping", "train_state", "window"},
     {"train_step", "feed", "__init__"},
     {"setup", "protocols"},
     {"monitor", "plan", "scan", "preview", "restore"},
-    {"start"},
+    {"announce", "start"},
     {"train", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with

@@ -44,11 +44,22 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A training split and, for evaluation, a held-out one (None where absent)."""
+    """A training split and, for evaluation, a held-out one (None where absent).
+
+    Attributes:
+      name: of the set.
+      train, held_out: its splits.
+      classes: the name of each label, by number; () where they have none.
+    """
 
     name: str
     train: Split
     held_out: Split | None
+    classes: Sequence[str] = ()
+
+    def class_name(self, label: int) -> str:
+        """Its number where it has no name."""
+        return self.classes[label] if self.classes else str(label)
 
     def digest(self) -> str:
         """Names the training images and their order, 16 hex digits of SHA-256.

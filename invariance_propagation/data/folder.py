@@ -31,20 +31,21 @@ def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> D
         raise UserError("data.folder is missing: the folder that holds the pictures")
     root = Path(folder).absolute()
     ids = list_pictures(root)
-    labels = np.array(classes_of(ids), np.int32) if classes else None
+    labels, names = classes_of(ids) if classes else (None, ())
     kept = np.array([not is_held_out(name, held_out) for name in ids])
 
     def split(rows: np.ndarray) -> Split:
-        names = [ids[i] for i in np.flatnonzero(rows)]
-        pictures = Pictures(names, Files(root, names), size=size, where=str(root))
-        return Split(pictures, None if labels is None else labels[rows], names)
+        own = [ids[i] for i in np.flatnonzero(rows)]
+        pictures = Pictures(own, Files(root, own), size=size, where=str(root))
+        return Split(pictures, None if labels is None else labels[rows], own)
 
     if not kept.any():
         raise UserError(
             f"data.held_out={held_out} leaves none of the {len(ids)} pictures to train "
             "on: set it lower"
         )
-    return Dataset(root.name, split(kept), None if kept.all() else split(~kept))
+    rest = None if kept.all() else split(~kept)
+    return Dataset(root.name, split(kept), rest, names)
 
 
 def two_folders(folder: str, *, size: int) -> Dataset:
@@ -55,22 +56,21 @@ def two_folders(folder: str, *, size: int) -> Dataset:
     """
     root = Path(folder).absolute()
     ids = {part: list_pictures(root / part) for part in ("train", "val")}
-    labels = {part: np.array(classes_of(ids[part]), np.int32) for part in ids}
-    names = {part: {name.split("/")[0] for name in ids[part]} for part in ids}
-    if names["train"] != names["val"]:
-        other = min(names["train"] ^ names["val"])
+    (train_labels, names), (labels, others) = map(classes_of, ids.values())
+    if names != others:
+        other = min(set(names) ^ set(others))
         raise UserError(
             f"{root}: train/ and val/ do not have the same classes, {other} is in one "
             "of them: mend that"
         )
 
-    def split(part: str) -> Split:
+    def split(part: str, labels: np.ndarray) -> Split:
         files = Files(root / part, ids[part])
         where = str(root / part)
         pictures = Pictures(ids[part], files, size=size, where=where)
-        return Split(pictures, labels[part], ids[part])
+        return Split(pictures, labels, ids[part])
 
-    return Dataset(root.name, split("train"), split("val"))
+    return Dataset(root.name, split("train", train_labels), split("val", labels), names)
 
 
 def list_pictures(folder: Path) -> list[str]:
@@ -97,8 +97,8 @@ def list_pictures(folder: Path) -> list[str]:
     return ids
 
 
-def classes_of(ids: list[str]) -> list[int]:
-    """Each picture's class, by its topmost folder, numbered by name.
+def classes_of(ids: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Each picture's class, by its topmost folder, int32 [n]; the classes' names.
 
     Raises:
       UserError: a picture that lies in no folder.
@@ -111,7 +111,7 @@ def classes_of(ids: list[str]) -> list[int]:
         )
     names = sorted({name.split("/")[0] for name in ids})
     number = {name: i for i, name in enumerate(names)}
-    return [number[name.split("/")[0]] for name in ids]
+    return np.array([number[name.split("/")[0]] for name in ids], np.int32), names
 
 
 def is_held_out(name: str, share: float) -> bool:

@@ -11,6 +11,18 @@ from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import UserError
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
+FASHION_MNIST_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 def fashion_mnist(folder: str) -> Dataset:
@@ -27,7 +39,8 @@ def fashion_mnist(folder: str) -> Dataset:
             )
         return Split(images[..., None], labels.astype(np.int32))
 
-    return Dataset("fashion_mnist", split("train"), split("t10k"))
+    train, held_out = split("train"), split("t10k")
+    return Dataset("fashion_mnist", train, held_out, FASHION_MNIST_CLASSES)
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -107,10 +107,12 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
     train = _read_split(builder, tfds, chosen, size)
     others = (other for other in HELD_OUT if other in builder.info.splits)
     held_out = next((other for other in others if other not in chosen), None)
+    features = builder.info.features
     return Dataset(
         builder.info.full_name,
         train,
         held_out and _read_split(builder, tfds, held_out, size),
+        features["label"].names if _has_labels(features, tfds) else (),
     )
 
 
@@ -170,6 +172,10 @@ def _has(features: Any, name: str, kind: type) -> bool:
     return name in features and isinstance(features[name], kind)
 
 
+def _has_labels(features: Any, tfds: Any) -> bool:
+    return _has(features, "label", tfds.features.ClassLabel)
+
+
 def _read_split(builder: Any, tfds: Any, split: str, size: int) -> Split:
     try:
         files = builder.info.splits[split].file_instructions
@@ -185,7 +191,7 @@ def _read_split(builder: Any, tfds: Any, split: str, size: int) -> Split:
     features, name = builder.info.features, builder.info.full_name
     ids = RecordIds([(Path(f.filename).name, f.skip, f.take) for f in files])
     pictures = Pictures(ids, Records(source), size=size, where=name)
-    has_labels = _has(features, "label", tfds.features.ClassLabel)
+    has_labels = _has_labels(features, tfds)
     shape = features["image"].shape
     if None not in shape and len(ids) * math.prod(shape) <= RESIDENT_BYTES:
         images = read_all(source, lambda row: _pixels(row, shape), f"{name} {split}")

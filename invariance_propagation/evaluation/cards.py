@@ -117,11 +117,6 @@ def read_card(path: Path) -> Card:
         raise UserError(f"{path} is no evaluation card ({error}): remove it") from error
 
 
-def read_cards(workdir: Path) -> list[Card]:
-    """All cards of a workdir, in the order of their names."""
-    return [read_card(path) for path in sorted((workdir / FOLDER).glob("*.json"))]
-
-
 def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
     """Cards that may share a table."""
     groups: dict[str, list[Card]] = {}
@@ -130,8 +125,16 @@ def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
     return list(groups.values())
 
 
-def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
-    """A row per encoder, a column per score, in percent, and what is published, if any.
+class Table(NamedTuple):
+    """What was measured on what; names of the scores; of each row its title and cells."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Table:
+    """A row per card, a column per score, in percent, and what is published, if any.
 
     Args:
       cards: of one kind.
@@ -148,19 +151,26 @@ def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
                 f"({_difference(first, card)}): they cannot share a column"
             )
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
-    rows = [["", *names]]
+    rows = []
     for card in cards:
         cells = [_cell(card.scores.get(name, {}).values()) for name in names]
-        rows.append([card.encoder, *cells])
+        rows.append((card.encoder, cells))
     if published:
         cells = [f"{100 * published[x]:.1f}" if x in published else "-" for x in names]
-        rows.append(["published", *cells])
+        rows.append(("published", cells))
     data = first.data
     title = (
         f"{first.protocol} on {data['name']}: {data['train']:,} images with labels, "
         f"{data['held_out']:,} to test, {data['classes']} classes; in percent"
     )
-    return "\n".join([title, *_aligned(rows)])
+    return Table(title, names, rows)
+
+
+def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
+    """The same as text."""
+    title, columns, rows = tabulate(cards, published)
+    lines = [["", *columns], *([name, *cells] for name, cells in rows)]
+    return "\n".join([title, *_aligned(lines)])
 
 
 def _cell(values: Iterable[float]) -> str:

@@ -1,5 +1,7 @@
 """The embeddings in two dimensions, and how often images are named as neighbours."""
 
+from collections.abc import Callable
+
 import matplotlib
 import numpy as np
 from matplotlib import patheffects
@@ -35,7 +37,12 @@ def project(rows: np.ndarray) -> dict[str, np.ndarray]:
     return {f"PCA ({share:.0%} of the variance)": flat, "t-SNE": near}
 
 
-def draw(title: str, points: np.ndarray, labels: np.ndarray | None) -> Figure:
+def draw(
+    title: str,
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    class_name: Callable[[int], str] = str,
+) -> Figure:
     """A plot of one projection.
 
     Args:
@@ -43,6 +50,7 @@ def draw(title: str, points: np.ndarray, labels: np.ndarray | None) -> Figure:
       points: float [n, 2].
       labels: int [n], each class in its own colour and marker, its name where most of
         it lies; None, or more of them than there are marks for: all in one colour.
+      class_name: of a label.
     """
     figure = new_figure(4.6, 4.0)
     with matplotlib.rc_context(STYLE):
@@ -52,7 +60,7 @@ def draw(title: str, points: np.ndarray, labels: np.ndarray | None) -> Figure:
         axes.set(xticks=[], yticks=[])
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-        _scatter(axes, points, labels)
+        _scatter(axes, points, labels, class_name)
     return figure
 
 
@@ -72,23 +80,30 @@ def draw_degrees(degrees: np.ndarray, name: str) -> Figure:
     return figure
 
 
-def _scatter(axes, plane: np.ndarray, labels: np.ndarray | None) -> None:
+def _scatter(
+    axes,
+    plane: np.ndarray,
+    labels: np.ndarray | None,
+    class_name: Callable[[int], str],
+) -> None:
     classes = [] if labels is None else np.unique(labels)
+    names = [class_name(label) for label in classes]
+    size = 13 if max(map(len, names), default=0) <= 2 else 9
     if not 1 < len(classes) <= MOST_CLASSES:
         axes.scatter(*plane.T, s=5, color=GRAY, linewidths=0)
         return
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
-    for i, label in enumerate(classes):
+    for i, (label, name) in enumerate(zip(classes, names, strict=True)):
         members = plane[labels == label]
         color = COLORS[i % len(COLORS)]
         marker = MARKERS[i // len(COLORS)]
         axes.scatter(*members.T, s=8, color=color, marker=marker, linewidths=0)
         axes.text(
             *np.median(members, axis=0),
-            str(label),
+            name,
             color=color,
             weight="bold",
-            size=13,
+            size=size,
             ha="center",
             va="center",
             path_effects=halo,

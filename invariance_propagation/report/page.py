@@ -59,7 +59,8 @@ pre { font-size: .8rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
 .strip > b { flex: 0 0 5.5rem; font-size: .8rem; font-weight: normal; color: #555; }
 .strip > div { flex: 1 1 12rem; display: flex; flex-wrap: wrap; gap: .25rem; }
 .picture { width: 3.4rem; text-align: center; }
-.picture figcaption { font-size: .75rem; line-height: 1.25; color: #222; }
+.picture figcaption { font-size: .75rem; line-height: 1.25; color: #222;
+  overflow-wrap: anywhere; }
 .picture img { width: 3rem; height: 3rem; object-fit: contain; display: block;
   margin: 0 auto; border: .2rem solid transparent; }
 .pixelated img { image-rendering: pixelated; }

@@ -2,23 +2,29 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from invariance_propagation.evaluation.cards import leaves
+from invariance_propagation.evaluation.cards import Card, by_kind, leaves, tabulate
+from invariance_propagation.evaluation.published import published
 from invariance_propagation.report import page
 from invariance_propagation.report.record import Record
 from invariance_propagation.report.runs import beside, of
 
 
 def cards(records: Sequence[Record]) -> str:
-    """Scores of the evaluations that have been made, each with what it depends on."""
-    parts = []
+    """A table for each way of measuring, and below it what its numbers depend on.
+
+    Raw pixels and random networks stand there once, though each run may have a card.
+    """
+    found: dict[str, tuple[str, Card]] = {}
     for record in records:
-        for name, card in record.cards.items():
-            text = json.dumps(card, indent=2, ensure_ascii=False)
-            shown = page.details(of(records, record, card_title(name, card)), text)
-            parts.append(shown)
-    return page.block("", parts)
+        for card in record.cards:
+            own = of(records, record, card.encoder) if card.checkpoint else card.encoder
+            found.setdefault(card.name(), (own, card))
+    titles = {name: title for name, (title, _) in found.items()}
+    trained_first = sorted(
+        (card for _, card in found.values()), key=lambda card: not card.checkpoint
+    )
+    return "\n".join(_cards(group, titles) for group in by_kind(trained_first))
 
 
 def config(records: Sequence[Record]) -> str:
@@ -47,18 +53,16 @@ def config(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def card_title(name: str, card: Any) -> str:
-    """What was measured of what, and the scores; the file's name where it is unclear."""
-    try:
-        scores = ", ".join(_score(*item) for item in card["scores"].items())
-        return (
-            f"{card['protocol']} of {card['encoder']}, {card['data']['name']}: {scores}"
+def _cards(alike: Sequence[Card], titles: Mapping[str, str]) -> str:
+    title, columns, rows = tabulate(alike, published(alike[0]))
+    names = [titles[card.name()] for card in alike]
+    names += [name for name, _ in rows[len(alike) :]]
+    filled = [(name, "", *cells) for name, (_, cells) in zip(names, rows, strict=True)]
+    details = (
+        page.details(
+            titles[card.name()],
+            json.dumps(card._asdict(), indent=2, ensure_ascii=False),
         )
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return name
-
-
-def _score(name: str, score: Mapping[str, Any]) -> str:
-    text = f"{name} {100 * score['mean']:.2f}"
-    deviation = score.get("deviation")
-    return f"{text} %" if deviation is None else f"{text} ± {100 * deviation:.2f} %"
+        for card in alike
+    )
+    return page.block("", [page.heading(title), page.table(columns, filled), *details])

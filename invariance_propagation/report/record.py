@@ -1,6 +1,5 @@
 """What a workdir tells of its run: read only, and without what is not there."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from invariance_propagation import auto, parallel, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.monitor import read_summary
 from invariance_propagation.progress import METRICS_FILE, read_rows
@@ -21,8 +21,6 @@ from invariance_propagation.restore import (
     restore_encoder,
     restore_memory,
 )
-
-CARDS = "cards/*.json"
 
 
 class Record(NamedTuple):
@@ -36,7 +34,7 @@ class Record(NamedTuple):
       facts: all that the run has noted of itself; {} without a checkpoint.
       memory: bank and graph of the newest checkpoint; None without them.
       dataset: that it was trained on; None where it cannot be read now.
-      cards: contents of cards/*.json, by file name.
+      cards: of the evaluations of it.
       missing: a sentence for each part that is not there.
     """
 
@@ -47,7 +45,7 @@ class Record(NamedTuple):
     facts: dict[str, Any]
     memory: StoredMemory | None
     dataset: Dataset | None
-    cards: dict[str, Any]
+    cards: list[Card]
     missing: list[str]
 
     @property
@@ -111,7 +109,12 @@ def read_record(name: str, workdir: Path) -> Record:
             dataset = _dataset(facts)
         except UserError as error:
             missing.append(f"Pictures are left out: {error}.")
-    cards = {path.name: _card(path) for path in sorted(workdir.glob(CARDS))}
+    cards = []
+    for path in sorted((workdir / FOLDER).glob("*.json")):
+        try:
+            cards.append(read_card(path))
+        except UserError as error:
+            missing.append(f"{error}.")
     summary = read_summary(workdir) or {}
     return Record(name, workdir, rows, summary, facts, memory, dataset, cards, missing)
 
@@ -128,15 +131,6 @@ def embed_images(record: Record, images: np.ndarray) -> np.ndarray:
         batch_size=len(images),
     )
     return embed(stored.params, stored.batch_stats, images).embedding
-
-
-def _card(path: Path) -> Any:
-    """Whatever it holds, as text where that is not JSON."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _dataset(facts: dict[str, Any]) -> Dataset:

@@ -184,14 +184,15 @@ def _map(record: Record) -> list[str]:
         return []
     indices = health.spread(len(record.memory.bank), MAPPED)
     rows = health.unit_rows(record.memory.bank[indices])
-    labels = None if record.dataset is None else record.dataset.train.labels
-    if labels is not None:
-        labels = np.asarray(labels)[indices]
+    labels, class_name = None, str
+    if record.dataset is not None and record.dataset.train.labels is not None:
+        labels = np.asarray(record.dataset.train.labels)[indices]
+        class_name = record.dataset.class_name
     caption = f"{len(indices):,} of {len(record.memory.bank):,} training images."
     if labels is not None and len(np.unique(labels)) > embedding_map.MOST_CLASSES:
         caption += " There are more classes than colours could tell apart."
     parts = []
     for title, points in embedding_map.project(rows).items():
-        figure = embedding_map.draw(title, points, labels)
+        figure = embedding_map.draw(title, points, labels, class_name)
         parts.append(page.plot(draw.png(figure), f"{title}: {caption}", caption))
     return parts

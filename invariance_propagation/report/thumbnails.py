@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from invariance_propagation.data.dataset import Split
+from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.report import page
 from invariance_propagation.report.draw import THUMBNAIL, thumbnail
 from invariance_propagation.report.gallery import Reached, nearest, reach
@@ -46,7 +46,7 @@ def propagation_gallery(record: Record) -> list[str]:
     """Some anchors with what propagation reaches from them, hop by hop."""
     if record.memory is None or record.dataset is None:
         return []
-    shown = Thumbnails(record.dataset.train)
+    shown = Thumbnails(record.dataset, record.dataset.train)
     bank, graph = record.memory.bank, record.memory.graph
     options = record.positives | {"num_negatives": NEGATIVES}
     return [
@@ -60,7 +60,7 @@ def nearest_gallery(record: Record) -> list[str]:
     if record.dataset is None or record.dataset.held_out is None:
         return []
     train, held_out = record.dataset.train, record.dataset.held_out
-    shown, queries = Thumbnails(train), Thumbnails(held_out)
+    shown, queries = (Thumbnails(record.dataset, x) for x in (train, held_out))
     indices = spread(len(held_out.images), QUERIES)
     images = np.concatenate([held_out.images[i : i + 1] for i in indices])
     embeddings = unit_rows(embed_images(record, images))
@@ -80,8 +80,8 @@ def nearest_gallery(record: Record) -> list[str]:
 class Thumbnails:
     """Thumbnails of a split, each made once."""
 
-    def __init__(self, split: Split):
-        self._split = split
+    def __init__(self, dataset: Dataset, split: Split):
+        self._dataset, self._split = dataset, split
         self._uri = functools.cache(self._encode)
 
     def label(self, index: int) -> int | None:
@@ -102,7 +102,7 @@ class Thumbnails:
             self._uri(int(index)),
             f"image {index}" if ids is None else str(ids[index]),
             "" if similarity is None else f"{similarity:.2f}",
-            "" if label is None else str(label),
+            "" if label is None else self._dataset.class_name(label),
             wrong=label is not None and expected is not None and label != expected,
             kind=kind,
             pixelated=max(self._split.images.shape[1:3]) < THUMBNAIL,

@@ -28,7 +28,8 @@ def test_no_folder_and_no_pictures_are_said(tmp_path: Path) -> None:
 
 
 def test_classes_are_the_topmost_folders() -> None:
-    assert classes_of(["b/1.png", "a/x/2.png", "a/3.png"]) == [1, 0, 0]
+    labels, names = classes_of(["b/1.png", "a/x/2.png", "a/3.png"])
+    assert labels.tolist() == [1, 0, 0] and names == ["a", "b"]
     with pytest.raises(UserError, match=r"4.png lies in no folder.*classes=False"):
         classes_of(["b/1.png", "4.png"])
 

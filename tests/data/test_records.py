@@ -79,6 +79,7 @@ def test_small_images_are_arrays(
         assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
         assert 0 <= split.labels.min() and split.labels.max() < classes
         assert len(split.ids) == count
+    assert len(set(dataset.classes)) == classes
     assert np.ptp(dataset.train.images) > 200
     assert load(name=name, folder=str(folder), num_train=5).train.images.shape[0] == 5
 

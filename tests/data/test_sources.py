@@ -150,6 +150,7 @@ def test_other_element_types_are_refused(write, kind: int) -> None:
 def test_fashion_mnist_from_a_folder(folder: Path) -> None:
     dataset = load(name="fashion_mnist", folder=str(folder), num_train=0)
     assert dataset.name == "fashion_mnist"
+    assert len(dataset.classes) == 10 and dataset.class_name(9) == "ankle boot"
     for split, images, labels in (
         (dataset.train, TRAIN_IMAGES, TRAIN_LABELS),
         (dataset.held_out, TEST_IMAGES, TEST_LABELS),
@@ -180,6 +181,10 @@ def test_images_and_labels_that_do_not_match(folder: Path, prefix: str) -> None:
     (folder / name).write_bytes(gzip.compress(idx(FILES[name][:-1])))
     with pytest.raises(UserError):
         load(name="fashion_mnist", folder=str(folder), num_train=0)
+
+
+def test_classes_without_names_are_numbers() -> None:
+    assert load(name="digits", folder="", num_train=0).class_name(9) == "9"
 
 
 # The options of `load`.

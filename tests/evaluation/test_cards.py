@@ -8,28 +8,12 @@ import pytest
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import (
     FOLDER,
-    Card,
     mean_and_deviation,
     read_card,
     table,
     write_card,
 )
-
-
-def make_card(**changes) -> Card:
-    card = Card(
-        protocol="linear",
-        version=1,
-        settings={"options": {"epochs": 3, "crop_scale": (0.2, 1.0)}},
-        data={"name": "digits", "digest": "ab", "train": 1347, "held_out": 450}
-        | {"classes": 10},
-        encoder="step 7",
-        network={"depth": 18},
-        checkpoint={"digest": "cd", "step": 7, "path": "runs/digits"},
-        scores={"top1": {"0": 0.9, "1": 0.92}, "top5": {"0": 1.0, "1": 1.0}},
-        made={"commit": None, "seconds": 1.5},
-    )
-    return card._replace(**changes)
+from tests.made_card import make_card
 
 
 def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:

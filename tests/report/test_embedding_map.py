@@ -47,6 +47,8 @@ def test_classes_are_named_where_they_lie(clusters) -> None:
     points = np.random.default_rng(0).normal(size=(60, 2))
     (axes,) = embedding_map.draw("PCA", points, labels).axes
     assert [text.get_text() for text in axes.texts] == ["2", "5", "7"]
+    named = embedding_map.draw("PCA", points, labels, "abcdefgh".__getitem__)
+    assert [text.get_text() for text in named.axes[0].texts] == ["c", "f", "h"]
     place = np.median(points[labels == 5], axis=0)
     np.testing.assert_allclose(axes.texts[1].get_position(), place)
     marks = [tuple(x.get_facecolor()[0]) for x in axes.collections]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from invariance_propagation.data.dataset import Split
+from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.pictures import central_crop
 from invariance_propagation.report.draw import thumbnail
 from invariance_propagation.report.thumbnails import Thumbnails
@@ -24,13 +24,23 @@ def shown(html: str) -> np.ndarray:
         return np.asarray(image)
 
 
+def thumbnails(split: Split, *classes: str) -> Thumbnails:
+    return Thumbnails(Dataset("made", split, None, classes), split)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_small_images_are_shown_as_they_are(channels: int) -> None:
     images = RANDOM.integers(0, 256, (5, 8, 8, channels)).astype(np.uint8)
-    html = Thumbnails(Split(images, np.arange(5))).show(3, 0.5, 2)
+    html = thumbnails(Split(images, np.arange(5))).show(3, 0.5, 2)
     np.testing.assert_array_equal(shown(html), images[3].squeeze())
     assert 'class="picture pixelated"' in html and 'alt="image 3"' in html
     assert "0.50<br>" in html and '<b class="other">3 ' in html
+
+
+def test_classes_stand_by_their_names() -> None:
+    split = Split(np.zeros((3, 8, 8, 1), np.uint8), np.array([1, 0, 1]))
+    html = thumbnails(split, "coat", "ankle boot").show(2, 0.5, 0)
+    assert '<b class="other">ankle boot ' in html
 
 
 def test_pictures_are_shown_small_and_by_name(tmp_path: Path) -> None:
@@ -41,7 +51,7 @@ def test_pictures_are_shown_small_and_by_name(tmp_path: Path) -> None:
         pixels = np.repeat(pixels[..., None], 3, axis=2).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
     pictures = pictures_of(tmp_path, ids, 96)
-    html = Thumbnails(Split(pictures, None, ids)).show(2, 0.25, kind="chosen")
+    html = thumbnails(Split(pictures, None, ids)).show(2, 0.25, kind="chosen")
     found = shown(html)
     assert found.shape == (64, 64, 3)
     expected = Image.fromarray(central_crop(pictures.read(2), 96)).resize((64, 64))

@@ -1,7 +1,6 @@
 """The page as a whole: from a workdir to a file that needs nothing else."""
 
 import functools
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,9 +10,11 @@ import pytest
 
 from invariance_propagation.data import sources
 from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.cards import write_card
 from invariance_propagation.report import write as module
 from invariance_propagation.report import write_report
 from invariance_propagation.report.write import names
+from tests.made_card import make_card
 from tests.report.finished_run import finish_run
 from tests.stored_run import NUM_EXAMPLES
 
@@ -124,11 +125,10 @@ def test_the_same_run_has_the_same_page(workdir: Path, tmp_path: Path, capsys) -
 
 def test_runs_stand_side_by_side(workdir: Path, tmp_path: Path) -> None:
     other = finish_run(tmp_path / "other", num_hops=1)
-    (other / "cards").mkdir()
-    card = {"protocol": "linear", "encoder": "trained", "data": {"name": "digits"}}
-    card["scores"] = {"top1": {"mean": 0.75, "deviation": 0.0125}}
-    (other / "cards" / "linear.json").write_text(json.dumps(card))
-    (other / "cards" / "strange.json").write_text('["<not a card>"]')
+    pixels = make_card(encoder="raw pixels", checkpoint={}, network={})
+    cards = (make_card(), pixels, make_card(protocol="knn", encoder="<step>"))
+    for card in cards:
+        write_card(card, other)
     (other / "cards" / "broken.json").write_text("{")
     path = write_report(workdir=f"{workdir}, {other}", output=str(tmp_path / "2.html"))
     page = Page(path)
@@ -136,10 +136,13 @@ def test_runs_stand_side_by_side(workdir: Path, tmp_path: Path) -> None:
     assert "small beside other" in page.source
     assert page.section("Propagation").count("<h3>other</h3>") == 8
     cards = page.section("Evaluation")
-    title = "other: linear of trained, digits: top1 75.00 ± 1.25 %"
-    assert f"<summary>{title}</summary>" in cards
-    assert "strange.json" in cards and "&lt;not a card&gt;" in cards
-    assert "broken.json" in cards
+    assert cards.count("<table>") == 2  # of a kind each
+    assert "<h3>linear on digits: 1,347 images with labels, 450 to test" in cards
+    row = "<td>91.00 ± 1.41</td><td>100.00 ± 0.00</td></tr>"
+    assert f'<th scope="row">other: step 7</th>{row}<tr>' in cards
+    assert f'<th scope="row">raw pixels</th>{row}</table>' in cards
+    assert "<summary>other: &lt;step&gt;</summary>" in cards
+    assert "broken.json is no evaluation card" in page.section("Summary")
     config = page.section("Config and versions")
     differ = config.split("Where the configs differ</h3>")[1].split("</table>")[0]
     assert differ.count('scope="row"') == 1

@@ -1,0 +1,93 @@
+"""The numbers of a run, by section, and whether they can be."""
+
+from typing import Any, NamedTuple
+
+from invariance_propagation.errors import UserError
+
+
+class TrainOptions(NamedTuple):
+    """The section `train`; configs/default.py says what each key means."""
+
+    epochs: int
+    batch_size: int
+    evaluate_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+    tensorboard: bool
+    num_threads: int
+    num_workers: int
+    stop_after_steps: int
+    stop_after_hours: float
+
+
+class KnnOptions(NamedTuple):
+    """The section `knn`: K and sigma of the weighted kNN monitor."""
+
+    num_neighbors: int
+    temperature: float
+    embed_anew: bool
+
+
+def check_options(options: TrainOptions, knn: KnnOptions) -> None:
+    for name in (
+        "epochs",
+        "batch_size",
+        "checkpoint_every",
+        "log_every",
+        "num_threads",
+    ):
+        if getattr(options, name) < 1:
+            raise UserError(f"train.{name}={getattr(options, name)}: set it above 0")
+    if options.evaluate_every < 0:
+        raise UserError(
+            f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
+            "for no kNN evaluation"
+        )
+    if options.num_workers < 0:
+        raise UserError(
+            f"train.num_workers={options.num_workers}: set it above 0, or to 0 for "
+            "threads alone"
+        )
+    if options.keep_checkpoints < 1:
+        raise UserError(
+            f"train.keep_checkpoints={options.keep_checkpoints}: keep at least 1"
+        )
+    for name in ("stop_after_steps", "stop_after_hours"):
+        if getattr(options, name) < 0:
+            raise UserError(
+                f"train.{name}={getattr(options, name)}: set it above 0, or to 0 to "
+                "train to the end"
+            )
+    if not knn.temperature > 0:
+        raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
+
+
+def check_chances(chances: dict[str, Any]) -> None:
+    if chances["size"] < 1:
+        raise UserError(f"augment.size={chances['size']}: set it above 0 pixels")
+    for name in ("rotation", "shear", "stretch"):
+        if not chances[name] >= 0:
+            raise UserError(f"augment.{name}={chances[name]}: set it to 0 or above")
+    for name in ("flip", "jitter_probability", "grayscale", "blur"):
+        if not 0 <= chances[name] <= 1:
+            raise UserError(f"augment.{name}={chances[name]}: it is a probability")
+    scale = chances["crop_scale"]
+    if scale and not 0 < scale[0] <= scale[1] <= 1:
+        raise UserError(
+            f"augment.crop_scale={scale}: smallest and largest share of the area, "
+            "above 0 and up to 1; () switches crops off"
+        )
+
+
+def check_sizes(options: TrainOptions, knn: KnnOptions, num_examples: int) -> None:
+    if options.batch_size > num_examples:
+        raise UserError(
+            f"train.batch_size={options.batch_size}, but there are {num_examples} "
+            f"training images: set it to at most {num_examples}"
+        )
+    if not 1 <= knn.num_neighbors <= num_examples:
+        raise UserError(
+            f"knn.num_neighbors={knn.num_neighbors}, but there are {num_examples} "
+            f"training images: set it from 1 to {num_examples}"
+        )
