@@ -124,11 +124,13 @@ def run_yardsticks(data: str) -> None:
 def run_cell(data: str, name: str, seed: int) -> dict[str, Any]:
     """Runs one cell to its end, unless it has a card; returns the card."""
     overrides = [*SETS[data], *CELLS[name].overrides, f"seed={seed}"]
+    settings = {"overrides": overrides, "evaluated_with": EVALUATIONS[data]}
     path = CARDS / f"{data}-{name}-{seed}.json"
     if path.exists():
         card = json.loads(path.read_text())
-        if card["overrides"] != overrides:
-            sys.exit(f"error: {path} was run with {card['overrides']}: move it away")
+        for key, own in settings.items():
+            if card[key] != own:
+                sys.exit(f"error: {path} has {key} {card[key]}: move it away")
         return card
     workdir = RUNS / f"{data}-{name}-{seed}"
     pretrain = [f"--config.{override}" for override in overrides]
@@ -141,8 +143,7 @@ def run_cell(data: str, name: str, seed: int) -> dict[str, Any]:
         "set": data,
         "cell": name,
         "seed": seed,
-        "overrides": overrides,
-        "evaluated_with": EVALUATIONS[data],
+        **settings,
         "minutes": minutes(workdir, rows),
         "summary": json.loads((workdir / "summary.json").read_text()),
         "started_in_epoch": next(

@@ -99,10 +99,13 @@ def test_a_cell_leaves_a_card_and_is_not_run_again(evidence, calls) -> None:
     assert len(calls) == 2
 
 
-def test_other_settings_under_a_name_are_refused(evidence, calls, monkeypatch) -> None:
+@pytest.mark.parametrize("settings", ["SETS", "EVALUATIONS"])
+def test_other_settings_under_a_name_are_refused(
+    evidence, calls, monkeypatch, settings: str
+) -> None:
     evidence.run_cell("digits", "paper", 0)
-    monkeypatch.setitem(evidence.SETS, "digits", ["train.epochs=3"])
-    with pytest.raises(SystemExit, match="digits-paper-0.json was run with"):
+    monkeypatch.setitem(getattr(evidence, settings), "digits", ["linear.epochs=3"])
+    with pytest.raises(SystemExit, match="digits-paper-0.json has .*: move it away"):
         evidence.run_cell("digits", "paper", 0)
 
 
