@@ -110,11 +110,11 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         sys.path.insert(0, str(Path(__file__).parents[1]))
         import jax
 
-        from invariance_propagation import parallel
+        from invariance_propagation import devices
 
         if options.devices is not None:
-            parallel.split_cpu(options.devices)
-        parallel.one_cpu_device_per_core(options.batch)
+            devices.split_cpu(options.devices)
+        devices.one_cpu_device_per_core(options.batch)
         backend = jax.default_backend()
         make_step = products_step if name == PRODUCTS else jax_step
     before = resident()
@@ -211,7 +211,8 @@ def jax_step(embeddings, indices, bank, graph, **options) -> Step:
     import jax
 
     from invariance_propagation import update_bank, update_graph
-    from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, make_runner
+    from invariance_propagation.devices import make_runner
+    from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
     from invariance_propagation.train_step import zero_unless_finite
 
     def step(memory, embeddings, indices):
@@ -250,7 +251,8 @@ def products_step(embeddings, indices, bank, graph) -> Step:
     import jax.numpy as jnp
     from jax import lax
 
-    from invariance_propagation.parallel import AXIS, SHARDED, all_gather, make_runner
+    from invariance_propagation.devices import make_runner
+    from invariance_propagation.parallel import AXIS, SHARDED, all_gather
 
     def step(embeddings, bank):
         anchors = all_gather(embeddings, AXIS)

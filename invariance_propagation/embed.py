@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from invariance_propagation import parallel
+from invariance_propagation import devices
 from invariance_propagation.bank import normalize as unit_length
 from invariance_propagation.data import augment
 from invariance_propagation.data.folder import Files, list_pictures
@@ -91,7 +91,7 @@ def embed_folder(
         raise UserError(f"folder={folder}: there is no such folder")
     path = _output_path(checkpoint, output)
     ids = list_pictures(Path(folder).absolute())
-    parallel.one_cpu_device_per_core(BATCH_SIZE)
+    devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
     view = view_of(checkpoint, network.channels, view, network.config.get("augment"))
     share = _share(share, view, network.config)
@@ -100,7 +100,7 @@ def embed_folder(
             f"num_neighbors={num_neighbors}, but there are {len(network.memory.bank)} "
             "training images: set it lower"
         )
-    runner = parallel.make_runner("pmap", num_devices)
+    runner = devices.make_runner("pmap", num_devices)
     # As near to it as the devices can share.
     batch_size = max(1, BATCH_SIZE // runner.num_devices) * runner.num_devices
     plain_view = partial(augment.normalize, **view._asdict())

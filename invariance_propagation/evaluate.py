@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from invariance_propagation import parallel as devices
-from invariance_propagation import settings
+from invariance_propagation import devices, settings
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
@@ -21,6 +20,7 @@ from invariance_propagation.evaluation.cards import (
 )
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.origin import origin
+from invariance_propagation.parallel import AXIS
 from invariance_propagation.protocols.bench import (
     PIXELS,
     RANDOM,
@@ -161,7 +161,7 @@ def _rows(
     checkpoint: str, encoder: Backbone, run: Restored | None
 ) -> tuple[Row, Row, Row]:
     """The encoder, the same network untrained, and raw pixels."""
-    module = encoder.module.clone(norm_axis_name=devices.AXIS)
+    module = encoder.module.clone(norm_axis_name=AXIS)
     network = {
         "depth": module.depth,
         "stem": module.stem,

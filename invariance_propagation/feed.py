@@ -16,7 +16,8 @@ from invariance_propagation.data.host import views
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures, crops
 from invariance_propagation.data.stream import Load, stream
-from invariance_propagation.parallel import REPLICATED, SHARDED, Runner
+from invariance_propagation.devices import Runner
+from invariance_propagation.parallel import REPLICATED, SHARDED
 
 Feed = Iterator[tuple[jax.Array, jax.Array]]
 

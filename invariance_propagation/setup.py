@@ -13,9 +13,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from invariance_propagation import auto, parallel, settings
+from invariance_propagation import auto, devices, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
 from invariance_propagation.feed import Feed, host_made, resident, streamed
@@ -29,7 +30,7 @@ from invariance_propagation.options import (
     check_options,
     check_sizes,
 )
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
@@ -140,8 +141,8 @@ def build(config: ConfigDict) -> Run:
     knn = knn._replace(num_neighbors=_votes(knn.num_neighbors, dataset.train))
     check_sizes(options, knn, num_examples)
 
-    parallel.one_cpu_device_per_core(options.batch_size)
-    runner = parallel.make_runner(config.parallel, config.num_devices)
+    devices.one_cpu_device_per_core(options.batch_size)
+    runner = devices.make_runner(config.parallel, config.num_devices)
     if options.batch_size % runner.num_devices:
         raise UserError(
             f"train.batch_size={options.batch_size} does not divide over "

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from invariance_propagation import parallel, processes
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
+from invariance_propagation.devices import Runner
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 
 LIMIT = 1  # no signal has this number here: a limit that the user has set
 ASK_EVERY = 8  # steps

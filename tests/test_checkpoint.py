@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from invariance_propagation import parallel
+from invariance_propagation import devices, parallel
 from invariance_propagation.checkpoint import (
     DAMAGED,
     Checkpoints,
@@ -74,7 +74,7 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
 
 def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
     """The next step donates its buffers while Orbax still writes."""
-    runner = parallel.make_runner("pmap", 2)
+    runner = devices.make_runner("pmap", 2)
     parts = tiny.make_parts(parallel.AXIS)
     step, state = tiny.start(runner, parts)
     images = runner.put(parts.images, parallel.REPLICATED)
@@ -94,7 +94,7 @@ def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("mode", devices.MODES)
 def test_any_number_of_devices_restores_it(
     tmp_path: Path, mode: str, num_devices: int
 ) -> None:
@@ -102,7 +102,7 @@ def test_any_number_of_devices_restores_it(
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(2, state, {})
     checkpoints.finish()
-    runner = parallel.make_runner(mode, num_devices)
+    runner = devices.make_runner(mode, num_devices)
     parts = tiny.make_parts(parallel.AXIS)
     fresh = runner.create(parts.init, parts.spec, jax.random.key(0))
     shapes = runner.shapes(fresh, parts.spec, tiny.NUM_EXAMPLES)

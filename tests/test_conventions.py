@@ -30,9 +30,9 @@ NAME = "invariance_propagation"
 # line, never to the same one: there is no cycle, and neighbours on a line, such as
 # data and methods, know nothing of each other.
 LAYERS = (
-    {"errors", "version"},
+    {"errors", "parallel", "version"},
     {"processes"},
-    {"auto", "options", "origin", "parallel", "settings"},
+    {"auto", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
     {"objective"},
@@ -48,7 +48,7 @@ LAYERS = (
 # nothing of networks, configs, data or files below it.
 CORE = {"background", "bank", "losses", "nearest", "objective", "propagation"}
 CORE |= {"purity", "readiness", "search"}
-BELOW_CORE = {"auto", "errors", "version", "processes", "parallel"}
+BELOW_CORE = {"auto", "errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
 SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}

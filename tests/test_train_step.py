@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invariance_propagation import parallel
+from invariance_propagation import devices, parallel
 from invariance_propagation.data.augment import normalize
 from tests import tiny
 
@@ -59,12 +59,12 @@ def check(result: tuple[Any, list], expected: tuple[Any, list]) -> None:
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("mode", devices.MODES)
 def test_devices_and_runners_agree(alone, mode: str, num_devices: int) -> None:
     check(tiny.run_mapped(mode, num_devices, NUM_STEPS), alone)
 
 
-@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("mode", devices.MODES)
 def test_a_start_by_itself_is_the_same_on_all_devices(mode: str) -> None:
     options = {"start": "auto", "start_overlap": 0.1}
     expected = take_alone(**options)
@@ -120,7 +120,7 @@ def test_the_loss_falls_and_propagation_waits_for_its_epoch(form: str) -> None:
 def test_gradients_are_those_of_the_mean_loss() -> None:
     """Not D times as large, which a runner could make them without a sign."""
     one = tiny.run_mapped("pmap", 1, 1)[1][0]["gradient_norm"]
-    for mode in parallel.MODES:
+    for mode in devices.MODES:
         many = tiny.run_mapped(mode, 8, 1)[1][0]["gradient_norm"]
         np.testing.assert_allclose(many, one, rtol=1e-5)
 
@@ -140,7 +140,7 @@ def test_the_step_is_traced_once_through_the_switch() -> None:
 
 
 def test_state_keeps_its_place_and_is_donated() -> None:
-    runner = parallel.make_runner("pmap", 4)
+    runner = devices.make_runner("pmap", 4)
     parts = tiny.make_parts(parallel.AXIS)
     step, state = tiny.start(runner, parts)
     before = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.spec), state)
@@ -150,7 +150,7 @@ def test_state_keeps_its_place_and_is_donated() -> None:
     assert state.memory.bank.is_deleted() and after.memory.bank.shape[0] == 4
 
 
-@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("mode", devices.MODES)
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_no_collective_carries_the_bank_or_a_list(mode: str, form: str) -> None:
     """Read from the compiled program, with sizes that cannot be mistaken."""
@@ -176,7 +176,7 @@ def test_no_collective_carries_the_bank_or_a_list(mode: str, form: str) -> None:
         memory = parts.method.update_memory(memory, outputs, batch, aux, 0)
         return gradient, memory
 
-    runner = parallel.make_runner(mode, num_devices)
+    runner = devices.make_runner(mode, num_devices)
     spec = parts.spec.memory
     mapped = runner.compile(
         objective,
@@ -208,7 +208,7 @@ def test_the_memory_is_written_in_place() -> None:
     """XLA copies what it is to write wherever reading might come after writing."""
     num_examples, dim = 4096, 8
     parts = tiny.make_parts(parallel.AXIS, num_examples=num_examples)
-    runner = parallel.make_runner("shard_map", 2)
+    runner = devices.make_runner("shard_map", 2)
     step, state = tiny.start(runner, parts)
     indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
     images = runner.put(parts.images, parallel.REPLICATED)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from invariance_propagation import parallel
+from invariance_propagation import devices, parallel
 from invariance_propagation.data.augment import augment
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.methods import Method, invariance_propagation
@@ -140,7 +140,7 @@ def batches(num_steps: int) -> list[np.ndarray]:
     return list(np.concatenate(order)[:num_steps])
 
 
-def start(runner: parallel.Runner, parts: Parts) -> tuple[Any, TrainState]:
+def start(runner: devices.Runner, parts: Parts) -> tuple[Any, TrainState]:
     """The mapped step, which donates its state, and a state to begin with."""
     step = runner.compile(
         parts.step,
@@ -155,7 +155,7 @@ def run_mapped(
     mode: str, num_devices: int, num_steps: int, **options: Any
 ) -> tuple[TrainState, list[dict[str, float]]]:
     """Takes steps with a runner; the state comes back in global shapes."""
-    runner = parallel.make_runner(mode, num_devices)
+    runner = devices.make_runner(mode, num_devices)
     parts = make_parts(parallel.AXIS, **options)
     step, state = start(runner, parts)
     images = runner.put(parts.images, parallel.REPLICATED)

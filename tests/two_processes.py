@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from invariance_propagation import parallel, processes
+from invariance_propagation import devices, processes
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.feed import host_made
 from invariance_propagation.parallel import REPLICATED, SHARDED
@@ -58,10 +58,10 @@ def check_talking() -> None:
 
 def check_runner(mode: str) -> None:
     with pytest.raises(UserError, match="num_devices=3.*multiple of 2"):
-        parallel.make_runner(mode, 3)
+        devices.make_runner(mode, 3)
     # One device of each process.
-    assert parallel.make_runner(mode, 2).mesh.local_mesh.size == 1
-    runner = parallel.make_runner(mode)
+    assert devices.make_runner(mode, 2).mesh.local_mesh.size == 1
+    runner = devices.make_runner(mode)
     whole = np.arange(24, dtype=np.int32).reshape(8, 3)
     share = runner.put_share(whole[runner.share(8)])
     for placed in (share, runner.put(whole, SHARDED)):
@@ -74,7 +74,7 @@ def check_runner(mode: str) -> None:
     np.testing.assert_array_equal(runner.fetch(made, SHARDED, 9), expected)
 
 
-def check_host_views(runner: parallel.Runner) -> None:
+def check_host_views(runner: devices.Runner) -> None:
     given = host_made(
         tiny.pictures(),
         CHANCES,
@@ -97,9 +97,9 @@ if __name__ == "__main__":
     processes.join(
         coordinator=address, num_processes=2, process_id=int(process_id), timeout=120
     )
-    parallel.split_cpu(2)
+    devices.split_cpu(2)
     check_talking()
-    for mode in parallel.MODES:
+    for mode in devices.MODES:
         check_runner(mode)
-        check_host_views(parallel.make_runner(mode))
+        check_host_views(devices.make_runner(mode))
     print("all is well")

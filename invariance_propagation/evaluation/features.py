@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from invariance_propagation.devices import Runner
 from invariance_propagation.models.encoder import Outputs
-from invariance_propagation.parallel import REPLICATED, SHARDED, Runner
+from invariance_propagation.parallel import REPLICATED, SHARDED
 
 Embed = Callable[[dict, dict, np.ndarray], Outputs]
 

@@ -11,9 +11,10 @@ import optax
 from flax import linen as nn
 
 from invariance_propagation import parallel
+from invariance_propagation.devices import Runner
 from invariance_propagation.evaluation.classifier import Head, mean_cross_entropy
 from invariance_propagation.evaluation.linear import run_steps
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 
 
 class TuneState(NamedTuple):

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 
 from invariance_propagation import parallel
+from invariance_propagation.devices import Runner
 from invariance_propagation.errors import TrainingError
 from invariance_propagation.evaluation.classifier import Head, mean_cross_entropy
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, Runner
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 
 # Few enough for the bar to tell the truth, many enough for no step to wait.
 STEPS_AHEAD = 16

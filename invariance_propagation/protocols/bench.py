@@ -13,10 +13,11 @@ from flax import linen as nn
 
 from invariance_propagation.data.augment import normalize
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.models.encoder import Outputs
-from invariance_propagation.parallel import REPLICATED, Runner
+from invariance_propagation.parallel import REPLICATED
 
 RANDOM, PIXELS = "random encoder", "raw pixels"
 # More of them are no features for a classifier.

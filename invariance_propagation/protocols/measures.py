@@ -17,6 +17,7 @@ from flax import linen as nn
 from invariance_propagation.data.augment import per_image_keys
 from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.devices import Runner
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import Head, accuracies, apply_head
 from invariance_propagation.evaluation.finetune import make_finetune
@@ -26,7 +27,6 @@ from invariance_propagation.evaluation.recipes import Finetune, Linear
 from invariance_propagation.evaluation.subsets import draw_share, write_list
 from invariance_propagation.feed import Input, resident, streamed
 from invariance_propagation.optimizer import make_optimizer
-from invariance_propagation.parallel import Runner
 from invariance_propagation.protocols.bench import Bench, Subject, embedder
 
 MOMENTUM = 0.9

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from invariance_propagation import auto, parallel, settings
+from invariance_propagation import auto, devices, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
@@ -125,7 +125,7 @@ def embed_images(record: Record, images: np.ndarray) -> np.ndarray:
     chances = stored.config["augment"]
     options = {name: chances[name] for name in ("size", "mean", "std")}
     embed = make_embed(
-        parallel.make_runner("pmap", 1),
+        devices.make_runner("pmap", 1),
         float32(stored.encoder),
         partial(augment.normalize, **options),
         batch_size=len(images),

@@ -9,9 +9,10 @@ import optax
 import pytest
 from flax import linen as nn
 
+from invariance_propagation.devices import make_runner
 from invariance_propagation.evaluation.classifier import Head
 from invariance_propagation.evaluation.finetune import TuneState, make_finetune
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, make_runner
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests.tiny import TinyBackbone, pictures
 
 CLASSES = 3

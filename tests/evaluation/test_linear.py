@@ -8,10 +8,11 @@ import optax
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from invariance_propagation.devices import make_runner
 from invariance_propagation.errors import TrainingError
 from invariance_propagation.evaluation.classifier import Head, apply_head
 from invariance_propagation.evaluation.linear import make_probe
-from invariance_propagation.parallel import REPLICATED, SHARDED, make_runner
+from invariance_propagation.parallel import REPLICATED, SHARDED
 
 CLASSES, SIZE = 3, 5
 HEAD = Head(CLASSES)

@@ -13,9 +13,10 @@ from PIL import Image
 from configs.evaluate import get_config
 from invariance_propagation.data import records, sources
 from invariance_propagation.data.voc import targets_of, voc2007
+from invariance_propagation.devices import make_runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
-from invariance_propagation.parallel import AXIS, make_runner
+from invariance_propagation.parallel import AXIS
 from invariance_propagation.protocols.bench import View, make_bench, untrained
 from invariance_propagation.protocols.jobs import PROTOCOLS, TRANSFER, Request
 from tests.tiny import TinyBackbone

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.folder import image_folder
+from invariance_propagation.devices import make_runner
 from invariance_propagation.evaluation.recipes import SMALL
 from invariance_propagation.evaluation.subsets import draw_share
-from invariance_propagation.parallel import AXIS, make_runner
+from invariance_propagation.parallel import AXIS
 from invariance_propagation.protocols import measures
 from invariance_propagation.protocols.bench import (
     Bench,
