@@ -11,7 +11,6 @@ is not run again, and what was interrupted goes on.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from typing import Any, NamedTuple
 
 import tqdm
 from provenance import RESULTS, provenance
+
+from invariance_propagation.drafts import draft_of
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "evidence"
@@ -205,10 +206,8 @@ def minutes(workdir: Path, rows: list[dict[str, Any]]) -> float:
 
 def write(path: Path, card: dict[str, Any]) -> None:
     """As a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(card, indent=1) + "\n")
-    os.replace(draft, path)
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint by the protocols that its data allow.
+"""Evaluation of a checkpoint on data with labels, by the protocols of your choice.
 
     python main.py --config=configs/evaluate.py --config.checkpoint=runs/digits
 
@@ -43,9 +43,11 @@ def get_config() -> ConfigDict:
     # torchvision's names: .safetensors or .npz.
     config.checkpoint = ""
     # Some of knn, linear, semi, svm on `data`, and voc07_svm, places, transfer on data
-    # of their own; commas between. semi_1pct is the first half of semi, 1 % of the labels.
-    config.protocols = "knn,linear,semi,svm"
-    # Folder for the cards; '': the workdir that the checkpoint is of.
+    # of their own; commas between. semi_1pct is the first half of semi, 1 % of the
+    # labels. 'auto': knn, linear, semi, and svm up to 100,000 training images.
+    config.protocols = "auto"
+    # Folder in which cards/ and label_lists/ are made; '': the workdir that the
+    # checkpoint is of.
     config.output = ""
     # How often to repeat what depends on chance: first weights, order, lists of labels.
     config.num_seeds = 3
@@ -54,7 +56,8 @@ def get_config() -> ConfigDict:
     # Threads that read and decode streamed pictures.
     config.num_threads = 4
 
-    # As in configs/default.py. '' as the name: the run's section, and all of these.
+    # As in configs/default.py. Without a name it is the run's section, in which what is
+    # given here takes another value.
     config.data = ConfigDict()
     config.data.name = ""  # of a file of weights it must be given
     config.data.folder = ""  # '' is the usual place
@@ -71,12 +74,13 @@ def get_config() -> ConfigDict:
 
     # Weighted kNN by features.
     config.knn = ConfigDict()
-    # K: a number, or 'auto'; None: 200, and 'auto' below 64 pixels.
+    # K: a number, or 'auto'; None: 200, and 'auto' for small images other than those of
+    # the paper.
     config.knn.num_neighbors = config_dict.FieldReference(None, object)
     config.knn.temperature = 0.07  # sigma
 
     # None: evaluation/recipes.py has the values, and says what each key means.
-    config.linear = _unset(LINEAR)  # of linear and transfer
+    config.linear = _unset(LINEAR)  # of linear, places and transfer
     config.semi = _unset(FINETUNE)  # of semi and semi_1pct
     config.finetune = _unset(FINETUNE)  # of transfer
 

@@ -1,7 +1,6 @@
 """New pictures by a trained encoder: their features, and what they are most like."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from invariance_propagation.data import augment
 from invariance_propagation.data.folder import Files, list_pictures
 from invariance_propagation.data.pictures import CENTRAL, Pictures
 from invariance_propagation.data.readable import Batch, readable
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
@@ -24,13 +24,13 @@ from invariance_propagation.evaluation.retrieval import most_similar
 from invariance_propagation.origin import origin
 from invariance_propagation.protocols.bench import Headless, View, view_of
 from invariance_propagation.restore import (
-    SUFFIXES,
     StoredMemory,
     backbone_of,
     float32,
+    is_weights,
     restore_backbone,
+    restore_both,
     restore_encoder,
-    restore_memory,
     workdir_of,
 )
 
@@ -87,10 +87,8 @@ def embed_folder(
         raise UserError("--config.folder is missing: the folder with the pictures")
     if num_neighbors < 0:
         raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
-    if not Path(folder).is_dir():
-        raise UserError(f"folder={folder}: there is no such folder")
     path = _output_path(checkpoint, output)
-    ids = list_pictures(Path(folder).absolute())
+    ids = list_pictures(Path(folder).absolute(), key="folder")
     devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
     view = view_of(checkpoint, network.channels, view, network.config.get("augment"))
@@ -128,24 +126,27 @@ def embed_folder(
 
 
 def _restore(checkpoint: str, *, with_memory: bool) -> Network:
-    if Path(checkpoint).suffix in SUFFIXES:
+    if is_weights(checkpoint):
         backbone = restore_backbone(checkpoint)
         own = {"backbone": backbone.params}, {"backbone": backbone.batch_stats}
         module, config, memory = Headless(backbone.module), {}, None
     else:
-        restored = restore_encoder(checkpoint)
+        if with_memory:
+            restored, memory = restore_both(checkpoint)
+        else:
+            restored, memory = restore_encoder(checkpoint), None
         backbone = backbone_of(restored)
         own = restored.params, restored.batch_stats
         module, config = float32(restored.encoder), restored.config
-        memory = restore_memory(checkpoint) if with_memory else None
     digest = backbone.digest()
     return Network(module, *own, backbone.channels, config, memory, digest)
 
 
 def _share(share: float | None, view: View, config: Mapping[str, Any]) -> float:
     if share is None:
-        of_folder = config.get("data", {}).get("name") == "image_folder"
-        return CENTRAL if of_folder or view.size >= SMALL_BELOW else 1.0
+        name = config.get("data", {}).get("name", "")
+        streamed = name.startswith(("image_folder", "imagenet"))
+        return CENTRAL if streamed or view.size >= SMALL_BELOW else 1.0
     if not 0 < share <= 1:
         raise UserError(f"share={share}: set it above 0 and up to 1")
     return share
@@ -178,7 +179,7 @@ def _embed_all(
 
 
 def _output_path(checkpoint: str, output: str) -> Path:
-    if not output and Path(checkpoint).suffix in SUFFIXES:
+    if not output and is_weights(checkpoint):
         raise UserError(
             f"--config.output is missing: {checkpoint} is of no run, so name a file"
         )
@@ -189,17 +190,13 @@ def _output_path(checkpoint: str, output: str) -> Path:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
-    draft = path.with_name(path.name + ".tmp")
     beside = path.with_name(path.name + ".json")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(draft, path)
-        draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, beside)
+        with draft_of(path) as draft, draft_of(beside) as note:
+            with draft.open("wb") as file:
+                np.savez(file, **arrays)
+            note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(
             f"output={path} cannot be written ({error}): choose another"
         ) from error

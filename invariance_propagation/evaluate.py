@@ -1,9 +1,9 @@
 """Evaluates a checkpoint by the protocols asked for: a card each, and tables of them."""
 
 import functools
-import itertools
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +32,12 @@ from invariance_propagation.protocols.bench import (
     untrained,
     view_of,
 )
-from invariance_propagation.protocols.jobs import PROTOCOLS, Job, Request
+from invariance_propagation.protocols.jobs import PROTOCOLS, Job, Request, usual
 from invariance_propagation.restore import (
-    SUFFIXES,
     Backbone,
     Restored,
+    backbone_of,
+    is_weights,
     restore_backbone,
     restore_encoder,
     workdir_of,
@@ -77,32 +78,39 @@ def evaluate(
       UserError: bad input.
       TrainingError: a checkpoint that cannot be read, or a loss that is not finite.
     """
-    names = _names(protocols)
+    names = None if protocols == "auto" else _names(protocols)
     if not checkpoint:
         raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
     if num_seeds < 1:
         raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
     folder = _folder(checkpoint, output)
     devices.one_cpu_device_per_core(BATCH_SIZE)
-    encoder = restore_backbone(checkpoint)
-    run = None if is_file(checkpoint) else restore_encoder(checkpoint)
+    run = None if is_weights(checkpoint) else restore_encoder(checkpoint)
+    encoder = restore_backbone(checkpoint) if run is None else backbone_of(run)
     config = {} if run is None else run.config
     view = view_of(checkpoint, encoder.channels, view, config.get("augment"))
-    data = dict(data if data["name"] or run is None else config["data"])
-    if not data["name"] and not ON_THEIR_OWN.issuperset(names):
+    data = dict(data)
+    if run is not None and not data["name"]:
+        # Another place or part of the same set.
+        data = config["data"] | {key: value for key, value in data.items() if value}
+    if not data["name"] and (names is None or not ON_THEIR_OWN.issuperset(names)):
         raise UserError(f"data.name is missing: {checkpoint} does not say which")
     runner = devices.make_runner(parallel, num_devices)
 
-    # Protocols that share a bench share the features of its images.
+    def load(**changes: Any) -> Dataset:
+        section = {"data": data | changes}
+        return settings.call(sources.load, "data", section, size=view.size)
+
     def bench_of(dataset: Dataset) -> Bench:
         return make_bench(runner, dataset, view, num_threads)
 
-    @functools.lru_cache(maxsize=1)
-    def bench(**changes: Any) -> Bench:
-        section = {"data": data | changes}
-        return bench_of(settings.call(sources.load, "data", section, size=view.size))
+    # Protocols that share a bench share the features of its images.
+    @functools.cache
+    def bench() -> Bench:
+        return bench_of(load())
 
     request = Request(
+        load=load,
         bench=bench,
         bench_of=bench_of,
         view=view,
@@ -115,13 +123,43 @@ def evaluate(
         folder=folder,
     )
     rows, cards = _rows(checkpoint, encoder, run), []
-    jobs = (job for name in names for job in PROTOCOLS[name](request))
-    for _, group in itertools.groupby(jobs, key=lambda job: id(job.bench)):
-        for found in _measure(list(group), rows, num_seeds, folder):
+    for jobs in _groups(names or usual(bench()), request):
+        _check_writable(folder)
+        for found in _measure(jobs, rows, num_seeds, folder):
             cards += found
-            print("\n" + table(found, published(found[0])), flush=True)
+            print("\n" + table(found, published(found)), flush=True)
     print(f"\ncards: {folder / FOLDER}")
     return cards
+
+
+def _groups(names: list[str], request: Request) -> Iterator[list[Job]]:
+    """What can be measured together; what has data of its own last, set by set.
+
+    All that is asked for on the same data is known, and checked, before any of it is
+    measured.
+    """
+    shared = [name for name in names if name not in ON_THEIR_OWN]
+    together = [
+        job for name in shared for jobs in PROTOCOLS[name](request) for job in jobs
+    ]
+    if together:
+        yield together
+    for name in names:
+        if name in ON_THEIR_OWN:
+            yield from PROTOCOLS[name](request)
+
+
+def _check_writable(folder: Path) -> None:
+    """Before what may take hours."""
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / FOLDER):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cards cannot be written to {folder} ({error}): set --config.output to "
+            "another folder"
+        ) from error
 
 
 def _names(protocols: str) -> list[str]:
@@ -133,15 +171,10 @@ def _names(protocols: str) -> list[str]:
     return names
 
 
-def is_file(checkpoint: str) -> bool:
-    """Whether it is a file of weights, and of no run."""
-    return Path(checkpoint).suffix in SUFFIXES
-
-
 def _folder(checkpoint: str, output: str) -> Path:
     if output:
         return Path(output).absolute()
-    if is_file(checkpoint):
+    if is_weights(checkpoint):
         raise UserError(
             f"--config.output is missing: {checkpoint} is of no run, so name a folder "
             "for the cards"
@@ -241,6 +274,7 @@ def _card(job: Job, row: Row, folder: Path) -> Card:
 def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
     start = time.monotonic()
     scores = dict(job.measure(subject, seed))
-    seconds = card.made.get("seconds", 0.0) + time.monotonic() - start
-    made = origin() | {"seconds": round(seconds, 2)}
+    own = origin(job.bench.runner.num_devices)
+    own["seconds"] = round(time.monotonic() - start, 2)
+    made = card.made | {str(seed): own}
     return card.with_scores(seed, scores)._replace(made=made)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from invariance_propagation.checkpoint import FOLDER
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.models import Outputs
 from invariance_propagation.progress import METRICS_FILE, read_rows
@@ -74,9 +74,8 @@ def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str
     if run.has_labels and run.method.purity is not None:
         *hops, overall = purity(run, state, num_anchors=run.num_examples)
         summary |= {"purity_by_hop": hops, "purity": overall}
-    draft = folder / (SUMMARY_FILE + ".tmp")
-    draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, folder / SUMMARY_FILE)
+    with draft_of(folder / SUMMARY_FILE) as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(_table(summary, folder))
     return summary
 

@@ -73,7 +73,7 @@ def check_chances(chances: dict[str, Any]) -> None:
         if not 0 <= chances[name] <= 1:
             raise UserError(f"augment.{name}={chances[name]}: it is a probability")
     scale = chances["crop_scale"]
-    if scale and not 0 < scale[0] <= scale[1] <= 1:
+    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
         raise UserError(
             f"augment.crop_scale={scale}: smallest and largest share of the area, "
             "above 0 and up to 1; () switches crops off"

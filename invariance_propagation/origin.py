@@ -13,13 +13,18 @@ import jax
 from invariance_propagation.version import versions
 
 
-def origin() -> dict[str, Any]:
-    """For people, and as JSON; the commit is None outside of a repository."""
+def origin(num_devices: int | None = None) -> dict[str, Any]:
+    """For people, and as JSON; the commit is None outside of a repository.
+
+    Args:
+      num_devices: that were used; None: all.
+    """
+    devices = jax.devices()
     return {
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "devices": f"{num_devices or len(devices)} x {devices[0].device_kind}",
         "versions": versions() | {"scikit-learn": metadata.version("scikit-learn")},
     }
 

@@ -1,6 +1,5 @@
 """A sheet of augmented pictures: what the training step sees, before it trains."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import tqdm
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 from invariance_propagation.setup import Run, build
 
@@ -49,9 +49,9 @@ def draw_preview(config: ConfigDict) -> Path:
         "first column; training the others, one an epoch.",
         *describe(run.chances, channels=channels),
     ]
-    draft = path.with_name(path.name + ".tmp")
-    sheet(columns, [f"image {i}" for i in indices], caption).save(draft, format="PNG")
-    os.replace(draft, path)
+    drawn = sheet(columns, [f"image {i}" for i in indices], caption)
+    with draft_of(path) as draft:
+        drawn.save(draft, format="PNG")
     print(f"views of {len(indices)} images in {len(epochs)} epochs: {path}")
     return path
 

@@ -1,7 +1,6 @@
 """What a run shows and keeps: a bar or plain lines, and metrics.jsonl."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
+
+from invariance_propagation.drafts import draft_of
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
@@ -107,9 +108,9 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
 def _drop_rows_after(path: Path, step: int) -> None:
     """Steps that are about to be taken again must not be listed twice."""
     rows = [row for row in read_rows(path.parent) if row["step"] <= step]
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(draft, path)
+    with draft_of(path) as draft:
+        lines = (json.dumps(row) + "\n" for row in rows)
+        draft.write_text("".join(lines), encoding="utf-8")
 
 
 def _tensorboard_writer(workdir: Path):

@@ -121,11 +121,7 @@ def restore_encoder(path: str | Path) -> Restored:
       UserError: there is no checkpoint.
       TrainingError: there is, but it cannot be read.
     """
-    state, facts = read_checkpoint(path, ("params", "batch_stats"))
-    encoder = settings.call(make_encoder, "encoder", facts["config"])
-    channels = state["params"]["backbone"]["stem_conv"]["kernel"].shape[2]
-    own = {"config": facts["config"], "step": facts["step"], "facts": facts}
-    return Restored(encoder, **state, channels=channels, **own)
+    return _encoder_of(*read_checkpoint(path, ("params", "batch_stats")))
 
 
 def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone:
@@ -139,8 +135,7 @@ def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone
       UserError: there is none, or it is no ResNet-18 or ResNet-50.
       TrainingError: a checkpoint that cannot be read.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if not is_weights(path):
         return backbone_of(restore_encoder(path))
     weights = strip_prefix(read_weights(path), prefix)
     module, channels = infer_backbone(weights)
@@ -159,13 +154,13 @@ def backbone_of(restored: Restored) -> Backbone:
 
 def restore_memory(path: str | Path) -> StoredMemory:
     """Bank, graph and sample ids of a run; as `restore_encoder`, and may raise NoGraph."""
-    state, facts = read_checkpoint(path, ("memory",))
-    packed = facts.get("sample_ids")
-    sample_ids = None if packed is None else unpack_ids(packed)
-    memory = state.get("memory", {})
-    if not {"bank", "graph"} <= memory.keys():
-        raise NoGraph(path, facts)
-    return StoredMemory(memory["bank"], memory["graph"], sample_ids, facts)
+    return _memory_of(path, *read_checkpoint(path, ("memory",)))
+
+
+def restore_both(path: str | Path) -> tuple[Restored, StoredMemory]:
+    """Of one step, though the run may go on meanwhile; as `restore_memory`."""
+    state, facts = read_checkpoint(path, ("params", "batch_stats", "memory"))
+    return _encoder_of(state, facts), _memory_of(path, state, facts)
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
@@ -177,7 +172,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    if path.suffix not in SUFFIXES:
+    if not is_weights(path):
         raise UserError(f"{path}: weights are read from {' and '.join(SUFFIXES)} files")
     try:
         if path.suffix == ".npz":
@@ -204,6 +199,11 @@ def need(*modules: str) -> None:
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name} is not installed: pip install '.[export]'")
+
+
+def is_weights(path: str | Path) -> bool:
+    """Whether this names a file of weights, of no run."""
+    return Path(path).suffix in SUFFIXES
 
 
 def workdir_of(path: str | Path) -> Path:
@@ -234,6 +234,25 @@ def read_checkpoint(
             logging.warning("%s: taking step %d instead", reason, facts["step"])
         return state, facts
     raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
+
+
+def _encoder_of(state: dict[str, Any], facts: dict[str, Any]) -> Restored:
+    encoder = settings.call(make_encoder, "encoder", facts["config"])
+    params, batch_stats = state["params"], state["batch_stats"]
+    channels = params["backbone"]["stem_conv"]["kernel"].shape[2]
+    own = {"config": facts["config"], "step": facts["step"], "facts": facts}
+    return Restored(encoder, params, batch_stats, channels=channels, **own)
+
+
+def _memory_of(
+    path: str | Path, state: dict[str, Any], facts: dict[str, Any]
+) -> StoredMemory:
+    packed = facts.get("sample_ids")
+    sample_ids = None if packed is None else unpack_ids(packed)
+    memory = state.get("memory", {})
+    if not {"bank", "graph"} <= memory.keys():
+        raise NoGraph(path, facts)
+    return StoredMemory(memory["bank"], memory["graph"], sample_ids, facts)
 
 
 def _step_folders(path: Path) -> list[Path]:

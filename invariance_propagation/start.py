@@ -1,6 +1,5 @@
 """Weights to start from: of another run, or of a file; everything else is new."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
@@ -11,8 +10,8 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.models import Encoder
 from invariance_propagation.models.torchvision import variable_shapes
 from invariance_propagation.restore import (
-    SUFFIXES,
     backbone_of,
+    is_weights,
     restore_backbone,
     restore_encoder,
 )
@@ -58,7 +57,7 @@ def read_start(path: str, *, encoder: Encoder, channels: int) -> Start:
       UserError: there are none, or they are of another backbone.
       TrainingError: a checkpoint that cannot be read.
     """
-    if Path(path).suffix in SUFFIXES:
+    if is_weights(path):
         backbone, head = restore_backbone(path), {}
     else:
         restored = restore_encoder(path)

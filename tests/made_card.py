@@ -7,7 +7,10 @@ def make_card(**changes) -> Card:
     card = Card(
         protocol="linear",
         version=1,
-        settings={"options": {"epochs": 3, "crop_scale": (0.2, 1.0)}},
+        settings={
+            "view": {"size": 8},
+            "options": {"epochs": 3, "crop_scale": (0.2, 1.0)},
+        },
         data={"name": "digits", "digest": "ab", "train": 1347, "held_out": 450}
         | {"classes": 10},
         encoder="step 7",

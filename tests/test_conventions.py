@@ -30,7 +30,7 @@ NAME = "invariance_propagation"
 # line, never to the same one: there is no cycle, and neighbours on a line, such as
 # data and methods, know nothing of each other.
 LAYERS = (
-    {"errors", "parallel", "version"},
+    {"drafts", "errors", "parallel", "version"},
     {"processes"},
     {"auto", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},

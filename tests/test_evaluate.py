@@ -106,7 +106,10 @@ def test_a_card_says_what_its_number_is_of(
     assert card.settings["view"]["size"] == 8
     facts = {"name": "digits", "train": NUM_TRAIN, "held_out": 450, "classes": 10}
     assert card.data == facts | {"digest": card.data["digest"]}
-    assert {"commit", "versions", "machine", "date", "seconds"} <= set(card.made)
+    assert card.settings["view"]["crop"] == "whole"
+    assert list(card.made) == list(card.scores["top1"])
+    expected = {"commit", "versions", "machine", "date", "devices", "seconds"}
+    assert expected <= card.made["0"].keys()
 
 
 def test_raw_pixels_are_as_scikit_learn_has_them(all_of_digits: list[Card]) -> None:
@@ -206,6 +209,25 @@ def test_bad_input_is_named(stored: Path, tmp_path: Path, changes, expected) -> 
         run(given.pop("checkpoint"), given.pop("protocols"), **given)
     assert expected in str(caught.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_nowhere_to_write_is_said_before_anything_is_measured(
+    stored: Path, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "_with_seed", None)
+    with pytest.raises(UserError, match="cannot be written .*--config.output"):
+        run(stored, "knn", output=str(tmp_path / "file"))
+
+
+def test_data_of_a_run_may_lie_elsewhere_or_be_fewer(
+    stored: Path, tmp_path: Path
+) -> None:
+    changes = {"data__name": "", "output": str(tmp_path), "num_seeds": 1}
+    cards = run(stored, "knn", **changes | {"data__num_train": 50})
+    assert {card.data["train"] for card in cards} == {50}
+    with pytest.raises(UserError, match="digits ship with scikit-learn"):
+        run(stored, "knn", **changes | {"data__folder": "/elsewhere"})
 
 
 def test_weights_alone_say_too_little(tmp_path: Path) -> None:

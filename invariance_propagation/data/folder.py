@@ -55,7 +55,10 @@ def two_folders(folder: str, *, size: int) -> Dataset:
       UserError: no such folders, or other classes in the one than in the other.
     """
     root = Path(folder).absolute()
-    ids = {part: list_pictures(root / part) for part in ("train", "val")}
+    ids = {
+        part: list_pictures(root / part, key="other.places")
+        for part in ("train", "val")
+    }
     (train_labels, names), (labels, others) = map(classes_of, ids.values())
     if names != others:
         other = min(set(names) ^ set(others))
@@ -73,16 +76,20 @@ def two_folders(folder: str, *, size: int) -> Dataset:
     return Dataset(root.name, split("train", train_labels), split("val", labels), names)
 
 
-def list_pictures(folder: Path) -> list[str]:
+def list_pictures(folder: Path, *, key: str = "data.folder") -> list[str]:
     """Relative paths of all pictures below `folder`, in a fixed order.
+
+    Args:
+      folder: to look into.
+      key: of the config, which names it.
 
     Raises:
       UserError: no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}: set --config.data.folder to the one that "
-            "holds the pictures"
+            f"there is no folder {folder}: set --config.{key} to the one that holds "
+            "the pictures"
         )
     ids = sorted(
         path.relative_to(folder).as_posix()

@@ -20,6 +20,7 @@ import tqdm
 from invariance_propagation.data import prepare
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.pictures import Pictures, decode
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 
 TFDS = "tfds:"
@@ -94,8 +95,8 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
     root = _root(folder)
     if folder and not root.is_dir():  # a slip of the pen must start no download
         raise UserError(
-            f"there is no folder {root}: make it, or set --config.data.folder to the "
-            "one that TFDS's sets are in"
+            f"there is no folder {root}: make it, or name the one that TFDS's sets are "
+            "in (data.folder; in an evaluation of other data other.tfds_folder)"
         )
     place = _find(stock.name, root)
     if place is None:
@@ -148,7 +149,8 @@ def _prepare(name: str, root: Path) -> None:
         reason = " ".join(process.stdout.split()) or f"status {process.returncode}"
         raise UserError(
             f"TFDS could not prepare {name} in {root}: {reason[:600]}; if it lies "
-            "elsewhere, set --config.data.folder to the folder that holds it"
+            "elsewhere, name the folder that holds it (data.folder; in an evaluation "
+            "of other data other.tfds_folder)"
         )
 
 
@@ -244,11 +246,8 @@ def _cached_labels(source: Any, ids: RecordIds, title: str) -> np.ndarray:
         pass
     labels = read_all(source, _label, f"labels of {title}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        with draft.open("wb") as file:
+        with draft_of(path) as draft, draft.open("wb") as file:
             np.save(file, labels)
-        os.replace(draft, path)
     except OSError:  # read again next time
         pass
     return labels

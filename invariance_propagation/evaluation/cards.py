@@ -6,12 +6,12 @@ images. A card says so itself, and a table holds cards of one such kind.
 
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 
 FOLDER = "cards"
@@ -31,7 +31,7 @@ class Card(NamedTuple):
       network: its depth, stem, width, channels; empty where there is none.
       checkpoint: path, step and digest of its weights; empty where there are none.
       scores: of each score its value by seed, {'top1': {'0': 0.97}}.
-      made: commit, versions, machine, date, seconds.
+      made: by seed: commit, versions, machine, date, seconds.
     """
 
     protocol: str
@@ -99,10 +99,9 @@ def write_card(card: Card, workdir: Path) -> Path:
         summary[name] = {"mean": mean, "deviation": deviation, "by_seed": by_seed}
     content = card._asdict() | {"selection": SELECTION, "scores": summary}
     path = workdir / FOLDER / card.name()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with draft_of(path) as draft:
+        text = json.dumps(content, indent=2, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
     return path
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from invariance_propagation.errors import TrainingError
+
 TOP = 5  # scored as well, where there are at least twice as many classes
 EPSILON = 1e-5  # of PyTorch's BatchNorm
 
@@ -56,8 +58,15 @@ def accuracies(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, fl
       ('top1', share), and ('top5', share) where there are at least ten classes. A
       class that is as likely as that of the label counts as less likely if its number
       is larger, as for an argmax.
+
+    Raises:
+      TrainingError: logits that are not finite, which are in no order.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
+    if not np.isfinite(logits).all():
+        raise TrainingError(
+            "the classifier's outputs are not finite: try a smaller learning_rate"
+        )
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     lower = np.arange(logits.shape[1]) < labels[:, None]
     before = (logits > own) | ((logits == own) & lower)

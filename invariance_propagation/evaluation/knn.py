@@ -35,12 +35,16 @@ def knn_predict(
     Returns:
       int32 [q], the class with most votes, the lower one where two are equal.
     """
-    features = normalize(jnp.asarray(features, jnp.float32))
+    features = jnp.asarray(features, jnp.float32)
     queries = normalize(jnp.asarray(queries, jnp.float32))
     labels = jnp.asarray(labels)
+    # Features of unit length would be a copy of what may be 10 GB.
+    lengths = jnp.linalg.norm(features, axis=1)
+    scale = 1 / jnp.where(lengths > 0, lengths, 1)
 
     def predict(query: jax.Array) -> jax.Array:
-        similarities = jnp.matmul(features, query, precision=lax.Precision.HIGHEST)
+        products = jnp.matmul(features, query, precision=lax.Precision.HIGHEST)
+        similarities = products * scale
         similarities, nearest = lax.top_k(similarities, num_neighbors)
         # Relative to the best, so that a small temperature cannot overflow.
         votes = jnp.exp((similarities - similarities.max()) / temperature)

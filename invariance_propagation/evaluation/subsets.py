@@ -2,11 +2,12 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from invariance_propagation.drafts import draft_of
 
 FOLDER = "label_lists"
 
@@ -49,10 +50,8 @@ def write_list(
     """Keeps which images were used: an index a line, then its name if it has one."""
     path = folder / FOLDER / f"{name}-{list_digest(indices.tolist())}.txt"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         names = ["" if ids is None else f" {ids[int(i)]}" for i in indices]
         lines = [f"{i}{name}\n" for i, name in zip(indices, names, strict=True)]
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text("".join(lines), encoding="utf-8")
-        os.replace(draft, path)
+        with draft_of(path) as draft:
+            draft.write_text("".join(lines), encoding="utf-8")
     return path

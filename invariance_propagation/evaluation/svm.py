@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.subsets import shuffled
 
 COSTS = (*(0.5**i for i in range(19, 3, -1)), 1.0, 10.0, 100.0)
+MOST_IMAGES = 100_000  # of which an SVM takes minutes a class
 LOW_SHOT_COST = 1.0
 LOW_SHOT = (1, 2, 4, 8, 16, 32, 64, 96)
 DRAWS = 5
@@ -48,17 +50,27 @@ def mean_average_precision(
     Returns:
       In [0, 1], over the classes that both sides have positives of, and `features` a
       negative.
+
+    Raises:
+      UserError: there is no such class.
     """
     features, queries = _normalize(features), _normalize(queries)
 
     def score(c: int) -> float:
         train, test = targets[:, c] != IGNORED, query_targets[:, c] != IGNORED
-        x, y = features[train], targets[train, c]
+        # A copy for each class would not fit where features are many.
+        x = features if train.all() else features[train]
+        y = targets[train, c]
         svm = _fit(x, y, _choose_cost(x, y, costs))
         return _precision(svm, queries[test], query_targets[test, c])
 
     defined = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
     defined &= (query_targets == 1).any(axis=0)
+    if not defined.any():
+        raise UserError(
+            "an SVM needs images of two classes to learn from, and of one of them to "
+            "test: leave svm out of --config.protocols"
+        )
     # Imported here, and below: it takes a second, and others need it not.
     from sklearn.exceptions import ConvergenceWarning
 
@@ -69,8 +81,8 @@ def mean_average_precision(
         return float(np.mean(list(pool.map(score, np.flatnonzero(defined)))))
 
 
-def draw_positives(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """`count` positives of each class, which are negatives of the others.
+def few_images(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """`count` images of each class, all of which serve every class; for one class each.
 
     Args:
       targets: int [n, C], as for `mean_average_precision`.
@@ -78,12 +90,28 @@ def draw_positives(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
       seed: fixes the draw.
 
     Returns:
-      int [m], indices in ascending order.
+      int8 [n, C]: the same of the images that are drawn, -1 of the others.
     """
     order = shuffled(len(targets), seed=seed)
     columns = targets[order].T
-    chosen = [order[column == 1][:count] for column in columns]
-    return np.unique(np.concatenate(chosen))
+    rows = np.concatenate([order[column == 1][:count] for column in columns])
+    few = np.full_like(targets, IGNORED, np.int8)
+    few[rows] = targets[rows]
+    return few
+
+
+def few_of_each(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """For each class on its own `count` positives and (C - 1) `count` negatives.
+
+    So Goyal et al. draw where an image may be of several classes; arguments and result
+    are as of `few_images`.
+    """
+    order = shuffled(len(targets), seed=seed)
+    few = np.full_like(targets, IGNORED, np.int8)
+    for c, column in enumerate(targets[order].T):
+        for value, most in ((1, count), (0, count * (targets.shape[1] - 1))):
+            few[order[column == value][:most], c] = value
+    return few
 
 
 def _choose_cost(x: np.ndarray, y: np.ndarray, costs: Sequence[float]) -> float:

@@ -123,8 +123,8 @@ def strip_prefix(
     found = sorted(name.removesuffix(last) for name in weights if name.endswith(last))
     if prefix is None and len(found) > 1:
         raise UserError(
-            f"the weights hold several networks: choose prefix={found[0]!r}"
-            + "".join(f" or {name!r}" for name in found[1:])
+            "the weights hold several networks, by names that begin with "
+            f"{' or '.join(map(repr, found))}: leave all but one out of the file"
         )
     if not found or prefix not in (None, *found):
         there = ", ".join(map(repr, found or sorted(weights)[:3]))

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from invariance_propagation.data.augment import normalize
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.pictures import CENTRAL, Pictures
 from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
@@ -91,6 +92,12 @@ class Bench(NamedTuple):
     view: View
     num_threads: int
     facts: dict[str, Any]
+
+    @property
+    def crop(self) -> str:
+        """What of an image is looked at where nothing is left to chance."""
+        streamed = isinstance(self.dataset.train.images, Pictures)
+        return f"central {CENTRAL:g}" if streamed else "whole"
 
     @property
     def has_pixels(self) -> bool:

@@ -1,5 +1,6 @@
 """The protocols by name: each names its data, binds its numbers, and says so."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,13 @@ from invariance_propagation.data.voc import voc2007
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import class_accuracies
-from invariance_propagation.evaluation.recipes import Recipe, changed, recipe_for
+from invariance_propagation.evaluation.recipes import (
+    Finetune,
+    Linear,
+    Recipe,
+    changed,
+    recipe_for,
+)
 from invariance_propagation.protocols import measures
 from invariance_propagation.protocols.bench import Bench, View
 from invariance_propagation.protocols.measures import Measure
@@ -25,8 +32,8 @@ class Request(NamedTuple):
     """What was asked for.
 
     Attributes:
-      bench: (**changes to the section `data`) -> a bench; without changes the one of
-        the config.
+      load: (**changes to the section `data`) -> a data set.
+      bench: () -> that of the section as it is.
       bench_of: a data set -> a bench.
       view: of the images.
       data: the section `data`.
@@ -34,7 +41,8 @@ class Request(NamedTuple):
       folder: where lists of labels are kept.
     """
 
-    bench: Callable[..., Bench]
+    load: Callable[..., Dataset]
+    bench: Callable[[], Bench]
     bench_of: Callable[[Dataset], Bench]
     view: View
     data: Mapping[str, Any]
@@ -66,7 +74,10 @@ class Job(NamedTuple):
     by_chance: bool = True
 
 
-def knn(request: Request) -> Iterator[Job]:
+Jobs = Iterator[list[Job]]  # in lists that share a bench
+
+
+def knn(request: Request) -> Jobs:
     """Weighted kNN of the features."""
     bench = request.bench()
     num_neighbors = request.knn["num_neighbors"]
@@ -80,60 +91,81 @@ def knn(request: Request) -> Iterator[Job]:
         ),
         "temperature": request.knn["temperature"],
     }
+    count = len(bench.dataset.train.labels)
+    if not 1 <= options["num_neighbors"] <= count:
+        raise UserError(
+            f"knn.num_neighbors={options['num_neighbors']}, but there are {count} "
+            f"training images: set it from 1 to {count}"
+        )
+    if not options["temperature"] > 0:
+        raise UserError(f"knn.temperature={options['temperature']}: set it above 0")
     measure = measures.knn(bench, **options)
-    yield Job("knn", 1, _settings(bench, options), bench, measure, by_chance=False)
+    yield [Job("knn", 1, _settings(bench, options), bench, measure, by_chance=False)]
 
 
-def linear(request: Request) -> Iterator[Job]:
+def linear(request: Request) -> Jobs:
     """A linear classifier on frozen features."""
     bench = request.bench()
     options = changed(_recipe(request, bench).linear, request.linear, "linear")
     measure = measures.linear(bench, options)
-    yield Job("linear", 1, _settings(bench, options._asdict()), bench, measure)
+    yield [Job("linear", 1, _settings(bench, options), bench, measure)]
 
 
-def semi(request: Request) -> Iterator[Job]:
+def semi(request: Request) -> Jobs:
     """Fine-tuning on 1 % and 10 % of the labels."""
-    yield _semi(request, "semi", measures.SHARES)
+    yield [_semi(request, "semi", measures.SHARES)]
 
 
-def semi_1pct(request: Request) -> Iterator[Job]:
+def semi_1pct(request: Request) -> Jobs:
     """The first of them alone, which takes a tenth of the time."""
-    yield _semi(request, "semi_1pct", measures.SHARES[:1])
+    yield [_semi(request, "semi_1pct", measures.SHARES[:1])]
 
 
 def _semi(request: Request, protocol: str, shares: Sequence[float]) -> Job:
     bench = request.bench()
     options = changed(_recipe(request, bench).semi, request.semi, "semi")
-    subset = measures.few_labels(bench, request.folder)
-    if request.data["name"] == "imagenet":
+    subset, lists = measures.few_labels(bench, request.folder), "drawn by the seed"
+    data = request.data
+    if data["name"] == "imagenet" and not data["split"] and not data["num_train"]:
+        lists = "as published, imagenet2012_subset"
+
+        @functools.cache
+        def of_share(share: float) -> Split:
+            return request.load(name=IMAGENET_SUBSETS[share]).train
 
         def subset(share: float, seed: int) -> Split:
-            name = IMAGENET_SUBSETS[share]
-            return request.bench(name=name, split="", num_train=0).dataset.train
+            del seed
+            return of_share(share)
 
     measure = measures.semi(bench, options, subset, shares)
-    settings = _settings(bench, options._asdict())
+    settings = _settings(bench, options) | {"lists": lists}
     return Job(protocol, 1, settings, bench, measure, of_pixels=False)
 
 
-def svm_of_classes(request: Request) -> Iterator[Job]:
+def svm_of_classes(request: Request) -> Jobs:
     """One linear SVM per class, by all labels and by a few."""
     bench = request.bench()
+    count = len(bench.dataset.train.labels)
+    if count > svm.MOST_IMAGES:
+        raise UserError(
+            f"an SVM per class of {count:,} images would take days: leave svm out of "
+            f"--config.protocols, or set data.num_train to at most {svm.MOST_IMAGES:,}"
+        )
     measure = measures.svm_of_classes(bench)
-    yield Job("svm", 1, _settings(bench, SVM_OPTIONS), bench, measure, by_chance=False)
+    settings = _settings(bench, SVM_OPTIONS)
+    yield [Job("svm", 1, settings, bench, measure, by_chance=False)]
 
 
-def voc07_svm(request: Request) -> Iterator[Job]:
+def voc07_svm(request: Request) -> Jobs:
     """The same on PASCAL VOC 2007, where an image may be of several classes."""
     dataset = voc2007(request.other["tfds_folder"], size=request.view.size)
     bench = request.bench_of(dataset)
     measure = measures.svm_of_targets(dataset.train.labels, dataset.held_out.labels)
     settings = _settings(bench, SVM_OPTIONS)
-    yield Job("voc07_svm", 1, settings, bench, measure, by_chance=False)
+    yield [Job("voc07_svm", 2, settings, bench, measure, by_chance=False)]
 
 
-def places(request: Request) -> Iterator[Job]:
+def places(request: Request) -> Jobs:
     """A linear classifier of scenes: Places365 by TFDS, or the folder of Places205."""
     source = request.other["places"]
     if source == PLACES365:
@@ -143,10 +175,10 @@ def places(request: Request) -> Iterator[Job]:
     recipe = recipe_for(PLACES365, request.view.size)
     options = changed(recipe.linear, request.linear, "linear")
     measure = measures.linear(bench, options)
-    yield Job("places", 1, _settings(bench, options._asdict()), bench, measure)
+    yield [Job("places", 1, _settings(bench, options), bench, measure)]
 
 
-def transfer(request: Request) -> Iterator[Job]:
+def transfer(request: Request) -> Jobs:
     """A linear classifier, and fine-tuning, on each of the small sets."""
     names = [name.strip() for name in request.other["transfer_sets"].split(",")]
     for name in names:
@@ -159,12 +191,11 @@ def transfer(request: Request) -> Iterator[Job]:
         own = {"scores_of": class_accuracies}
         options = changed(recipe.linear, request.linear, "linear")
         measure = measures.linear(bench, options, **own)
-        settings = _settings(bench, options._asdict())
-        yield Job("transfer_linear", 1, settings, bench, measure)
+        probe = Job("transfer_linear", 1, _settings(bench, options), bench, measure)
         options = changed(recipe.finetune, request.finetune, "finetune")
         measure = measures.finetune(bench, options, lambda seed, x=train: x, **own)
-        settings = _settings(bench, options._asdict())
-        yield Job("transfer_finetune", 1, settings, bench, measure, of_pixels=False)
+        settings, kind = _settings(bench, options), "transfer_finetune"
+        yield [probe, Job(kind, 1, settings, bench, measure, of_pixels=False)]
 
 
 SVM_OPTIONS = {
@@ -200,8 +231,15 @@ PROTOCOLS = {
 }
 
 
+def usual(bench: Bench) -> list[str]:
+    """What 'auto' stands for: all that needs nothing but this data, and ends."""
+    names = ["knn", "linear", "semi"]
+    few = len(bench.dataset.train.labels) <= svm.MOST_IMAGES
+    return [*names, "svm"] if few else names
+
+
 def _tfds_bench(request: Request, name: str, split: str) -> Bench:
-    return request.bench(
+    dataset = request.load(
         name=f"{TFDS}{name}",
         folder=request.other["tfds_folder"],
         split=split,
@@ -209,11 +247,16 @@ def _tfds_bench(request: Request, name: str, split: str) -> Bench:
         classes=False,
         held_out=0.0,
     )
+    return request.bench_of(dataset)
 
 
 def _recipe(request: Request, bench: Bench) -> Recipe:
     return recipe_for(request.data["name"], bench.view.size)
 
 
-def _settings(bench: Bench, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"view": bench.view._asdict(), "options": dict(options)}
+def _settings(bench: Bench, options: Linear | Finetune | Mapping) -> dict[str, Any]:
+    own = dict(options) if isinstance(options, Mapping) else options._asdict()
+    settings = {"view": bench.view._asdict() | {"crop": bench.crop}, "options": own}
+    if not isinstance(options, Mapping):
+        settings["optimizer"] = f"SGD, momentum {measures.MOMENTUM}"
+    return settings

@@ -18,6 +18,7 @@ from invariance_propagation.data.augment import per_image_keys
 from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.devices import Runner
+from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import Head, accuracies, apply_head
 from invariance_propagation.evaluation.finetune import make_finetune
@@ -221,10 +222,15 @@ def svm_of_classes(bench: Bench) -> Measure:
     targets, query_targets = (
         svm.one_hot(x.labels, bench.num_classes) for x in (train, held_out)
     )
-    return svm_of_targets(targets, query_targets)
+    return svm_of_targets(targets, query_targets, few=svm.few_images)
 
 
-def svm_of_targets(targets: np.ndarray, query_targets: np.ndarray) -> Measure:
+def svm_of_targets(
+    targets: np.ndarray,
+    query_targets: np.ndarray,
+    *,
+    few: Callable[..., np.ndarray] = svm.few_of_each,
+) -> Measure:
     """As `svm.mean_average_precision` has them; low-shot scores are means of draws."""
 
     def measure(subject: Subject, seed: int) -> Scores:
@@ -236,11 +242,10 @@ def svm_of_targets(targets: np.ndarray, query_targets: np.ndarray) -> Measure:
         for count in svm.LOW_SHOT:
             draws = []
             for draw in range(svm.DRAWS):
-                number = svm.DRAWS * seed + draw
-                rows = svm.draw_positives(targets, count, seed=number)
-                few = (features[rows], targets[rows], queries, query_targets)
+                drawn = few(targets, count, seed=svm.DRAWS * seed + draw)
+                given = (features, drawn, queries, query_targets)
                 cost = (svm.LOW_SHOT_COST,)
-                draws.append(svm.mean_average_precision(*few, costs=cost))
+                draws.append(svm.mean_average_precision(*given, costs=cost))
             yield f"{count} a class", float(np.mean(draws))
 
     return measure
@@ -281,7 +286,15 @@ def _steps(options: Any, num_examples: int, runner: Runner) -> tuple[int, int, i
     """Images of a step, as many as there are if they are few; steps per epoch, in all.
 
     A batch is a multiple of the devices.
+
+    Raises:
+      UserError: fewer images than devices.
     """
+    if num_examples < runner.num_devices:
+        raise UserError(
+            f"{num_examples} images with labels are too few for {runner.num_devices} "
+            f"devices: set num_devices to at most {num_examples}"
+        )
     size = min(options.batch_size, num_examples)
     size = max(1, size // runner.num_devices) * runner.num_devices
     steps = num_examples // size

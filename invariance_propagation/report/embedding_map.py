@@ -74,9 +74,10 @@ def draw_degrees(degrees: np.ndarray, name: str) -> Figure:
             ylabel="images",
             yscale="log",
         )
-        axes.set_ylim(bottom=0.5)  # a single image is to be seen
         bins = np.linspace(0, degrees.max() + 1, min(degrees.max() + 2, 41))
         axes.hist(degrees, bins=bins, color=COLORS[0])
+        # A single image is to be seen. After the bars, as it ends their own scaling.
+        axes.set_ylim(bottom=0.5)
     return figure
 
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from invariance_propagation.propagation import distinct, propagate
-from invariance_propagation.report.health import unit_rows
 
 
 class Reached(NamedTuple):
@@ -28,7 +27,7 @@ class Reached(NamedTuple):
 
 
 def reach(
-    bank: np.ndarray,
+    rows: np.ndarray,
     graph: np.ndarray,
     anchor: int,
     *,
@@ -42,7 +41,7 @@ def reach(
     """Walks the graph from one anchor.
 
     Args:
-      bank: float [N, d].
+      rows: float [N, d], of the bank, of length 1.
       graph: int [N, k].
       anchor: its index.
       num_hops: l.
@@ -53,7 +52,6 @@ def reach(
       background_size: M.
       num_negatives: how many to name, at most.
     """
-    rows = unit_rows(bank)
     similarities = rows @ rows[anchor]
     index = np.array([anchor])
     slots = propagate(graph, index, num_hops=num_hops)

@@ -68,7 +68,7 @@ pre { font-size: .8rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
   vertical-align: -.15rem; }
 .chosen img, i.chosen { border: .2rem solid #0072b2; }
 .negative img, i.negative { border: .2rem dashed #d55e00; }
-.other { color: #a33b00; font-weight: bold; }
+.other { color: #a33b00; }
 .anchor { border-top: 1px solid #eee; padding: .4rem 0; }
 """
 
@@ -147,11 +147,13 @@ def picture(
     kind: str = "",
     pixelated: bool = False,
 ) -> str:
-    """A thumbnail above short lines, the last of them marked if it is `wrong`."""
-    *lines, last = map(escape, lines)
+    """A thumbnail above short lines, which are marked if it is `wrong`."""
+    kept = [escape(line) for line in lines if line]
     if wrong:
-        last = f'<b class="other">{last} \N{MULTIPLICATION X}</b>'
-    caption = "<br>".join(line for line in (*lines, last) if line)
+        kept[0] += " \N{MULTIPLICATION X}"
+    caption = "<br>".join(kept)
+    if wrong:
+        caption = f'<span class="other">{caption}</span>'
     name = escape(name)
     classes = " ".join(filter(None, ["picture", kind, "pixelated" * pixelated]))
     return (

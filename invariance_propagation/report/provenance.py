@@ -1,7 +1,7 @@
 """What numbers depend on: evaluation cards, versions, config."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from invariance_propagation.evaluation.cards import Card, by_kind, leaves, tabulate
 from invariance_propagation.evaluation.published import published
@@ -13,18 +13,26 @@ from invariance_propagation.report.runs import beside, of
 def cards(records: Sequence[Record]) -> str:
     """A table for each way of measuring, and below it what its numbers depend on.
 
-    Raw pixels and random networks stand there once, though each run may have a card.
+    What each run has a card of, such as raw pixels, stands there once.
     """
-    found: dict[str, tuple[str, Card]] = {}
+    first: dict[str, tuple[Record, Card]] = {}
     for record in records:
         for card in record.cards:
-            own = of(records, record, card.encoder) if card.checkpoint else card.encoder
-            found.setdefault(card.name(), (own, card))
-    titles = {name: title for name, (title, _) in found.items()}
+            first.setdefault(card.name(), (record, card))
     trained_first = sorted(
-        (card for _, card in found.values()), key=lambda card: not card.checkpoint
+        (card for _, card in first.values()), key=lambda card: not card.checkpoint
     )
-    return "\n".join(_cards(group, titles) for group in by_kind(trained_first))
+    parts = []
+    for alike in by_kind(trained_first):
+        encoders = [card.encoder for card in alike]
+        names = [
+            of(records, first[card.name()][0], card.encoder)
+            if card.checkpoint or encoders.count(card.encoder) > 1
+            else card.encoder
+            for card in alike
+        ]
+        parts.append(_cards(alike, names))
+    return "\n".join(parts)
 
 
 def config(records: Sequence[Record]) -> str:
@@ -53,16 +61,12 @@ def config(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def _cards(alike: Sequence[Card], titles: Mapping[str, str]) -> str:
-    title, columns, rows = tabulate(alike, published(alike[0]))
-    names = [titles[card.name()] for card in alike]
-    names += [name for name, _ in rows[len(alike) :]]
-    filled = [(name, "", *cells) for name, (_, cells) in zip(names, rows, strict=True)]
+def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:
+    title, columns, rows = tabulate(alike, published(alike))
+    names = [*names, *(name for name, _ in rows[len(names) :])]
+    named = [(name, "", *cells) for name, (_, cells) in zip(names, rows, strict=True)]
     details = (
-        page.details(
-            titles[card.name()],
-            json.dumps(card._asdict(), indent=2, ensure_ascii=False),
-        )
-        for card in alike
+        page.details(name, json.dumps(card._asdict(), indent=2, ensure_ascii=False))
+        for name, card in zip(names, alike, strict=False)
     )
-    return page.block("", [page.heading(title), page.table(columns, filled), *details])
+    return page.block("", [page.heading(title), page.table(columns, named), *details])

@@ -16,7 +16,7 @@ ANCHORS, QUERIES = 8, 10
 # In a row: as many as fit beside each other in half of a usual screen.
 PER_HOP = NEGATIVES = NEAREST = 8
 CAPTION = (
-    "Below a picture stand its cosine similarity and, where it is known, its label, with "
+    "Below a picture stand its cosine similarity and, where it is known, its label; "
     "\N{MULTIPLICATION X} where that is another than the {whose}'s."
 )
 NEAREST_LEGEND = page.paragraph(
@@ -47,11 +47,11 @@ def propagation_gallery(record: Record) -> list[str]:
     if record.memory is None or record.dataset is None:
         return []
     shown = Thumbnails(record.dataset, record.dataset.train)
-    bank, graph = record.memory.bank, record.memory.graph
+    rows, graph = unit_rows(record.memory.bank), record.memory.graph
     options = record.positives | {"num_negatives": NEGATIVES}
     return [
-        _anchor(shown, reach(bank, graph, index, **options))
-        for index in spread(len(bank), ANCHORS)
+        _anchor(shown, reach(rows, graph, index, **options))
+        for index in spread(len(rows), ANCHORS)
     ]
 
 

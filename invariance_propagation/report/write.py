@@ -1,12 +1,11 @@
 """From workdirs to report.html."""
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import tqdm
 
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 from invariance_propagation.report import page, sections
 from invariance_propagation.report.record import Record, read_record
@@ -70,13 +69,10 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 def _write(path: Path, html: str) -> None:
     """Whole or not at all."""
-    draft = path.with_name(path.name + ".tmp")
     try:
-        draft.write_text(html, encoding="utf-8")
-        os.replace(draft, path)
+        with draft_of(path) as draft:
+            draft.write_text(html, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise UserError(
             f"{path} cannot be written ({error}): set --config.output to another file"
         ) from error

@@ -52,7 +52,7 @@ def test_seeds_are_added_one_by_one(tmp_path: Path) -> None:
     [
         {"protocol": "semi"},
         {"version": 2},
-        {"settings": {"options": {"epochs": 4, "crop_scale": (0.2, 1.0)}}},
+        {"settings": make_card().settings | {"options": {"epochs": 4}}},
         {"data": make_card().data | {"digest": "other"}},
     ],
     ids=lambda changes: next(iter(changes)),

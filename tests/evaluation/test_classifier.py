@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
+from invariance_propagation.errors import TrainingError
 from invariance_propagation.evaluation.classifier import (
     Head,
     accuracies,
@@ -45,6 +46,15 @@ def test_the_mean_over_classes_is_scikit_learns() -> None:
 
 def test_five_of_few_classes_say_nothing() -> None:
     assert [name for name, _ in accuracies(np.eye(9), np.arange(9))] == ["top1"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_in_no_order_are_no_score(value: float) -> None:
+    # All comparisons with NaN are false, which would make it 100 %.
+    logits = np.eye(10)
+    logits[3, 2] = value
+    with pytest.raises(TrainingError, match="not finite"):
+        dict(accuracies(logits, np.arange(10)))
 
 
 def test_of_equal_logits_the_lower_class_counts_as_the_likelier() -> None:

@@ -7,11 +7,13 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
+from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.svm import (
     COSTS,
     LOW_SHOT_COST,
-    draw_positives,
+    few_images,
+    few_of_each,
     mean_average_precision,
     one_hot,
 )
@@ -109,8 +111,7 @@ def test_a_class_without_positives_or_negatives_is_left_out(
 
 def test_one_shot_takes_no_folds() -> None:
     x, labels = make_task(0, spread=0.1)
-    rows = draw_positives(targets_of(labels), 1, seed=0)
-    few = x[rows], targets_of(labels)[rows], x, targets_of(labels)
+    few = x, few_images(targets_of(labels), 1, seed=0), x, targets_of(labels)
     fixed = mean_average_precision(*few, costs=(LOW_SHOT_COST,))
     assert mean_average_precision(*few) == fixed == pytest.approx(1.0)
 
@@ -123,18 +124,32 @@ def test_stopping_before_the_optimum_says_nothing(monkeypatch) -> None:
 
 
 def test_drawn_are_so_many_of_each_class() -> None:
-    random = np.random.default_rng(0)
-    targets = (random.random((200, 4)) < [0.5, 0.3, 0.2, 0.01]).astype(int)
-    targets[:3, 3] = 1
-    single = one_hot(np.arange(200) % 4, 4)
+    targets = one_hot(np.arange(200) % 4, 4)
     for count in (1, 4, 60):
-        rows = draw_positives(single, count, seed=1)
-        assert (single[rows].sum(axis=0) == min(count, 50)).all()
-        rows = draw_positives(targets, count, seed=1)
-        assert (np.diff(rows) > 0).all()
-        # Those of another class may bring more.
-        expected = np.minimum(count, targets.sum(axis=0))
-        assert (targets[rows].sum(axis=0) >= expected).all()
-        assert len(rows) <= expected.sum()
-    seeds = {tuple(draw_positives(single, 4, seed=seed)) for seed in range(5)}
+        few = few_images(targets, count, seed=1)
+        drawn = (few != -1).all(axis=1)
+        assert ((few == -1).all(axis=1) == ~drawn).all()
+        np.testing.assert_array_equal(few[drawn], targets[drawn])
+        assert (few[drawn].sum(axis=0) == min(count, 50)).all()
+    seeds = {few_images(targets, 4, seed=seed).tobytes() for seed in range(5)}
     assert len(seeds) == 5
+
+
+def test_drawn_for_each_class_alone_are_as_many_whatever_else_is_shown() -> None:
+    random = np.random.default_rng(0)
+    targets = (random.random((400, 4)) < [0.5, 0.3, 0.2, 0.01]).astype(np.int8)
+    targets[:3, 3], targets[10:20, 0] = 1, -1
+    for count in (1, 4, 60):
+        few = few_of_each(targets, count, seed=1)
+        assert (few[few != -1] == targets[few != -1]).all()
+        for value, most in ((1, count), (0, 3 * count)):
+            there = (targets == value).sum(axis=0)
+            assert ((few == value).sum(axis=0) == np.minimum(most, there)).all()
+    assert (few_of_each(targets, 4, seed=0) != few_of_each(targets, 4, seed=1)).any()
+
+
+def test_without_a_class_to_score_it_says_so() -> None:
+    x, labels = make_task(0, spread=0.1)
+    alone = one_hot(np.zeros_like(labels), CLASSES)
+    with pytest.raises(UserError, match="needs images of two classes"):
+        mean_average_precision(x, alone, x, alone)

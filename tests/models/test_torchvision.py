@@ -172,7 +172,7 @@ def test_one_of_several_networks_is_chosen(weights) -> None:
     held = {f"module.encoder_q.{name}": x for name, x in weights.items()}
     held |= {f"module.encoder_k.{name}": x for name, x in other.items()}
     assert strip_prefix(held, "module.encoder_k.") == other
-    both = r"several .* prefix='module.encoder_k.' or 'module.encoder_q.'"
+    both = r"several .* 'module.encoder_k.' or 'module.encoder_q.': leave all but"
     with pytest.raises(UserError, match=both):
         strip_prefix(held)
     with pytest.raises(UserError, match="prefix='teacher.'; there is 'module.enc"):

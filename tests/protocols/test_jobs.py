@@ -12,13 +12,14 @@ from PIL import Image
 
 from configs.evaluate import get_config
 from invariance_propagation.data import records, sources
+from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.voc import targets_of, voc2007
 from invariance_propagation.devices import make_runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.parallel import AXIS
 from invariance_propagation.protocols.bench import View, make_bench, untrained
-from invariance_propagation.protocols.jobs import PROTOCOLS, TRANSFER, Request
+from invariance_propagation.protocols.jobs import PROTOCOLS, TRANSFER, Request, usual
 from tests.tiny import TinyBackbone
 from tests.tiny_run import ROOT
 
@@ -62,10 +63,13 @@ def request_of(cache, tmp_path: Path):
         config.other.update(other)
         section = config.data.to_dict()
         bench_of = partial(make_bench, runner, view=VIEW, num_threads=2)
+
+        def load(**changes: object) -> Dataset:
+            return sources.load(**section | changes, size=VIEW.size)
+
         return Request(
-            bench=lambda **changes: bench_of(
-                sources.load(**section | changes, size=VIEW.size)
-            ),
+            load=load,
+            bench=lambda: bench_of(load()),
             bench_of=bench_of,
             view=VIEW,
             data=section,
@@ -86,7 +90,9 @@ def measured(job) -> dict[str, float]:
 
 def test_transfer_is_two_jobs_a_set(stored: Path, request_of) -> None:
     request = request_of(tfds_folder=str(stored), transfer_sets="cifar10, flowers")
-    jobs = list(PROTOCOLS["transfer"](request))
+    groups = list(PROTOCOLS["transfer"](request))
+    assert all(first.bench is second.bench for first, second in groups)
+    jobs = [job for group in groups for job in group]
     names = [(job.protocol, job.bench.dataset.name.split("/")[0]) for job in jobs]
     kinds = ("transfer_linear", "transfer_finetune")
     assert names == [
@@ -117,7 +123,7 @@ def test_a_set_that_is_none_is_named(request_of) -> None:
 
 
 def test_places365_is_read_by_tfds(stored: Path, request_of) -> None:
-    (job,) = PROTOCOLS["places"](request_of(tfds_folder=str(stored)))
+    ((job,),) = PROTOCOLS["places"](request_of(tfds_folder=str(stored)))
     assert job.bench.facts["train"] == EXAMPLES
     assert job.bench.facts["held_out"] == EXAMPLES // 4
     assert set(measured(job)) == {"top1", "top5"}
@@ -135,7 +141,7 @@ def store_places(root: Path) -> None:
 
 def test_places205_is_a_folder(tmp_path: Path, request_of) -> None:
     store_places(tmp_path / "places")
-    (job,) = PROTOCOLS["places"](request_of(places=str(tmp_path / "places")))
+    ((job,),) = PROTOCOLS["places"](request_of(places=str(tmp_path / "places")))
     assert job.bench.facts == {"name": "places", "train": 16, "held_out": 6} | {
         "classes": 2,
         "digest": job.bench.facts["digest"],
@@ -152,7 +158,7 @@ def test_places205_is_a_folder(tmp_path: Path, request_of) -> None:
 def test_voc_learns_from_trainval(stored: Path, request_of, monkeypatch) -> None:
     monkeypatch.setattr(svm, "LOW_SHOT", (1,))
     monkeypatch.setattr(svm, "DRAWS", 2)
-    (job,) = PROTOCOLS["voc07_svm"](request_of(tfds_folder=str(stored)))
+    ((job,),) = PROTOCOLS["voc07_svm"](request_of(tfds_folder=str(stored)))
     train, held_out = job.bench.dataset.train, job.bench.dataset.held_out
     few = EXAMPLES // 4
     assert train.labels.shape == (EXAMPLES + few, 20) and train.labels.dtype == np.int8
@@ -177,3 +183,73 @@ def test_what_is_hard_to_tell_is_ignored() -> None:
 def test_a_missing_set_is_named(tmp_path: Path, cache) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         voc2007(str(tmp_path / "nowhere"), size=8)
+
+
+# Checks that need no stored data.
+
+
+def numbered(count: int) -> Dataset:
+    images = np.zeros((count, 8, 8, 3), np.uint8)
+    split = Split(images, np.arange(count, dtype=np.int32) % 4)
+    return Dataset("numbered", split, split.first(8))
+
+
+@pytest.fixture
+def request_on(request_of):
+    """(number of images, **changes of the config) -> a request on so many."""
+
+    def make(count: int, **sections: dict) -> Request:
+        request = request_of()
+        bench = request.bench_of(numbered(count))
+        own = {name: dict(getattr(request, name)) | x for name, x in sections.items()}
+        return request._replace(bench=lambda: bench, **own)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"num_neighbors": 13}, "num_neighbors=13, but there are 12 training"),
+        ({"num_neighbors": 0}, "num_neighbors=0"),
+        ({"temperature": 0.0}, "temperature=0.0: set it above 0"),
+    ],
+)
+def test_knn_is_checked_before_features_are_computed(
+    request_on, changes: dict, expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        next(PROTOCOLS["knn"](request_on(12, knn=changes)))
+
+
+def test_so_many_svms_are_refused_and_not_usual(request_on, monkeypatch) -> None:
+    request = request_on(12)
+    assert usual(request.bench()) == ["knn", "linear", "semi", "svm"]
+    monkeypatch.setattr(svm, "MOST_IMAGES", 11)
+    assert usual(request.bench()) == ["knn", "linear", "semi"]
+    with pytest.raises(UserError, match="12 images would take days: leave svm out"):
+        next(PROTOCOLS["svm"](request))
+
+
+@pytest.mark.parametrize("part", [{}, {"num_train": 10}, {"split": "train[:9]"}])
+def test_of_all_of_imagenet_the_published_lists_are_used(
+    request_on, part: dict
+) -> None:
+    asked = []
+
+    def load(*, name: str) -> Dataset:
+        asked.append(name)
+        return numbered(12)
+
+    data = {"name": "imagenet", "split": "", "num_train": 0} | part
+    request = request_on(12, data=data)._replace(load=load)
+    ((job,),) = PROTOCOLS["semi"](request)
+    published = ["imagenet_1pct", "imagenet_10pct"]
+    assert asked == ([] if part else published)  # once each
+    assert ("published" in job.settings["lists"]) == (not part)
+
+
+def test_a_card_says_how_it_was_trained_and_cropped(request_on) -> None:
+    ((job,),) = PROTOCOLS["linear"](request_on(12))
+    assert job.settings["optimizer"] == "SGD, momentum 0.9"
+    assert job.settings["view"]["crop"] == "whole"

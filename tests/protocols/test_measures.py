@@ -8,6 +8,7 @@ from PIL import Image
 
 from invariance_propagation.data.folder import image_folder
 from invariance_propagation.devices import make_runner
+from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.recipes import SMALL
 from invariance_propagation.evaluation.subsets import draw_share
 from invariance_propagation.parallel import AXIS
@@ -128,4 +129,6 @@ def test_a_batch_is_no_larger_than_what_there_is(bench: Bench) -> None:
     runner = bench.runner
     assert measures._steps(SEMI, 5, runner) == (4, 1, 6)
     assert measures._steps(SEMI, 100, runner) == (8, 12, 72)
-    assert measures._steps(SEMI, 1, runner)[0] == 2
+    assert measures._steps(SEMI._replace(batch_size=1), 5, runner) == (2, 2, 12)
+    with pytest.raises(UserError, match="1 images .* 2 devices: set num_devices to"):
+        measures._steps(SEMI, 1, runner)

@@ -50,7 +50,9 @@ def test_is_the_oracle(make_problem, num_hops: int, positives: str, form: str) -
     options = {"num_hops": num_hops, "positives": positives, "form": form}
     for anchor in (0, 17):
         similar = cosines(problem.bank, anchor)
-        found = reach(problem.bank, problem.graph, anchor, **OPTIONS | options)
+        found = reach(
+            unit_rows(problem.bank), problem.graph, anchor, **OPTIONS | options
+        )
         seen, hops = {anchor}, slow_walk(problem.graph, anchor, num_hops)
         for shown, places in zip(found.hops, hops, strict=True):
             ring = set(places) - seen
@@ -88,7 +90,7 @@ def test_the_loss_is_that_of_what_is_shown(make_problem, positives: str) -> None
 def test_who_was_not_visited_reaches_nothing(make_problem) -> None:
     problem = make_problem(0, num_examples=30)
     graph = np.asarray(init_graph(30, 3))
-    found = reach(problem.bank, graph, 4, **OPTIONS)
+    found = reach(unit_rows(problem.bank), graph, 4, **OPTIONS)
     assert [len(ids) for ids in found.hops] == [0, 0, 0] and len(found.chosen) == 0
     assert 4 not in found.negatives and len(found.negatives) == 6
 

@@ -34,13 +34,13 @@ def test_small_images_are_shown_as_they_are(channels: int) -> None:
     html = thumbnails(Split(images, np.arange(5))).show(3, 0.5, 2)
     np.testing.assert_array_equal(shown(html), images[3].squeeze())
     assert 'class="picture pixelated"' in html and 'alt="image 3"' in html
-    assert "0.50<br>" in html and '<b class="other">3 ' in html
+    assert '<span class="other">0.50 \N{MULTIPLICATION X}<br>3</span>' in html
 
 
 def test_classes_stand_by_their_names() -> None:
     split = Split(np.zeros((3, 8, 8, 1), np.uint8), np.array([1, 0, 1]))
     html = thumbnails(split, "coat", "ankle boot").show(2, 0.5, 0)
-    assert '<b class="other">ankle boot ' in html
+    assert "<br>ankle boot</span>" in html
 
 
 def test_pictures_are_shown_small_and_by_name(tmp_path: Path) -> None:
