@@ -146,7 +146,7 @@ def test_how_much_is_looked_at(stored: Path, folder: Path, tmp_path: Path) -> No
     [
         ({"checkpoint": ""}, "--config.checkpoint is missing"),
         ({"folder": ""}, "--config.folder is missing"),
-        ({"folder": "/nowhere"}, "folder=/nowhere: there is no such folder"),
+        ({"folder": "/nowhere"}, "there is no folder /nowhere: set --config.folder"),
         ({"num_neighbors": NUM_EXAMPLES + 1}, "there are 12 training images"),
         ({"num_neighbors": -1}, "num_neighbors=-1"),
         ({"share": 1.5}, "share=1.5"),

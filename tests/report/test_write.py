@@ -1,6 +1,7 @@
 """The page as a whole: from a workdir to a file that needs nothing else."""
 
 import functools
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -202,7 +203,7 @@ def test_nothing_half_written_stays(
     def fail(source: Path, target: Path) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     monkeypatch.setattr(module, "render", lambda records: "<p>page</p>")
     with pytest.raises(
         UserError, match="cannot be written .read-only.: set --config.o"
