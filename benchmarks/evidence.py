@@ -11,6 +11,7 @@ is not run again, and what was interrupted goes on.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,8 +22,6 @@ from typing import Any, NamedTuple
 
 import tqdm
 from provenance import RESULTS, provenance
-
-from invariance_propagation.drafts import draft_of
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "evidence"
@@ -206,8 +205,10 @@ def minutes(workdir: Path, rows: list[dict[str, Any]]) -> float:
 
 def write(path: Path, card: dict[str, Any]) -> None:
     """As a whole or not at all."""
-    with draft_of(path) as draft:
-        draft.write_text(json.dumps(card, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(card, indent=1) + "\n")
+    os.replace(draft, path)
 
 
 if __name__ == "__main__":
