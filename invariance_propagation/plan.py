@@ -97,7 +97,7 @@ def make_plan(run: Run) -> Plan:
     device = {
         "parameters": _bytes((state.params, state.batch_stats)),
         "optimizer": _bytes(state.opt_state),
-        **{name: _bytes(part) for name, part in state.memory._asdict().items()},
+        **{name: _bytes(part) for name, part in _parts(state.memory).items()},
         "images": _bytes(programs.images),
         "indices": 2 * _bytes(programs.indices),  # the next step's are on their way
         **buffers,
@@ -112,6 +112,13 @@ def make_plan(run: Run) -> Plan:
         "copy for a checkpoint": _global_bytes(run, state),
     }
     return Plan(device, starting, host, devices, jax.default_backend() == "cpu")
+
+
+def _parts(memory: Any) -> dict[str, Any]:
+    """A method's memory by the names that it has, if it has any."""
+    if hasattr(memory, "_asdict"):
+        return memory._asdict()
+    return {"memory": memory} if jax.tree.leaves(memory) else {}
 
 
 def memory_limits() -> Limits:

@@ -2,8 +2,10 @@
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,6 +67,15 @@ def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Limits], None]:
 
     monkeypatch.setattr(plan, "make_plan", make_plan)
     return set_limits
+
+
+@pytest.mark.parametrize(
+    "memory, expected",
+    [((), {}), ([jnp.zeros(2)], 8), ({"queue": jnp.zeros(3)}, 12)],
+)
+def test_memory_of_any_kind_is_counted(memory: Any, expected: Any) -> None:
+    parts = {name: plan._bytes(part) for name, part in plan._parts(memory).items()}
+    assert parts == (expected and {"memory": expected})
 
 
 def test_what_fits_is_printed(by_rule, capsys: pytest.CaptureFixture) -> None:

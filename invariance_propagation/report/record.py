@@ -22,6 +22,8 @@ from invariance_propagation.restore import (
     restore_memory,
 )
 
+POSITIVES = {"num_hops", "num_hard", "positives", "form", "background_size"}
+
 
 class Record(NamedTuple):
     """A run as it lies on disk.
@@ -66,10 +68,14 @@ class Record(NamedTuple):
         return min(epochs, default=None)
 
     @property
-    def positives(self) -> dict[str, Any]:
-        """Which positives and which background the loss takes, as `reach` is told."""
-        names = ("num_hops", "num_hard", "positives", "form", "background_size")
-        options = {name: self.config["method"][name] for name in names}
+    def positives(self) -> dict[str, Any] | None:
+        """Which positives and which background the loss takes, as `reach` is told.
+
+        None of a method that has no such options.
+        """
+        if not self.config["method"].keys() >= POSITIVES:
+            return None
+        options = {name: self.config["method"][name] for name in POSITIVES}
         options["background_size"] = auto.background_size(
             options["background_size"], num_examples=len(self.memory.bank)
         )
@@ -105,6 +111,11 @@ def read_record(name: str, workdir: Path) -> Record:
             "There is no checkpoint yet: health, galleries and map are left out."
         )
     if memory is not None:
+        if not facts["config"]["method"].keys() >= POSITIVES:
+            missing.append(
+                "This method does not say which its positives are: propagation is left "
+                "out."
+            )
         try:
             dataset = _dataset(facts)
         except UserError as error:

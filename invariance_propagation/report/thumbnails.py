@@ -27,7 +27,8 @@ NEAREST_LEGEND = page.paragraph(
 
 def propagation_legend(records: Sequence[Record]) -> str:
     """How to read the gallery."""
-    kinds = {r.positives["positives"] for r in records if r.memory is not None}
+    known = (r.positives for r in records if r.memory is not None)
+    kinds = {options["positives"] for options in known if options is not None}
     chosen = {"hard": "least", "easy": "most"}
     which = " or ".join(f"the {chosen[kind]} similar positives" for kind in kinds)
     return (
@@ -44,7 +45,7 @@ def propagation_legend(records: Sequence[Record]) -> str:
 
 def propagation_gallery(record: Record) -> list[str]:
     """Some anchors with what propagation reaches from them, hop by hop."""
-    if record.memory is None or record.dataset is None:
+    if record.memory is None or record.dataset is None or record.positives is None:
         return []
     shown = Thumbnails(record.dataset, record.dataset.train)
     rows, graph = unit_rows(record.memory.bank), record.memory.graph

@@ -27,8 +27,17 @@ def rows() -> list[dict]:
     return found
 
 
-def finish_run(workdir: Path, *, checkpoint: bool = True, **changes: object) -> Path:
-    """Writes it; `changes` of the config's section `method`. Returns the workdir."""
+def finish_run(
+    workdir: Path,
+    *,
+    checkpoint: bool = True,
+    method: dict | None = None,
+    **changes: object,
+) -> Path:
+    """Writes it; `changes` of the config's section `method`, or another instead.
+
+    Returns the workdir.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows())
     (workdir / "metrics.jsonl").write_text(lines)
@@ -38,6 +47,7 @@ def finish_run(workdir: Path, *, checkpoint: bool = True, **changes: object) -> 
     config.encoder.update(ENCODER)
     config.data.num_train = NUM_EXAMPLES
     config.method.update({"background_size": 8, "num_hard": 4} | changes)
+    own = {} if method is None else {"method": method}
     options = {"name": "digits", "folder": "", "num_train": NUM_EXAMPLES}
     step = rows()[-1]["step"]
     facts = {
@@ -45,7 +55,7 @@ def finish_run(workdir: Path, *, checkpoint: bool = True, **changes: object) -> 
         "num_examples": NUM_EXAMPLES,
         "batch_size": NUM_EXAMPLES // STEPS_PER_EPOCH,
         "digest": sources.load(**options).digest(),
-        "config": json.loads(config.to_json_best_effort()),
+        "config": json.loads(config.to_json_best_effort()) | own,
         "versions": {"jax": "1.2.3"},
         "step": step,
     }

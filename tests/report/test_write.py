@@ -150,6 +150,17 @@ def test_runs_stand_side_by_side(workdir: Path, tmp_path: Path) -> None:
     assert "method.num_hops</th><td>3</td><td>1</td>" in differ
 
 
+def test_a_method_of_ones_own_with_a_graph_has_all_but_its_positives(
+    workdir: Path, tmp_path: Path
+) -> None:
+    own = finish_run(tmp_path / "own", method={"name": "my_method:f", "beta": 2.0})
+    page = Page(write_report(workdir=str(own), output=""))
+    assert page.headings == [h for h in HEADINGS if h != "Propagation"]
+    assert "does not say which its positives are" in page.section("Summary")
+    beside = write_report(workdir=f"{own},{workdir}", output=str(tmp_path / "2.html"))
+    assert Page(beside).section("Propagation").count("<b>anchor</b>") == 8
+
+
 def test_a_run_without_checkpoint_has_curves(tmp_path: Path) -> None:
     workdir = finish_run(tmp_path / "young", checkpoint=False)
     page = Page(write_report(workdir=str(workdir), output=""))
