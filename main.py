@@ -15,13 +15,14 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "What to run, e.g. configs/digits.py. Any key can be set on the command line: "
-    "--config.train.epochs=200. configs/default.py lists them all.",
+    "--config.train.epochs=200. configs/default.py lists those of training; evaluate, "
+    "embed, export and report have their own.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Where checkpoints and logs lie. The same command continues from the last "
-    "checkpoint there.",
+    "Of training: where checkpoints and logs lie. The same command continues from the "
+    "last checkpoint there.",
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator",

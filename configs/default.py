@@ -11,29 +11,32 @@ from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
-    """Returns all keys; a data set of its own must be named by the other configs."""
+    """Returns all keys. The other configs start from these and name their data set."""
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
     # list the picture files that cannot be used; 'preview' to draw augmented views.
     config.task = "pretrain"
-    # The file that a task writes, where it writes one; '' for its usual name.
+    # Of 'preview': the PNG file to write; '': preview.png in the current folder.
     config.output = ""
     # One number fixes initial weights, order and augmentation.
     config.seed = 0
     # Weights to start from instead of random ones: a run's workdir, one step in its
-    # checkpoints, or a file with torchvision's names. Bank, graph and all else are new.
+    # checkpoints, or a .safetensors or .npz file with torchvision's names. Bank, graph
+    # and all else are new.
     config.weights = ""
     # How the step is mapped over devices: 'pmap' or 'shard_map'.
     config.parallel = "pmap"
-    # Devices to use; None: all of them (on a CPU one per core).
+    # Devices to use; None: all of them. A CPU is made one per core, as far as each has
+    # 16 images of a batch.
     config.num_devices = config_dict.placeholder(int)
-    # Where views are made: on the 'device', or by OpenCV on the 'host', in 8 bits, which
-    # where the device is a CPU takes a third of the processor's time or less.
+    # Where views are made: 'device', or 'host': by OpenCV, in 8 bits. If the device is
+    # a CPU, 'host' takes a third of the processor's time for it, or less.
     config.augmentation = "device"
 
     config.data = ConfigDict()
     config.data.name = "imagenet"  # README lists the names
-    # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets.
+    # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets. Of an
+    # image folder it must be given.
     config.data.folder = ""
     # Of a TFDS set: what to train on, e.g. 'train[:10%]'; '' is the usual split.
     config.data.split = ""
@@ -41,7 +44,8 @@ def get_config() -> ConfigDict:
     config.data.num_train = 0
     # Of an image folder: whether its topmost folders are classes, for kNN and purity.
     config.data.classes = False
-    # Of an image folder: share of the pictures that kNN is measured on, not trained on.
+    # Of an image folder: share that is not trained on; with classes, kNN is measured on
+    # it.
     config.data.held_out = 0.0
 
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
@@ -66,7 +70,7 @@ def get_config() -> ConfigDict:
 
     config.encoder = ConfigDict()
     config.encoder.depth = 50  # ResNet-18 or ResNet-50
-    config.encoder.stem = "imagenet"  # 'imagenet', or 'cifar' below about 64 pixels
+    config.encoder.stem = "imagenet"  # 'imagenet', or 'cifar' up to 64 pixels
     config.encoder.width = 64  # channels of the first stage
     config.encoder.head = "mlp"  # 'linear' or 'mlp' [paper: both]
     config.encoder.hidden = 2048  # of the MLP head [code]
@@ -92,13 +96,19 @@ def get_config() -> ConfigDict:
     # TPU, TF32 on GPU), 'bfloat16'. The bank itself is float32.
     config.method.precision = "highest"
     config.method.propagation_weight = 0.6  # lambda [paper]
-    # 'epoch' [paper], or 'auto': as soon as images find the same neighbours again [ours].
+    # When the propagation term starts: 'epoch' [paper]: in epoch start_epoch; 'auto': as
+    # soon as images find the same neighbours again [ours].
     config.method.start = "epoch"
-    config.method.start_epoch = 30  # T, first epoch (from 0) with propagation [paper]
-    config.method.start_overlap = 0.05  # of 'auto': share of the neighbours [ours]
-    config.method.ramp = "binary"  # 'binary' [paper] or 'gaussian' [code, unused]
-    config.method.bank_momentum = 0.5  # [code]
-    config.method.bank_start = "uniform"  # [code], or 'embeddings': one forward pass
+    config.method.start_epoch = 30  # T of 'epoch': the first one, from 0 [paper]
+    # Of 'auto': the share of an image's neighbours that must be found again [ours].
+    config.method.start_overlap = 0.05
+    # How lambda is switched on: 'binary', at once [paper]; 'gaussian', growing up to T
+    # [code, unused].
+    config.method.ramp = "binary"
+    config.method.bank_momentum = 0.5  # weight of a row's old value [code]
+    # Rows of the bank at the start: 'uniform', random [code]; 'embeddings', of one
+    # forward pass [ours].
+    config.method.bank_start = "uniform"
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.03  # [code]
@@ -120,14 +130,17 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 800  # [code]
     config.train.batch_size = 128  # B, over all devices [paper]
-    config.train.evaluate_every = 10  # epochs between kNN evaluations; 0: never
+    # Epochs between kNN evaluations; 0: only before the first step and after the last.
+    config.train.evaluate_every = 10
     config.train.checkpoint_every = 1000  # steps between checkpoints
     config.train.keep_checkpoints = 2  # the newest so many
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
     config.train.tensorboard = False  # event files too (imports TensorFlow)
-    # That read, decode and crop pictures, and make the views of augmentation='host'.
+    # Threads that read, decode and crop pictures, and make the views of
+    # augmentation='host'.
     config.train.num_threads = 4
-    # Processes that do so, each with so many threads; 0: this one alone.
+    # Worker processes that do so, each with so many threads; 0: none, only threads of
+    # this process.
     config.train.num_workers = 0
     # Stop, with a checkpoint, after so many steps of this call, from which the same
     # command goes on; 0: at the end.

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/report.py --config.workdir=runs/digits
 
-Curves, health, what propagation reaches, nearest neighbours, a map, the config. The run
-may still be training. Time: on digits a quarter of a minute on 2 cores.
+Curves, health, what propagation reaches, nearest neighbours, a map, the evaluation cards
+that there are, config and versions. The run may still be training. Time: on digits a quarter of a minute on 2 cores.
 """
 
 from ml_collections import ConfigDict

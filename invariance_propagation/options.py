@@ -42,7 +42,7 @@ def check_options(options: TrainOptions, knn: KnnOptions) -> None:
     if options.evaluate_every < 0:
         raise UserError(
             f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
-            "for no kNN evaluation"
+            "for none between the first step and the last"
         )
     if options.num_workers < 0:
         raise UserError(

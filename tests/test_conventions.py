@@ -118,6 +118,31 @@ def closure(unit: str) -> tuple[set[str], set[str]]:
     return units, libraries
 
 
+def rows_of_the_architecture() -> list[str]:
+    """The first cells of ARCHITECTURE.md's table."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+
+
+def test_imports_go_downwards_in_the_architectures_table() -> None:
+    rows = {}
+    for number, row in enumerate(rows_of_the_architecture()):
+        for name in re.findall(r"`([^`]+)`", row):
+            rows[name.removesuffix("/").removesuffix(".py")] = number
+    units = {unit for layer in LAYERS for unit in layer}
+    assert set(rows) == units | OUTSIDE
+    for module in MODULES:
+        for target in (unit_of(name) for name in imports_of(module) if is_own(name)):
+            assert rows[unit_of(module)] <= rows[target], (module, target)
+
+
+def test_every_module_stands_in_the_architecture() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    there = set(re.findall(r"`([\w/]+\.py)`", text))
+    names = {path.name for path in MODULES.values()}
+    assert names <= there, names - there
+
+
 def test_every_module_has_its_layer() -> None:
     # Whoever adds one decides here where it belongs.
     units = [unit for layer in LAYERS for unit in layer]
