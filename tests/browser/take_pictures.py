@@ -4,7 +4,10 @@
     python -m tests.browser.take_pictures runs/fashion_mnist/report.html propagation
     python -m tests.browser.take_pictures runs/digits/report.html map
 
-They are left in docs/pictures.
+They are left in docs/pictures. The third is the program's own:
+
+    python main.py --config=configs/fashion_mnist.py --config.task=preview \
+        --config.output=docs/pictures/preview.png
 """
 
 import argparse
