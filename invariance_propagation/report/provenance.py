@@ -69,4 +69,5 @@ def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:
         page.details(name, json.dumps(card._asdict(), indent=2, ensure_ascii=False))
         for name, card in zip(names, alike, strict=False)
     )
-    return page.block("", [page.heading(title), page.table(columns, named), *details])
+    head = page.heading(title), page.table(columns, named)
+    return page.block("", [*head, page.note("What they depend on:"), *details])

@@ -28,7 +28,7 @@ NEAREST_LEGEND = page.paragraph(
 def propagation_legend(records: Sequence[Record]) -> str:
     """How to read the gallery."""
     known = (r.positives for r in records if r.memory is not None)
-    kinds = {options["positives"] for options in known if options is not None}
+    kinds = dict.fromkeys(x["positives"] for x in known if x is not None)
     chosen = {"hard": "least", "easy": "most"}
     which = " or ".join(f"the {chosen[kind]} similar positives" for kind in kinds)
     return (
