@@ -19,7 +19,7 @@ from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
-from invariance_propagation.feed import Feed, host_made, resident, streamed
+from invariance_propagation.feed import Feed, Input, host_made, resident, streamed
 from invariance_propagation.methods import Method, find_method
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.optimizer import make_optimizer
@@ -172,16 +172,7 @@ def build(config: ConfigDict) -> Run:
         augment.augment, "augment", config, bound=("keys", "images")
     )
     check_chances(chances)
-    own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
-    reading = {"num_threads": options.num_threads, "num_workers": options.num_workers}
-    reading["process_index"] = jax.process_index()
-    reading["process_count"] = jax.process_count()
-    if config.augmentation == "host":
-        given = host_made(images, chances, **own, **reading)
-    elif isinstance(images, Pictures):
-        given = streamed(images, chances, **own, **reading)
-    else:
-        given = resident(images, chances, **own)
+    given = _input_of(config, images, chances, runner=runner, options=options)
     plain_view = partial(
         augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
     )
@@ -276,6 +267,29 @@ def build(config: ConfigDict) -> Run:
         options=options,
         knn=knn,
         seed=config.seed,
+    )
+
+
+def _input_of(
+    config: ConfigDict,
+    images: np.ndarray | Pictures,
+    chances: dict[str, Any],
+    *,
+    runner: Runner,
+    options: TrainOptions,
+) -> Input:
+    own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
+    on_host = config.augmentation == "host"
+    if not on_host and not isinstance(images, Pictures):
+        return resident(images, chances, **own)
+    return (host_made if on_host else streamed)(
+        images,
+        chances,
+        **own,
+        num_threads=options.num_threads,
+        num_workers=options.num_workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
 
 
