@@ -190,7 +190,10 @@ def draw_scores(axes, found: dict[str, list[Card]]) -> None:
     axes.set_yticks(list(places.values()), list(places))
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small", loc="lower left")
+    # Below, where it hides no run.
+    axes.legend(
+        fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3
+    )
 
 
 def draw_epochs(
