@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from invariance_propagation import devices, processes
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.feed import host_made
-from invariance_propagation.parallel import REPLICATED, SHARDED
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests import tiny
 
 CHANCES = {
@@ -74,6 +75,28 @@ def check_runner(mode: str) -> None:
     np.testing.assert_array_equal(runner.fetch(made, SHARDED, 9), expected)
 
 
+def check_norm(runner: devices.Runner) -> None:
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
+    images += np.arange(16, dtype=np.float32)[:, None, None, None]
+    whole = tiny.TinyBackbone(None)
+    variables = whole.init(jax.random.key(0), images, train=False)
+
+    def apply(module: tiny.TinyBackbone, variables: Any, images: jax.Array) -> Any:
+        return module.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    over_all = partial(apply, tiny.TinyBackbone(AXIS))
+    specs = (SHARDED, REPLICATED)
+    mapped = runner.compile(over_all, (REPLICATED, SHARDED), specs)
+    given = runner.put((variables, images), (REPLICATED, SHARDED))
+    found = runner.fetch(mapped(*given), specs, len(images))
+    for part, expected in zip(
+        jax.tree.leaves(found),
+        jax.tree.leaves(apply(whole, variables, images)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-5)
+
+
 def check_host_views(runner: devices.Runner) -> None:
     given = host_made(
         tiny.pictures(),
@@ -101,5 +124,6 @@ if __name__ == "__main__":
     check_talking()
     for mode in devices.MODES:
         check_runner(mode)
+        check_norm(devices.make_runner(mode))
         check_host_views(devices.make_runner(mode))
     print("all is well")
