@@ -79,7 +79,9 @@ def yardsticks(data: str) -> dict[str, Any]:
 
 def section(data: str, untrained: dict, found: dict[str, list[Card]]) -> str:
     any_card = next(iter(found.values()))[0]
-    dates = sorted({card["date"] for own in found.values() for card in own})
+    every = [card for own in found.values() for card in own]
+    dates = sorted({card["date"] for card in every})
+    machines = " or ".join(sorted({card["machine"] for card in every}))
     versions = ", ".join(f"{k} {v}" for k, v in any_card["versions"].items())
     settings, evaluated = (
         " ".join(f"--config.{override}" for override in overrides[data])
@@ -91,7 +93,7 @@ def section(data: str, untrained: dict, found: dict[str, list[Card]]) -> str:
         f"## {TITLES[data]}",
         "",
         f"{trained}.",
-        f"{any_card['machine']}; Python {any_card['python']}, {versions}; "
+        f"{machines}; Python {any_card['python']}, {versions}; "
         + " to ".join(sorted({dates[0], dates[-1]}))
         + ".",
         "",
