@@ -1,5 +1,6 @@
 """Flags only: python main.py --config=configs/digits.py --workdir=runs/digits."""
 
+import os
 import re
 import sys
 import traceback
@@ -84,6 +85,10 @@ def main(argv: list[str]) -> None:
         _leave(stopped.status)
     except TrainingError as error:
         _exit(error, 1)
+    except BrokenPipeError:
+        # Python would fail once more when it empties its buffer at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit("nobody reads the output any more: run the same command to go on", 1)
     except (Exception, KeyboardInterrupt) as error:
         if not processes.joined():
             raise

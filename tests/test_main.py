@@ -133,6 +133,15 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert errors.count("\n") == 1
 
 
+def test_a_reader_that_went_away_is_one_line(tmp_path: Path) -> None:
+    with start(*TINY, f"--workdir={tmp_path / 'run'}") as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    assert errors.startswith("error: nobody reads the output"), errors
+    assert errors.count("\n") == 1
+
+
 def test_tensorboard_is_written_when_asked_for(tmp_path: Path) -> None:
     # In a process of its own: TensorFlow brings a second LLVM along.
     pytest.importorskip("tensorboard")
