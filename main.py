@@ -76,6 +76,7 @@ def main(argv: list[str]) -> None:
         task = config.get("task", "pretrain")
         if task not in tasks:
             raise UserError(f"task={task!r}: choose one of {', '.join(tasks)}")
+        check_fits(task, config)
         join_processes(task)
         tasks[task](config)
     except UserError as error:
@@ -91,6 +92,8 @@ def main(argv: list[str]) -> None:
         _exit("nobody reads the output any more: run the same command to go on", 1)
     except (Exception, KeyboardInterrupt) as error:
         if not processes.joined():
+            if isinstance(error, KeyboardInterrupt):
+                _exit("interrupted; nothing was left half written", 130)
             raise
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
@@ -100,6 +103,19 @@ def main(argv: list[str]) -> None:
             "the same command on every host to go on from the last checkpoint",
             1,
         )
+
+
+def check_fits(task: str, config: ConfigDict) -> None:
+    """A training config has a method; those of other tasks have not."""
+    from invariance_propagation.errors import UserError
+
+    of_training = task in ("pretrain", "plan", "preview", "scan")
+    if of_training and "method" not in config:
+        raise UserError(
+            f"task={task!r} needs the config of a run, e.g. --config=configs/digits.py"
+        )
+    if not of_training and "method" in config:
+        raise UserError(f"task={task!r} has a config: --config=configs/{task}.py")
 
 
 def join_processes(task: str) -> None:
@@ -138,8 +154,15 @@ def read_config() -> ConfigDict:
         raise UserError("--config is missing, e.g. --config=configs/digits.py")
     filename = config_flags.get_config_filename(flags.FLAGS["config"])
     if not Path(filename).is_file():
-        there = ", ".join(sorted(path.name for path in CONFIGS.glob("*.py")))
-        raise UserError(f"there is no {filename}; {CONFIGS.name}/ holds {there}")
+        there = sorted(path.name for path in CONFIGS.glob("[!_]*.py"))
+        if f"{filename}.py" in there:
+            raise UserError(
+                f"there is no {filename}: did you mean "
+                f"--config={CONFIGS.name}/{filename}.py?"
+            )
+        raise UserError(
+            f"there is no {filename}; {CONFIGS.name}/ holds {', '.join(there)}"
+        )
     return CONFIG.value
 
 
@@ -161,7 +184,9 @@ def workdir() -> str:
     from invariance_propagation.errors import UserError
 
     if WORKDIR.value is None:
-        raise UserError("--workdir is missing; see python main.py --help")
+        raise UserError(
+            "--workdir is missing: where the run shall lie, e.g. --workdir=runs/digits"
+        )
     return WORKDIR.value
 
 

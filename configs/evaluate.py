@@ -74,8 +74,7 @@ def get_config() -> ConfigDict:
 
     # Weighted kNN by features.
     config.knn = ConfigDict()
-    # K: a number, or 'auto'; None: 200, and 'auto' for small images other than those of
-    # the paper.
+    # K: a number, or 'auto'; None: 200 of the paper's sets, 'auto' of others.
     config.knn.num_neighbors = config_dict.FieldReference(None, object)
     config.knn.temperature = 0.07  # sigma
 

@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     config.task = "report"
     # A run's --workdir; of several, commas between.
     config.workdir = ""
-    # The file; '': report.html in the (first) workdir.
+    # The file; '': report.html in the workdir, of several comparison.html in the first.
     config.output = ""
     return config.lock()

@@ -7,6 +7,7 @@ import jax
 
 from invariance_propagation import monitor, processes
 from invariance_propagation.checkpoint import FOLDER
+from invariance_propagation.evaluation.cards import leaves
 from invariance_propagation.progress import Progress
 from invariance_propagation.setup import Run
 from invariance_propagation.train_state import TrainState
@@ -15,22 +16,34 @@ from invariance_propagation.train_state import TrainState
 # the term starts it is 0.09 on digits, 0.08 on Fashion-MNIST (two thirds of the
 # positives are right); 0.007 in a run of the latter whose neighbours then got worse.
 STABLE_OVERLAP = 0.05
+# Keys and sections that do not change what is learnt.
+NO_MATTER = {"task", "output", "parallel", "num_devices", "knn", "data.folder"}
+NO_MATTER |= {"train.epochs", "train.evaluate_every", "train.checkpoint_every"}
+NO_MATTER |= {"train.log_every"}
+NO_MATTER |= {"train.keep_checkpoints", "train.tensorboard", "train.num_threads"}
+NO_MATTER |= {"train.num_workers", "train.stop_after_steps", "train.stop_after_hours"}
+
+
+def run_prepares(run: Run) -> None:
+    """What is trained on, before what may take a while."""
+    print(
+        f"{run.dataset.name}: {run.num_examples:,} training images; "
+        f"{run.total_steps:,} steps of {run.options.batch_size} images "
+        f"({run.options.epochs} epochs) on {run.runner.num_devices} "
+        f"{jax.default_backend()} device(s)"
+        + (f" of {jax.process_count()} processes" if processes.several() else ""),
+        flush=True,
+    )
 
 
 def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
-    """What is trained on what, what is left out, and where a run goes on."""
+    """What is trained, what is left out, and where a run goes on."""
     count = sum(x.size for x in jax.tree.leaves(state.params))
-    print(
-        f"{run.dataset.name}: {run.num_examples:,} training images; encoder of "
-        f"{count:,} parameters; {run.total_steps:,} steps of "
-        f"{run.options.batch_size} images ({run.options.epochs} epochs) on "
-        f"{run.runner.num_devices} {jax.default_backend()} device(s)"
-        + (f" of {jax.process_count()} processes" if processes.several() else "")
-    )
+    voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
+    known = f"encoder of {count:,} parameters", run.method.about, voters
+    print("; ".join(filter(None, known)))
     if not run.has_labels:
         print("no labels: kNN and purity are left out")
-    voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
-    print("; ".join(filter(None, (run.method.about, voters))))
     start_epoch = run.method.start_epoch
     if start_epoch is not None and start_epoch >= run.options.epochs:
         print(
@@ -40,6 +53,18 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
         )
     if step:
         print(f"continuing from step {step:,}: {folder / FOLDER}")
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """What a workdir's checkpoint was trained with, and this config has otherwise."""
+    old, new = leaves(before), leaves(now)
+    for name in sorted(old.keys() & new.keys()):
+        trains = name not in NO_MATTER and name.split(".")[0] not in NO_MATTER
+        if trains and old[name] != new[name]:
+            print(
+                f"warning: the run in this workdir has {name} = {old[name]} so far, "
+                f"this config {new[name]}: another run needs another --workdir"
+            )
 
 
 def propagation_starts(

@@ -24,6 +24,7 @@ from invariance_propagation.evaluation.retrieval import most_similar
 from invariance_propagation.origin import origin
 from invariance_propagation.protocols.bench import Headless, View, view_of
 from invariance_propagation.restore import (
+    NoGraph,
     StoredMemory,
     backbone_of,
     float32,
@@ -132,7 +133,12 @@ def _restore(checkpoint: str, *, with_memory: bool) -> Network:
         module, config, memory = Headless(backbone.module), {}, None
     else:
         if with_memory:
-            restored, memory = restore_both(checkpoint)
+            try:
+                restored, memory = restore_both(checkpoint)
+            except NoGraph as error:
+                raise UserError(
+                    f"{error}: set --config.num_neighbors=0 to name no training images"
+                ) from error
         else:
             restored, memory = restore_encoder(checkpoint), None
         backbone = backbone_of(restored)

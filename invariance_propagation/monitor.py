@@ -135,8 +135,7 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     lines += [
         f"checkpoints: {folder / FOLDER}",
         f"logs: {folder / METRICS_FILE}",
-        "next: python main.py --config=configs/fashion_mnist.py "
-        "--workdir=runs/fashion_mnist",
+        f"next: python main.py --config=configs/report.py --config.workdir={folder}",
     ]
     return "\n".join(lines)
 

@@ -89,7 +89,9 @@ class NoGraph(UserError):
     """The memory of a method that keeps no bank and graph; `facts` of its run."""
 
     def __init__(self, path: str | Path, facts: dict[str, Any]):
-        super().__init__(f"{path} is of a method that keeps no bank and graph")
+        super().__init__(
+            f"{path} is of a method that does not keep both bank and graph"
+        )
         self.facts = facts
 
 
@@ -264,8 +266,8 @@ def _step_folders(path: Path) -> list[Path]:
     if not steps:
         what = "holds no checkpoint" if path.is_dir() else "is no folder"
         raise UserError(
-            f"checkpoint={path} {what}: name a run's workdir, or the folder of one "
-            f"step in its {FOLDER}"
+            f"{path} {what}: name a run's workdir, the folder of one step in its "
+            f"{FOLDER}, or a file of weights ({' or '.join(SUFFIXES)})"
         )
     return sorted(steps, key=lambda folder: int(folder.name), reverse=True)
 

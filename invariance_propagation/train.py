@@ -71,6 +71,9 @@ def _prepare_folder(
         raise UserError(f"--workdir={folder} is a file: name a folder")
     found = checkpoints.facts()
     _check_same_run(found, identity, folder)
+    if found is not None:
+        own = json.loads(config.to_json_best_effort())
+        announce.changed_settings(found["config"], own)
     if found is not None and found["step"] >= total_steps:
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
@@ -88,6 +91,8 @@ def _train(
     folder: Path,
     checkpoints: Checkpoints,
 ) -> dict[str, Any]:
+    if processes.is_first():
+        announce.run_prepares(run)
     state = run.init(start=begin and begin[:2])
     start, window = 0, Window()
     shapes = run.runner.shapes(state, run.spec, run.num_examples)
@@ -115,6 +120,7 @@ def _train(
     limit = run.options.stop_after_steps
     try:
         if start == 0 and run.has_knn:
+            progress.say("kNN of the network before training")
             log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
         with stop_requests(
             run.runner,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from invariance_propagation.announce import propagation_starts
+from invariance_propagation.announce import changed_settings, propagation_starts
 
 OFF = {"epoch": 1, "propagation_weight": 0.0, "neighbor_overlap": 0.25}
 ON = {"epoch": 2, "propagation_weight": 0.6, "neighbor_overlap": 0.3}
@@ -48,3 +48,16 @@ def test_a_graph_that_is_new_each_epoch_is_warned_of() -> None:
 )
 def test_there_is_nothing_to_say(row: dict, before: dict) -> None:
     assert spoken(row, before) == []
+
+
+def test_what_is_learnt_otherwise_from_here_on_is_named(capsys) -> None:
+    before = {"method": {"temperature": 0.1, "old": 1}, "train": {"epochs": 3}}
+    changed_settings(before, before)
+    # What is new or gone is this program's doing; more epochs are asked for by name.
+    other = {"method": {"temperature": 0.1, "new": 2}, "train": {"epochs": 4}}
+    changed_settings(before | {"knn": {"k": 1}}, other | {"knn": {"k": 2}})
+    assert capsys.readouterr().out == ""
+    changed_settings(before, {"method": {"temperature": 0.2}})
+    assert "has method.temperature = 0.1 so far, this config 0.2" in (
+        capsys.readouterr().out
+    )

@@ -38,6 +38,9 @@ def run(*flags: str) -> tuple[int, str, str]:
     ("flags", "expected"),
     [
         ([], "--config is missing"),
+        (["--config=digits"], "did you mean --config=configs/digits.py?"),
+        (["--config=configs/digits.py", "--config.task=embed"], "configs/embed.py"),
+        (["--config=configs/embed.py", "--config.task=scan"], "the config of a run"),
         (["--config=configs/digits.py"], "--workdir is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "there is no configs/nothing"),
         (["--confg=configs/digits.py"], "confg"),
@@ -131,6 +134,15 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM at step" in errors and "same command" in errors
     assert errors.count("\n") == 1
+
+
+def test_ctrl_c_before_training_is_one_line(tmp_path: Path) -> None:
+    with start(*TINY, f"--workdir={tmp_path / 'run'}") as process:
+        assert "256 training images" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert errors == "error: interrupted; nothing was left half written\n"
 
 
 def test_a_reader_that_went_away_is_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from invariance_propagation import embed
 from invariance_propagation.errors import UserError
 from invariance_propagation.report.write import write_report
 from invariance_propagation.restore import NoGraph, restore_backbone, restore_memory
@@ -43,8 +44,10 @@ def test_it_trains_and_is_evaluated(page, tmp_path: Path) -> None:
     assert summary["knn_trained"] > 0.1 and summary["knn_bank"] > 0.1
     assert "purity" not in summary
     assert restore_backbone(tmp_path).channels == 1
-    with pytest.raises(NoGraph, match="keeps no bank and graph"):
+    with pytest.raises(NoGraph, match="does not keep both bank and graph"):
         restore_memory(tmp_path)
+    with pytest.raises(UserError, match="--config.num_neighbors=0 to name no"):
+        embed._restore(str(tmp_path), with_memory=True)
     report = write_report(workdir=str(tmp_path), output=str(tmp_path / "report.html"))
     assert "keeps no graph" in report.read_text(encoding="utf-8")
 

@@ -162,6 +162,8 @@ def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Tabl
         f"{first.protocol} on {data['name']}: {data['train']:,} images with labels, "
         f"{data['held_out']:,} to test, {data['classes']} classes; in percent"
     )
+    if "num_neighbors" in first.settings["options"]:
+        title += f"; K = {first.settings['options']['num_neighbors']}"
     return Table(title, names, rows)
 
 

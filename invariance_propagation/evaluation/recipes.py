@@ -24,8 +24,8 @@ NOT_MIRRORED = (
     "emnist",
     "omniglot",
 )
-# Small sets of the released code, of which K is 200 as for ImageNet.
-RELEASED = ("cifar10", "cifar100", "svhn", "svhn_cropped")
+# Sets of the released code, of which K is 200.
+RELEASED = ("imagenet", "imagenet2012", "cifar10", "cifar100", "svhn", "svhn_cropped")
 
 
 class Linear(NamedTuple):
@@ -85,7 +85,7 @@ class Recipe(NamedTuple):
 
 
 IMAGENET = Recipe(
-    num_neighbors=200,
+    num_neighbors="auto",
     linear=Linear(
         epochs=120,
         batch_size=256,
@@ -123,7 +123,6 @@ IMAGENET = Recipe(
     ),
 )
 SMALL = IMAGENET._replace(
-    num_neighbors="auto",
     linear=Linear(
         epochs=100,
         batch_size=256,
@@ -150,13 +149,11 @@ SMALL = IMAGENET._replace(
 
 def recipe_for(name: str, size: int) -> Recipe:
     """That of a data set whose images are `size` pixels high and wide."""
-    if size >= SMALL_BELOW:
-        return IMAGENET
     name = name.split(":")[-1].split("/")[0]  # 'tfds:emnist/letters'
-    recipe = SMALL
+    recipe = IMAGENET if size >= SMALL_BELOW else SMALL
     if name in RELEASED:
-        recipe = recipe._replace(num_neighbors=IMAGENET.num_neighbors)
-    if name in NOT_MIRRORED:
+        recipe = recipe._replace(num_neighbors=200)
+    if size < SMALL_BELOW and name in NOT_MIRRORED:
         parts = ("linear", "semi", "finetune")
         plain = {part: getattr(recipe, part)._replace(flip=0.0) for part in parts}
         recipe = recipe._replace(**plain)

@@ -56,12 +56,15 @@ def view_of(
         name: augment[name] if value is None and augment is not None else value
         for name, value in section.items()
     }
-    for name, value in given.items():
-        if value is None:
-            raise UserError(
-                f"view.{name} is missing, and {checkpoint} does not say it: set "
-                f"--config.view.{name} to what it was trained with"
-            )
+    missing = [
+        f"--config.view.{name}" for name, value in given.items() if value is None
+    ]
+    if missing:
+        raise UserError(
+            f"{checkpoint} does not say how images are given to it: set "
+            f"{', '.join(missing)} to what it was trained with; what this program "
+            "exports has it in the .json file beside it"
+        )
     view = View(given["size"], tuple(given["mean"]), tuple(given["std"]))
     if view.size < 1:
         raise UserError(f"view.size={view.size}: set it above 0 pixels")

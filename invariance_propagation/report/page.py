@@ -33,7 +33,7 @@ h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd;
 h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere; }
 p { max-width: 46rem; margin: .4rem 0; }
 nav a { margin-right: 1rem; white-space: nowrap; }
-.plots { display: grid; gap: 1.5rem;
+.plots { display: grid; gap: 1.5rem; margin-top: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 .parts { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 36rem), 1fr)); }

@@ -11,6 +11,7 @@ from invariance_propagation.report import page, sections
 from invariance_propagation.report.record import Record, read_record
 
 FILE = "report.html"
+FILE_OF_SEVERAL = "comparison.html"
 SUFFIXES = (".html", ".htm")
 
 
@@ -19,7 +20,8 @@ def write_report(*, workdir: str, output: str) -> Path:
 
     Args:
       workdir: of the run; of several, with commas between.
-      output: the file; '' for report.html in the first workdir.
+      output: the file; '' for report.html in the workdir, of several runs for
+        comparison.html in the first.
 
     Returns:
       The file.
@@ -34,7 +36,7 @@ def write_report(*, workdir: str, output: str) -> Path:
             "--config.workdir is missing: name that of a run, or of several with "
             "commas between"
         )
-    path = Path(output) if output else folders[0] / FILE
+    path = Path(output or folders[0] / (FILE if len(folders) == 1 else FILE_OF_SEVERAL))
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"output={output}: name a .html file")
     if path.is_dir() or output and not path.parent.is_dir():

@@ -25,7 +25,8 @@ def test_the_config_has_the_keys_of_a_recipe() -> None:
 
 
 def test_size_and_name_choose() -> None:
-    assert recipe_for("imagenet", 224) is IMAGENET
+    assert recipe_for("image_folder", 224) is IMAGENET
+    assert recipe_for("imagenet", 224) == IMAGENET._replace(num_neighbors=200)
     assert recipe_for("stl10", 32) is SMALL
     for name in ("cifar10", "tfds:cifar100"):
         assert recipe_for(name, 32) == SMALL._replace(num_neighbors=200)
