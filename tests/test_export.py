@@ -192,7 +192,7 @@ def test_a_memory_that_reads_back_otherwise_is_refused(
     "options, expected",
     [
         ({"checkpoint": ""}, "--config.checkpoint is missing"),
-        ({"checkpoint": "nowhere"}, "checkpoint=nowhere is no folder"),
+        ({"checkpoint": "nowhere"}, "nowhere is no folder"),
         ({"what": "head"}, "what='head': choose one of backbone, encoder, memory"),
         ({"format": "pth"}, "format='pth': backbone is written as safetensors, npz"),
         ({"what": "memory", "format": "onnx"}, "memory is written as npz"),
