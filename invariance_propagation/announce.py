@@ -17,11 +17,11 @@ from invariance_propagation.train_state import TrainState
 # positives are right); 0.007 in a run of the latter whose neighbours then got worse.
 STABLE_OVERLAP = 0.05
 # Keys and sections that do not change what is learnt.
-NO_MATTER = {"task", "output", "parallel", "num_devices", "knn", "data.folder"}
-NO_MATTER |= {"train.epochs", "train.evaluate_every", "train.checkpoint_every"}
-NO_MATTER |= {"train.log_every"}
-NO_MATTER |= {"train.keep_checkpoints", "train.tensorboard", "train.num_threads"}
-NO_MATTER |= {"train.num_workers", "train.stop_after_steps", "train.stop_after_hours"}
+NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
+NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
+NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
+NO_MATTER |= {"train.num_threads", "train.num_workers"}
+NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
 
 
 def run_prepares(run: Run) -> None:
