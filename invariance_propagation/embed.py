@@ -28,6 +28,7 @@ from invariance_propagation.restore import (
     StoredMemory,
     backbone_of,
     float32,
+    input_of,
     is_weights,
     restore_backbone,
     restore_both,
@@ -92,7 +93,8 @@ def embed_folder(
     ids = list_pictures(Path(folder).absolute(), key="folder")
     devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
-    view = view_of(checkpoint, network.channels, view, network.config.get("augment"))
+    given = network.config.get("augment") or input_of(checkpoint)
+    view = view_of(checkpoint, network.channels, view, given)
     share = _share(share, view, network.config)
     if network.memory is not None and num_neighbors > len(network.memory.bank):
         raise UserError(

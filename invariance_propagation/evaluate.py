@@ -37,6 +37,7 @@ from invariance_propagation.restore import (
     Backbone,
     Restored,
     backbone_of,
+    input_of,
     is_weights,
     restore_backbone,
     restore_encoder,
@@ -87,12 +88,12 @@ def evaluate(
     devices.one_cpu_device_per_core(BATCH_SIZE)
     run = None if is_weights(checkpoint) else restore_encoder(checkpoint)
     encoder = restore_backbone(checkpoint) if run is None else backbone_of(run)
-    config = {} if run is None else run.config
-    view = view_of(checkpoint, encoder.channels, view, config.get("augment"))
+    given = input_of(checkpoint) if run is None else run.config["augment"]
+    view = view_of(checkpoint, encoder.channels, view, given)
     data = dict(data)
     if run is not None and not data["name"]:
         # Another place or part of the same set.
-        data = config["data"] | {key: value for key, value in data.items() if value}
+        data = run.config["data"] | {key: value for key, value in data.items() if value}
     if not data["name"] and (names is None or not ON_THEIR_OWN.issuperset(names)):
         raise UserError(f"data.name is missing: {checkpoint} does not say which")
     runner = devices.make_runner(parallel, num_devices)

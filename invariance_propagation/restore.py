@@ -6,6 +6,7 @@ moved: it may still be training.
 
 import hashlib
 import importlib.util
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -206,6 +207,20 @@ def need(*modules: str) -> None:
 def is_weights(path: str | Path) -> bool:
     """Whether this names a file of weights, of no run."""
     return Path(path).suffix in SUFFIXES
+
+
+def input_of(path: str | Path) -> dict[str, Any] | None:
+    """How images are given to an exported network: size, mean, std; None if unsaid.
+
+    It stands in the .json file that an export leaves beside its own.
+    """
+    path = Path(path)
+    try:
+        beside = path.with_name(path.name + ".json").read_text(encoding="utf-8")
+        given = json.loads(beside)["input"]
+        return {name: given[name] for name in ("size", "mean", "std")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def workdir_of(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluate import evaluate
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
+from invariance_propagation.export import export
 from invariance_propagation.protocols import measures
 from invariance_propagation.restore import restore_backbone
 from tests.stored_run import store_run
@@ -228,6 +229,22 @@ def test_data_of_a_run_may_lie_elsewhere_or_be_fewer(
     assert {card.data["train"] for card in cards} == {50}
     with pytest.raises(UserError, match="digits ship with scikit-learn"):
         run(stored, "knn", **changes | {"data__folder": "/elsewhere"})
+
+
+def test_an_exported_file_is_measured_as_its_checkpoint(
+    all_of_digits: list[Card], stored: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """What the export wrote beside it says how images are given to it."""
+    path = tmp_path / "weights.npz"
+    options = {"what": "backbone", "format": "npz", "output": str(path)}
+    export(checkpoint=str(stored), **options)
+    output = str(tmp_path / "cards")
+    (card, *_) = run(path, "knn", output=output, num_seeds=1)
+    expected = scores_of(all_of_digits, "knn")["step 7"]
+    assert card.scores == {name: pytest.approx(x) for name, x in expected.items()}
+    path.with_name("weights.npz.json").unlink()
+    with pytest.raises(UserError, match="set --config.view.mean, .*size, .*std to"):
+        run(path, "knn", output=output)
 
 
 def test_weights_alone_say_too_little(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def view_of(
       checkpoint: named in errors.
       channels: of the encoder's images.
       section: size, mean, std.
-      augment: the section of the run, None where there is no run.
+      augment: these of the run, None where they are not known.
 
     Raises:
       UserError: a value that neither has, or of other channels.
@@ -62,8 +62,8 @@ def view_of(
     if missing:
         raise UserError(
             f"{checkpoint} does not say how images are given to it: set "
-            f"{', '.join(missing)} to what it was trained with; what this program "
-            "exports has it in the .json file beside it"
+            f"{', '.join(missing)} to what it was trained with, or put the .json file "
+            "beside it that its export wrote"
         )
     view = View(given["size"], tuple(given["mean"]), tuple(given["std"]))
     if view.size < 1:
