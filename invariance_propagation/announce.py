@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from invariance_propagation import monitor, processes
 from invariance_propagation.checkpoint import FOLDER
-from invariance_propagation.evaluation.cards import leaves
 from invariance_propagation.progress import Progress
 from invariance_propagation.setup import Run
 from invariance_propagation.train_state import TrainState
@@ -57,7 +57,7 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
     """What a workdir's checkpoint was trained with, and this config has otherwise."""
-    old, new = leaves(before), leaves(now)
+    old, new = (flatten_dict(config, sep=".") for config in (before, now))
     for name in sorted(old.keys() & new.keys()):
         trains = name not in NO_MATTER and name.split(".")[0] not in NO_MATTER
         if trains and old[name] != new[name]:

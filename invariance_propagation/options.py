@@ -1,5 +1,6 @@
 """The numbers of a run, by section, and whether they can be."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from invariance_propagation.errors import UserError
@@ -72,22 +73,21 @@ def check_chances(chances: dict[str, Any]) -> None:
     for name in ("flip", "jitter_probability", "grayscale", "blur"):
         if not 0 <= chances[name] <= 1:
             raise UserError(f"augment.{name}={chances[name]}: it is a probability")
-    scale = chances["crop_scale"]
+    check_crop_scale("augment", chances["crop_scale"])
+
+
+def check_crop_scale(section: str, scale: Sequence[float]) -> None:
+    """Raises UserError, by the name of the config's section."""
     if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
         raise UserError(
-            f"augment.crop_scale={scale}: smallest and largest share of the area, "
+            f"{section}.crop_scale={scale}: smallest and largest share of the area, "
             "above 0 and up to 1; () switches crops off"
         )
 
 
-def check_sizes(options: TrainOptions, knn: KnnOptions, num_examples: int) -> None:
+def check_batch(options: TrainOptions, num_examples: int) -> None:
     if options.batch_size > num_examples:
         raise UserError(
             f"train.batch_size={options.batch_size}, but there are {num_examples} "
             f"training images: set it to at most {num_examples}"
-        )
-    if not 1 <= knn.num_neighbors <= num_examples:
-        raise UserError(
-            f"knn.num_neighbors={knn.num_neighbors}, but there are {num_examples} "
-            f"training images: set it from 1 to {num_examples}"
         )

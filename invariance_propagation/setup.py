@@ -19,6 +19,7 @@ from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
+from invariance_propagation.evaluation.knn import check_neighbors
 from invariance_propagation.feed import Feed, Input, host_made, resident, streamed
 from invariance_propagation.methods import Method, find_method
 from invariance_propagation.models import Encoder, ResNet
@@ -26,9 +27,9 @@ from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.options import (
     KnnOptions,
     TrainOptions,
+    check_batch,
     check_chances,
     check_options,
-    check_sizes,
 )
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from invariance_propagation.train_state import TrainState, state_spec
@@ -139,7 +140,8 @@ def build(config: ConfigDict) -> Run:
     images = dataset.train.images
     num_examples = len(images)
     knn = knn._replace(num_neighbors=_votes(knn.num_neighbors, dataset.train))
-    check_sizes(options, knn, num_examples)
+    check_batch(options, num_examples)
+    check_neighbors(knn.num_neighbors, num_examples)
 
     devices.one_cpu_device_per_core(options.batch_size)
     runner = devices.make_runner(config.parallel, config.num_devices)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flax.traverse_util import flatten_dict
+
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 
@@ -196,17 +198,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _difference(one: Card, other: Card) -> str:
     """Where two kinds differ first, by the name of the value."""
-    left, right = (leaves(card.kind()) for card in (one, other))
+    left, right = (flatten_dict(card.kind(), sep=".") for card in (one, other))
     for name in left | right:
         if left.get(name) != right.get(name):
             return f"{name}: {left.get(name)} and {right.get(name)}"
     return "not at all"
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """'section.key' -> value."""
-    found = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        found |= leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return found

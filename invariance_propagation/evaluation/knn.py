@@ -54,6 +54,15 @@ def knn_predict(
     return lax.map(predict, queries, batch_size=QUERIES_AT_ONCE)
 
 
+def check_neighbors(num_neighbors: int, num_examples: int) -> None:
+    """Raises UserError for a K outside [1, n]."""
+    if not 1 <= num_neighbors <= num_examples:
+        raise UserError(
+            f"knn.num_neighbors={num_neighbors}, but there are {num_examples} training "
+            f"images: set it from 1 to {num_examples}"
+        )
+
+
 def knn_accuracy(
     features: jax.Array,
     labels: jax.Array,
@@ -68,11 +77,7 @@ def knn_accuracy(
     Raises:
       UserError: num_neighbors outside [1, n].
     """
-    if not 1 <= num_neighbors <= len(labels):
-        raise UserError(
-            f"knn.num_neighbors={num_neighbors}, but there are {len(labels)} training "
-            f"images: set it from 1 to {len(labels)}"
-        )
+    check_neighbors(num_neighbors, len(labels))
     num_classes = int(max(labels.max(), query_labels.max())) + 1
     predicted = knn_predict(
         features,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.options import check_crop_scale
 
 SMALL_BELOW = 64  # pixels
 # Mirrored, they are other signs or none.
@@ -181,10 +182,5 @@ def changed(
         )
     if not 0 <= options.flip <= 1:
         raise UserError(f"{name}.flip={options.flip}: it is a probability")
-    scale = options.crop_scale
-    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-        raise UserError(
-            f"{name}.crop_scale={scale}: smallest and largest share of the area, above "
-            "0 and up to 1; () switches crops off"
-        )
+    check_crop_scale(name, options.crop_scale)
     return options

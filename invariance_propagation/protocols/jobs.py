@@ -13,6 +13,7 @@ from invariance_propagation.data.voc import voc2007
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import class_accuracies
+from invariance_propagation.evaluation.knn import check_neighbors
 from invariance_propagation.evaluation.recipes import (
     Finetune,
     Linear,
@@ -23,6 +24,7 @@ from invariance_propagation.evaluation.recipes import (
 from invariance_propagation.protocols import measures
 from invariance_propagation.protocols.bench import Bench, View
 from invariance_propagation.protocols.measures import Measure
+from invariance_propagation.protocols.training import MOMENTUM
 
 # What TFDS calls the published lists of ImageNet's labels.
 IMAGENET_SUBSETS = {0.01: "imagenet_1pct", 0.1: "imagenet_10pct"}
@@ -91,12 +93,7 @@ def knn(request: Request) -> Jobs:
         ),
         "temperature": request.knn["temperature"],
     }
-    count = len(bench.dataset.train.labels)
-    if not 1 <= options["num_neighbors"] <= count:
-        raise UserError(
-            f"knn.num_neighbors={options['num_neighbors']}, but there are {count} "
-            f"training images: set it from 1 to {count}"
-        )
+    check_neighbors(options["num_neighbors"], len(bench.dataset.train.labels))
     if not options["temperature"] > 0:
         raise UserError(f"knn.temperature={options['temperature']}: set it above 0")
     measure = measures.knn(bench, **options)
@@ -258,5 +255,5 @@ def _settings(bench: Bench, options: Linear | Finetune | Mapping) -> dict[str, A
     own = dict(options) if isinstance(options, Mapping) else options._asdict()
     settings = {"view": bench.view._asdict() | {"crop": bench.crop}, "options": own}
     if not isinstance(options, Mapping):
-        settings["optimizer"] = f"SGD, momentum {measures.MOMENTUM}"
+        settings["optimizer"] = f"SGD, momentum {MOMENTUM}"
     return settings

@@ -7,18 +7,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import optax
-import tqdm
 from flax import linen as nn
 
-from invariance_propagation.data.augment import per_image_keys
 from invariance_propagation.data.dataset import Split
-from invariance_propagation.data.pictures import Pictures
-from invariance_propagation.devices import Runner
-from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import Head, accuracies, apply_head
 from invariance_propagation.evaluation.finetune import make_finetune
@@ -26,11 +19,16 @@ from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.evaluation.linear import make_probe
 from invariance_propagation.evaluation.recipes import Finetune, Linear
 from invariance_propagation.evaluation.subsets import draw_share, write_list
-from invariance_propagation.feed import Input, resident, streamed
-from invariance_propagation.optimizer import make_optimizer
+from invariance_propagation.feed import Input, resident
 from invariance_propagation.protocols.bench import Bench, Subject, embedder
+from invariance_propagation.protocols.training import (
+    bar,
+    count_steps,
+    input_of,
+    make_view,
+    sgd,
+)
 
-MOMENTUM = 0.9
 SHARES = (0.01, 0.1)  # of the labels
 Scores = Iterator[tuple[str, float]]
 Measure = Callable[[Subject, int], Scores]
@@ -63,8 +61,8 @@ def linear(
     if options.crop_scale or options.flip:
         return _linear_of_views(bench, options, scores_of)
     train, runner = bench.dataset.train, bench.runner
-    batch_size, steps, total = _steps(options, len(train.labels), runner)
-    optimizer = _sgd(options, options.learning_rate, steps)
+    batch_size, steps, total = count_steps(options, len(train.labels), runner)
+    optimizer = sgd(options, options.learning_rate, steps)
     head = Head(bench.num_classes, options.std, options.scaled)
 
     def given_of(features: np.ndarray, seed: int) -> Input:
@@ -86,7 +84,7 @@ def linear(
         features, queries = subject.features(), subject.queries()
         feed = given_of(features, seed).feed(start=0, stop=total)
         train_head = probe(features.shape[1])
-        params = train_head(_bar(feed, total, subject), (), train.labels, seed)
+        params = train_head(bar(feed, total, subject), (), train.labels, seed)
         logits = apply_head(head, params, queries)
         yield from scores_of(logits, bench.dataset.held_out.labels)
 
@@ -95,16 +93,16 @@ def linear(
 
 def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Measure:
     train, runner = bench.dataset.train, bench.runner
-    batch_size, steps, total = _steps(options, len(train.labels), runner)
-    optimizer = _sgd(options, options.learning_rate, steps)
+    batch_size, steps, total = count_steps(options, len(train.labels), runner)
+    optimizer = sgd(options, options.learning_rate, steps)
     head = Head(bench.num_classes, options.std, options.scaled)
 
     def given_of(seed: int) -> Input:
-        return _input(bench, train, options, seed=seed, batch_size=batch_size)
+        return input_of(bench, train, options, seed=seed, batch_size=batch_size)
 
     @functools.cache
     def probe(backbone: nn.Module, num_features: int) -> Callable:
-        view, spec = _view(given_of(0), steps)
+        view, spec = make_view(given_of(0), steps)
 
         def look(variables, images, indices, step):
             seed, params, batch_stats = variables
@@ -126,7 +124,7 @@ def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Meas
         feed = given_of(seed).feed(start=0, stop=total)
         train_head = probe(subject.backbone, queries.shape[1])
         variables = (np.int32(seed), subject.params, subject.batch_stats)
-        params = train_head(_bar(feed, total, subject), variables, train.labels, seed)
+        params = train_head(bar(feed, total, subject), variables, train.labels, seed)
         logits = apply_head(head, params, queries)
         yield from scores_of(logits, bench.dataset.held_out.labels)
 
@@ -145,20 +143,20 @@ def finetune(
     There are as many of them for each seed.
     """
     runner, held_out = bench.runner, bench.dataset.held_out
-    batch_size, steps, total = _steps(options, len(train_of(0).labels), runner)
+    batch_size, steps, total = count_steps(options, len(train_of(0).labels), runner)
     optimizers = {
-        "backbone": _sgd(options, options.learning_rate, steps),
-        "head": _sgd(options._replace(milestones=()), options.head_rate, steps),
+        "backbone": sgd(options, options.learning_rate, steps),
+        "head": sgd(options._replace(milestones=()), options.head_rate, steps),
     }
     head = Head(bench.num_classes, options.std)
 
     def given_of(seed: int) -> Input:
         train = train_of(seed)
-        return _input(bench, train, options, seed=seed, batch_size=batch_size)
+        return input_of(bench, train, options, seed=seed, batch_size=batch_size)
 
     @functools.cache
     def tuner(backbone: nn.Module, num_features: int) -> Callable:
-        view, spec = _view(given_of(0), steps)
+        view, spec = make_view(given_of(0), steps)
         return make_finetune(
             runner,
             backbone,
@@ -174,7 +172,7 @@ def finetune(
         tune = tuner(subject.backbone, queries.shape[1])
         feed = given_of(seed).feed(start=0, stop=total)
         start, labels = (subject.params, subject.batch_stats), train_of(seed).labels
-        state = tune(_bar(feed, total, subject), *start, labels, seed)
+        state = tune(bar(feed, total, subject), *start, labels, seed)
         embed = embedder(bench, subject.backbone)
         learnt = state.params["backbone"], state.batch_stats
         logits = apply_head(head, state.params["head"], embed(*learnt, held_out.images))
@@ -249,76 +247,3 @@ def svm_of_targets(
             yield f"{count} a class", float(np.mean(draws))
 
     return measure
-
-
-def _input(
-    bench: Bench, split: Split, options: Any, *, seed: int, batch_size: int
-) -> Input:
-    chances = {
-        "size": bench.view.size,
-        "crop_scale": options.crop_scale,
-        "crop_ratio": (3 / 4, 4 / 3),
-        "flip": options.flip,
-        "jitter": (),
-        "jitter_probability": 0.0,
-        "grayscale": 0.0,
-        "blur": 0.0,
-        "mean": bench.view.mean,
-        "std": bench.view.std,
-    }
-    own = {"runner": bench.runner, "seed": seed, "batch_size": batch_size}
-    if isinstance(split.images, Pictures):
-        return streamed(split.images, chances, num_threads=bench.num_threads, **own)
-    return resident(split.images, chances, **own)
-
-
-def _view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:
-    """(seed, images, indices, step) -> views, on a device; where the images lie."""
-
-    def view(seed, images, indices, step):
-        keys = per_image_keys(seed, step // steps_per_epoch, indices)
-        return given.view(keys, given.pick(images, indices))
-
-    return view, given.spec
-
-
-def _steps(options: Any, num_examples: int, runner: Runner) -> tuple[int, int, int]:
-    """Images of a step, as many as there are if they are few; steps per epoch, in all.
-
-    A batch is a multiple of the devices.
-
-    Raises:
-      UserError: fewer images than devices.
-    """
-    if num_examples < runner.num_devices:
-        raise UserError(
-            f"{num_examples} images with labels are too few for {runner.num_devices} "
-            f"devices: set num_devices to at most {num_examples}"
-        )
-    size = min(options.batch_size, num_examples)
-    size = max(1, size // runner.num_devices) * runner.num_devices
-    steps = num_examples // size
-    return size, steps, steps * options.epochs
-
-
-def _sgd(
-    options: Any, learning_rate: float, steps_per_epoch: int
-) -> optax.GradientTransformation:
-    _, optimizer = make_optimizer(
-        learning_rate=learning_rate,
-        momentum=MOMENTUM,
-        weight_decay=getattr(options, "weight_decay", 0.0),
-        schedule="steps",
-        milestones=options.milestones,
-        decay=options.decay,
-        warmup_epochs=0,
-        epochs=options.epochs,
-        steps_per_epoch=steps_per_epoch,
-    )
-    return optimizer
-
-
-def _bar(feed: Iterator, total: int, subject: Subject) -> Iterator:
-    return tqdm.tqdm(
-        feed, total=total, desc=subject.name, unit="step", disable=None, leave=False
-    )

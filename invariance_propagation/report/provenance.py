@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 
-from invariance_propagation.evaluation.cards import Card, by_kind, leaves, tabulate
+from flax.traverse_util import flatten_dict
+
+from invariance_propagation.evaluation.cards import Card, by_kind, tabulate
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.report import page
 from invariance_propagation.report.record import Record
@@ -40,7 +42,7 @@ def config(records: Sequence[Record]) -> str:
     known = [record for record in records if record.facts]
     if not known:
         return ""
-    keys = {record.name: leaves(record.config) for record in known}
+    keys = {record.name: flatten_dict(record.config, sep=".") for record in known}
     every = dict.fromkeys(key for own in keys.values() for key in own)
     differ = {
         key: ("", *values)

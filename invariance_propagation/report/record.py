@@ -111,11 +111,6 @@ def read_record(name: str, workdir: Path) -> Record:
             "There is no checkpoint yet: health, galleries and map are left out."
         )
     if memory is not None:
-        if not facts["config"]["method"].keys() >= POSITIVES:
-            missing.append(
-                "This method does not say which its positives are: propagation is left "
-                "out."
-            )
         try:
             dataset = _dataset(facts)
         except UserError as error:
@@ -127,7 +122,13 @@ def read_record(name: str, workdir: Path) -> Record:
         except UserError as error:
             missing.append(f"{error}.")
     summary = read_summary(workdir) or {}
-    return Record(name, workdir, rows, summary, facts, memory, dataset, cards, missing)
+    parts = (rows, summary, facts, memory, dataset, cards, missing)
+    record = Record(name, workdir, *parts)
+    if memory is not None and record.positives is None:
+        missing.append(
+            "This method does not say which its positives are: propagation is left out."
+        )
+    return record
 
 
 def embed_images(record: Record, images: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.recipes import SMALL
 from invariance_propagation.evaluation.subsets import draw_share
 from invariance_propagation.parallel import AXIS
-from invariance_propagation.protocols import measures
+from invariance_propagation.protocols import measures, training
 from invariance_propagation.protocols.bench import (
     Bench,
     View,
@@ -95,9 +95,9 @@ def test_a_view_is_a_function_of_seed_epoch_and_image(bench: Bench) -> None:
     images = np.stack([bench.dataset.train.images[:1][0]] * 3)
     train = bench.dataset.train._replace(images=images)
     options = LINEAR._replace(crop_scale=(0.3, 1.0))
-    given = measures._input(bench, train, options, seed=4, batch_size=2)
+    given = training.input_of(bench, train, options, seed=4, batch_size=2)
     given = given._replace(pick=lambda images, indices: images)
-    view, _ = measures._view(given, 5)
+    view, _ = training.make_view(given, 5)
 
     def made(seed: int, step: int) -> np.ndarray:
         # The same picture three times, by its numbers 7, 8 and 7.
@@ -127,8 +127,8 @@ def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
 
 def test_a_batch_is_no_larger_than_what_there_is(bench: Bench) -> None:
     runner = bench.runner
-    assert measures._steps(SEMI, 5, runner) == (4, 1, 6)
-    assert measures._steps(SEMI, 100, runner) == (8, 12, 72)
-    assert measures._steps(SEMI._replace(batch_size=1), 5, runner) == (2, 2, 12)
+    assert training.count_steps(SEMI, 5, runner) == (4, 1, 6)
+    assert training.count_steps(SEMI, 100, runner) == (8, 12, 72)
+    assert training.count_steps(SEMI._replace(batch_size=1), 5, runner) == (2, 2, 12)
     with pytest.raises(UserError, match="1 images .* 2 devices: set num_devices to"):
-        measures._steps(SEMI, 1, runner)
+        training.count_steps(SEMI, 1, runner)

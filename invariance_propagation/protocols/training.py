@@ -1,0 +1,93 @@
+"""What a classifier's training is made of: images, views, steps and their optimiser."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optax
+import tqdm
+
+from invariance_propagation.data.augment import per_image_keys
+from invariance_propagation.data.dataset import Split
+from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.devices import Runner
+from invariance_propagation.errors import UserError
+from invariance_propagation.feed import Input, resident, streamed
+from invariance_propagation.optimizer import make_optimizer
+from invariance_propagation.protocols.bench import Bench, Subject
+
+MOMENTUM = 0.9
+
+
+def input_of(
+    bench: Bench, split: Split, options: Any, *, seed: int, batch_size: int
+) -> Input:
+    chances = {
+        "size": bench.view.size,
+        "crop_scale": options.crop_scale,
+        "crop_ratio": (3 / 4, 4 / 3),
+        "flip": options.flip,
+        "jitter": (),
+        "jitter_probability": 0.0,
+        "grayscale": 0.0,
+        "blur": 0.0,
+        "mean": bench.view.mean,
+        "std": bench.view.std,
+    }
+    own = {"runner": bench.runner, "seed": seed, "batch_size": batch_size}
+    if isinstance(split.images, Pictures):
+        return streamed(split.images, chances, num_threads=bench.num_threads, **own)
+    return resident(split.images, chances, **own)
+
+
+def make_view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:
+    """(seed, images, indices, step) -> views, on a device; where the images lie."""
+
+    def view(seed, images, indices, step):
+        keys = per_image_keys(seed, step // steps_per_epoch, indices)
+        return given.view(keys, given.pick(images, indices))
+
+    return view, given.spec
+
+
+def count_steps(
+    options: Any, num_examples: int, runner: Runner
+) -> tuple[int, int, int]:
+    """Images of a step, as many as there are if they are few; steps per epoch, in all.
+
+    A batch is a multiple of the devices.
+
+    Raises:
+      UserError: fewer images than devices.
+    """
+    if num_examples < runner.num_devices:
+        raise UserError(
+            f"{num_examples} images with labels are too few for {runner.num_devices} "
+            f"devices: set num_devices to at most {num_examples}"
+        )
+    size = min(options.batch_size, num_examples)
+    size = max(1, size // runner.num_devices) * runner.num_devices
+    steps = num_examples // size
+    return size, steps, steps * options.epochs
+
+
+def sgd(
+    options: Any, learning_rate: float, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    _, optimizer = make_optimizer(
+        learning_rate=learning_rate,
+        momentum=MOMENTUM,
+        weight_decay=getattr(options, "weight_decay", 0.0),
+        schedule="steps",
+        milestones=options.milestones,
+        decay=options.decay,
+        warmup_epochs=0,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return optimizer
+
+
+def bar(feed: Iterator, total: int, subject: Subject) -> Iterator:
+    return tqdm.tqdm(
+        feed, total=total, desc=subject.name, unit="step", disable=None, leave=False
+    )
