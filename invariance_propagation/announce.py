@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from invariance_propagation import monitor, processes
 from invariance_propagation.checkpoint import FOLDER
 from invariance_propagation.progress import Progress
-from invariance_propagation.setup import Run
+from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
 
 # Below this share of neighbours kept between visits the graph is new each epoch. When

@@ -28,13 +28,12 @@ from invariance_propagation.restore import (
     StoredMemory,
     backbone_of,
     float32,
-    input_of,
-    is_weights,
     restore_backbone,
     restore_both,
     restore_encoder,
     workdir_of,
 )
+from invariance_propagation.weights import input_of, is_weights
 
 BATCH_SIZE = 256
 NAME = "embedded.npz"

@@ -37,12 +37,11 @@ from invariance_propagation.restore import (
     Backbone,
     Restored,
     backbone_of,
-    input_of,
-    is_weights,
     restore_backbone,
     restore_encoder,
     workdir_of,
 )
+from invariance_propagation.weights import input_of, is_weights
 
 # Images that a pass looks at at once, at least; what devices must divide.
 BATCH_SIZE = 256

@@ -23,13 +23,12 @@ from invariance_propagation.restore import (
     Restored,
     backbone_of,
     float32,
-    need,
-    read_weights,
     restore_encoder,
     restore_memory,
     workdir_of,
 )
 from invariance_propagation.version import __version__
+from invariance_propagation.weights import need, read_weights
 
 PARTS = {
     "backbone": ("safetensors", "npz", "onnx"),

@@ -13,7 +13,7 @@ from invariance_propagation.drafts import draft_of
 from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.models import Outputs
 from invariance_propagation.progress import METRICS_FILE, read_rows
-from invariance_propagation.setup import Run
+from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
 
 SUMMARY_FILE = "summary.json"

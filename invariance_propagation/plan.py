@@ -10,7 +10,8 @@ import psutil
 from ml_collections import ConfigDict
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.setup import Run, build
+from invariance_propagation.run import Run
+from invariance_propagation.setup import build
 
 # A container's limit, by cgroups version 2 and 1.
 CONTAINER_LIMITS = (

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
-from invariance_propagation.setup import Run, build
+from invariance_propagation.run import Run
+from invariance_propagation.setup import build
 
 OUTPUT = "preview.png"
 ROWS, EPOCHS = 12, 7

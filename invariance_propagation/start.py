@@ -11,11 +11,11 @@ from invariance_propagation.models import Encoder
 from invariance_propagation.models.torchvision import variable_shapes
 from invariance_propagation.restore import (
     backbone_of,
-    is_weights,
     restore_backbone,
     restore_encoder,
 )
 from invariance_propagation.setup import make_encoder
+from invariance_propagation.weights import is_weights
 
 
 class Start(NamedTuple):

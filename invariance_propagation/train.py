@@ -13,7 +13,8 @@ from invariance_propagation import announce, monitor, processes
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
-from invariance_propagation.setup import Run, build
+from invariance_propagation.run import Run
+from invariance_propagation.setup import build
 from invariance_propagation.start import Start, start_of
 from invariance_propagation.stopping import describe, exit_status, stop_requests
 from invariance_propagation.train_state import TrainState

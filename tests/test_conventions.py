@@ -37,9 +37,10 @@ LAYERS = (
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
-    | {"stopping", "train_state", "window"},
+    | {"stopping", "train_state", "weights", "window"},
     {"train_step", "feed", "__init__"},
-    {"setup", "protocols"},
+    {"run", "protocols"},
+    {"setup"},
     {"monitor", "plan", "scan", "preview", "restore"},
     {"announce", "start"},
     {"train", "export", "evaluate", "embed", "report"},

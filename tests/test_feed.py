@@ -14,7 +14,8 @@ from configs import image_folder
 from invariance_propagation import train
 from invariance_propagation.checkpoint import Checkpoints, unpack_ids
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.setup import Run, build
+from invariance_propagation.run import Run
+from invariance_propagation.setup import build
 from invariance_propagation.train import train_and_evaluate
 from tests.tiny_run import rows_without_times, tiny_config
 

@@ -11,7 +11,8 @@ import pytest
 
 from invariance_propagation import plan
 from invariance_propagation.errors import UserError
-from invariance_propagation.setup import Run, build
+from invariance_propagation.run import Run
+from invariance_propagation.setup import build
 from tests.tiny_run import tiny_config
 
 

@@ -15,7 +15,8 @@ from configs import digits
 from invariance_propagation import monitor, train
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import read_rows
-from invariance_propagation.setup import Run, build
+from invariance_propagation.run import Run
+from invariance_propagation.setup import build
 from invariance_propagation.train import train_and_evaluate
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
