@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.decoding import read_file
 from invariance_propagation.data.formats import readable_suffixes
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
@@ -22,7 +23,7 @@ class Files(NamedTuple):
     ids: Sequence[str]
 
     def __call__(self, index: int) -> bytes:
-        return (self.folder / self.ids[index]).read_bytes()
+        return read_file(self.folder / self.ids[index])
 
 
 def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> Dataset:

@@ -14,6 +14,9 @@ NEEDS: Mapping[str, str] = {
     ".heif": "pillow-heif",
     ".hif": "pillow-heif",
 }
+# Brands, bytes 8 to 12 of such files.
+HEIC = frozenset(b"heic heix hevc hevx heim heis mif1 msf1".split())
+AVIF = frozenset(b"avif avis".split())
 
 
 @functools.cache
@@ -40,3 +43,17 @@ def register_heif() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+def missing_reader(content: bytes) -> str:
+    """Returns what to install to read a file, by its first bytes; '' if unknown.
+
+    Names lie: phones send HEIC pictures that are called .jpg.
+    """
+    brand = content[8:12] if content[4:8] == b"ftyp" else b""
+    kind = ".heic" if brand in HEIC else ".avif" if brand in AVIF else ""
+    if not kind or kind in readable_suffixes():
+        return ""
+    return (
+        f"it is a picture of the kind {kind[1:].upper()}: pip install '{NEEDS[kind]}'"
+    )

@@ -16,8 +16,11 @@ from invariance_propagation.data.geometry import (
     blur_radius,
     crop_box,
     resize_matrix,
+    smoothing_matrix,
     warp_matrix,
 )
+
+cv2.setNumThreads(0)  # each image has a thread already
 
 
 def views(
@@ -106,7 +109,12 @@ def warp(
     shift = matrix @ (box[:2] + step / 2 - middle) + middle - 0.5
     affine = np.column_stack([turn[::-1, ::-1], shift[::-1]])  # OpenCV's are (x, y)
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, affine, (size, size), flags=how)
+    if (step <= 1).all():
+        return cv2.warpAffine(image, affine, (size, size), flags=how)
+    rows, columns = map(smoothing_matrix, step, image.shape[:2])
+    pixels = columns @ np.tensordot(rows, image.astype(np.float32), 1)
+    pixels = cv2.warpAffine(pixels, affine, (size, size), flags=how)
+    return np.rint(pixels).astype(np.uint8)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:

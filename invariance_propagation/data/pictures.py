@@ -1,23 +1,18 @@
-"""Picture files: from bytes to pixels, as Pillow shows them, at the decoder's speed."""
+"""Pictures that are decoded when they are looked at, and what is cut from them."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from invariance_propagation.data.decoding import decode, reason_of
 from invariance_propagation.data.geometry import crop_box
 from invariance_propagation.errors import TrainingError
 
 # Of the shorter side, as torchvision's Resize(256) and CenterCrop(224).
 CENTRAL = 224 / 256
-JPEG = b"\xff\xd8"
-EXIF_WITHIN = 4096  # bytes from the start of a JPEG; cameras write it first
-cv2.setNumThreads(0)  # each picture has a thread of its own already
 
 
 class Chosen(NamedTuple):
@@ -44,9 +39,19 @@ class Pictures:
         *,
         size: int,
         where: str,
+        stretch_depth: bool = False,
     ):
-        """`content` reads the picture of an index; `where` says, to people, from."""
+        """Decodes nothing yet.
+
+        Args:
+          ids: what each picture is called.
+          content: reads the file of an index.
+          size: height and width of the views, in pixels.
+          where: says, to people, where the files lie.
+          stretch_depth: as in `decode`.
+        """
         self.ids, self.content, self.size, self.where = ids, content, size, where
+        self.stretch_depth = stretch_depth
         self.shape, self.dtype = (len(ids), size, size, 3), np.dtype(np.uint8)
         self.nbytes = 0  # nothing is kept
 
@@ -64,15 +69,22 @@ class Pictures:
 
     def first(self, count: int) -> "Pictures":
         """The first so many of them."""
-        return Pictures(
-            self.ids[:count], self.content, size=self.size, where=self.where
-        )
+        return self._with(self.ids[:count], self.content)
 
     def take(self, rows: np.ndarray) -> "Pictures":
         """These of them, int [m], in this order."""
         places = [int(i) for i in rows]
         ids, content = [self.ids[i] for i in places], Chosen(self.content, places)
-        return Pictures(ids, content, size=self.size, where=self.where)
+        return self._with(ids, content)
+
+    def _with(self, ids: Sequence[str], content: Callable[[int], bytes]) -> "Pictures":
+        return Pictures(
+            ids,
+            content,
+            size=self.size,
+            where=self.where,
+            stretch_depth=self.stretch_depth,
+        )
 
     def read(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3].
@@ -81,40 +93,12 @@ class Pictures:
           TrainingError: the picture cannot be read or decoded.
         """
         try:
-            return decode(self.content(index))
-        except (OSError, ValueError) as error:
+            return decode(self.content(index), stretch_depth=self.stretch_depth)
+        except Exception as error:  # what reads the files may raise anything too
             raise TrainingError(
-                f"{self.ids[index]} cannot be used ({error}): mend or remove it from "
+                f"{self.ids[index]} cannot be used ({reason_of(error)}): mend or remove it from "
                 f"{self.where}; --config.task=scan lists all such pictures"
             ) from error
-
-
-def decode(content: bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of a picture file, turned as its EXIF says, over white.
-
-    Raises:
-      ValueError, OSError: it is no picture, or damaged.
-    """
-    # Where a JPEG is turned or damaged, Pillow knows what to do or to say.
-    if content.startswith(JPEG) and b"Exif" not in content[:EXIF_WITHIN]:
-        try:
-            return simplejpeg.decode_jpeg(content, "RGB")
-        except ValueError:
-            pass
-    try:
-        opened = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError as error:
-        # Pillow's own words name an address in memory.
-        raise ValueError("it is no picture that Pillow knows") from error
-    with opened as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the last
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return np.asarray(image.convert("RGB"))
 
 
 def crops(
@@ -159,8 +143,16 @@ def whole_box(box: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int, i
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, C] -> [size, size, C], whatever the shape."""
-    # Bilinear from OpenCV looks at four pixels: beyond a factor of two it skips some.
-    much_smaller = min(image.shape[:2]) > 2 * size
-    how = cv2.INTER_AREA if much_smaller else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=how)
+    """Resizes by Pillow's bilinear filter, which is antialiased, as torchvision does.
+
+    Args:
+      image: uint8 [H, W, C], C = 3 or 1, or [H, W], of any shape.
+      size: height and width of the result, in pixels.
+
+    Returns:
+      uint8 [size, size, C] or [size, size].
+    """
+    gray = image.ndim == 3 and image.shape[2] == 1
+    whole = Image.fromarray(image[..., 0] if gray else image)
+    pixels = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR))
+    return pixels[..., None] if gray else pixels

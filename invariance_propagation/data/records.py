@@ -19,7 +19,8 @@ import tqdm
 
 from invariance_propagation.data import prepare
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.data.pictures import Pictures, decode
+from invariance_propagation.data.decoding import decode
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 

@@ -1,0 +1,181 @@
+"""From the bytes of a picture file to pixels, at the decoder's speed."""
+
+import functools
+import io
+import logging
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from invariance_propagation.data.depths import depth_of, to_rgb
+from invariance_propagation.data.formats import missing_reader, register_heif
+
+# A quarter of a gigabyte of RGB: the bound from which on Pillow warns.
+MAX_PIXELS = 89_478_485
+MAX_BYTES = 2**30  # of a file
+JPEG = b"\xff\xd8"
+PNG = b"\x89PNG\r\n\x1a\n"
+EXIF_WITHIN = 4096  # bytes from the start of a JPEG; cameras write it first
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# Pillow would start Ghostscript for EPS; FITS holds measurements.
+NOT_READ = {"EPS", "FITS"}
+# What Pillow has to say about a damaged block of metadata is for nobody's screen.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a picture file; what is no regular file is not opened, it may never end.
+
+    Raises:
+      OSError: it cannot be read, is no regular file, or larger than `MAX_BYTES`.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no regular file")
+    if found.st_size > MAX_BYTES:
+        raise OSError(f"it has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def decode(content: bytes, *, stretch_depth: bool = False) -> np.ndarray:
+    """Decodes a picture file: turned as its EXIF says, over white.
+
+    Its size is read first; damaged metadata is passed over.
+
+    Args:
+      content: of the file.
+      stretch_depth: see `depths.to_rgb`.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      ValueError: it is no picture, damaged, too large or of unknown depth; in one line.
+    """
+    try:
+        pixels = _decode_jpeg(content) if content.startswith(JPEG) else None
+        if pixels is None:
+            pixels = _decode_any(content, stretch_depth)
+        return pixels
+    except Exception as error:  # decoders raise nearly everything
+        raise ValueError(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Returns what an error says, in one line."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture that Pillow knows"  # Pillow names a place in memory
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises ValueError for a size, in pixels, that is not decoded."""
+    if width < 1 or height < 1:
+        raise ValueError("it has no pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it has {width:,} x {height:,} pixels by its header, and more than "
+            f"{MAX_PIXELS:,} are not read: make it smaller"
+        )
+
+
+def _decode_jpeg(content: bytes) -> np.ndarray | None:
+    """None where Pillow must know what to do or to say."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    check_size(width, height)
+    try:
+        pixels = simplejpeg.decode_jpeg(content, "RGB")
+    except ValueError:
+        return None
+    if b"Exif" not in content[:EXIF_WITHIN]:
+        return pixels
+    _silence()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return turn(pixels, _orientation(image))
+    except Exception:  # of metadata, because the pixels are there
+        return pixels
+
+
+def _decode_any(content: bytes, stretch_depth: bool) -> np.ndarray:
+    _silence()
+    try:
+        return _decode_by_pillow(content, stretch_depth)
+    except Exception:
+        bare = pixel_chunks(content) if content.startswith(PNG) else content
+        if bare == content:
+            raise
+        return _decode_by_pillow(bare, stretch_depth)
+
+
+def _decode_by_pillow(content: bytes, stretch_depth: bool) -> np.ndarray:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=_formats())
+    except UnidentifiedImageError as error:
+        missing = missing_reader(content)
+        if missing:
+            raise ValueError(missing) from error
+        raise
+    with opened as image:
+        check_size(*image.size)
+        depth = depth_of(image)
+        image.load()
+        check_size(*image.size)  # of some kinds the header is another picture's
+        pixels = to_rgb(image, depth, stretch=stretch_depth)
+        return turn(pixels, _orientation(image))
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    register_heif()
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NOT_READ)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1, upright, where the metadata is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, C] -> [H, W, C] or [W, H, C], upright: `orientation` as EXIF numbers it."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def pixel_chunks(content: bytes) -> bytes:
+    """Returns a PNG without the chunks that do not matter to its pixels."""
+    parts, place = [PNG], len(PNG)
+    while place + 12 <= len(content):
+        length = int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] in PIXEL_CHUNKS:
+            parts.append(content[place : place + length + 12])
+        place += length + 12
+    return b"".join(parts)
+
+
+def _silence() -> None:
+    # Each time, because pytest and others put filters of their own in front; not by
+    # warnings.catch_warnings, which is not safe in threads.
+    ours = r"PIL\."
+    first = warnings.filters[0] if warnings.filters else None
+    if first is None or getattr(first[3], "pattern", None) != ours:
+        warnings.filterwarnings("ignore", module=ours)

@@ -1,0 +1,127 @@
+"""From every mode and depth of Pillow to 8 bits per colour, or a refusal in words."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+# Cameras and scanners of 10, 12 and 14 bits write their values into 16 unscaled, and a
+# file does not tell that: 16 bits are sure only where values above this one occur.
+FOURTEEN_BITS = 2**14 - 1
+MIN_IS_WHITE = 0  # PhotometricInterpretation of TIFF
+PHOTOMETRIC = 262
+
+
+class Depth(NamedTuple):
+    """What a file declares about its values.
+
+    Attributes:
+      bits: of a sample; 0 where white has no known value (floats, 32 bits, signed).
+      declared: whether the file names the value of white, so that a dark picture is
+        known to be dark.
+      reversed: whether 0 is white and Pillow leaves it so.
+      transparent: the transparent colour on Pillow's scale, None where there is none.
+    """
+
+    bits: int = 8
+    declared: bool = True
+    reversed: bool = False
+    transparent: object = None
+
+
+def depth_of(image: Image.Image) -> Depth:
+    """Returns what the file of an opened image, not yet loaded, declares.
+
+    Pillow forgets it when it loads the pixels.
+    """
+    mode, transparent = image.mode, image.info.get("transparency")
+    args = image.tile[0][3] if getattr(image, "tile", None) else ""
+    args = args if isinstance(args, tuple) else (args,)
+    raw = str(args[0]) if args else ""
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        tags = getattr(image, "tag_v2", {})
+        reverse = image.format == "TIFF" and tags.get(PHOTOMETRIC) == MIN_IS_WHITE
+        if raw == "I;12":
+            return Depth(12, True, reverse)
+        if image.format == "PPM" and mode == "I":
+            # Pillow scales the declared maximum to 65535.
+            return Depth(16, raw != "I;16B" and args[1] < 65535)
+        sixteen = mode.startswith("I;16") or raw.startswith("I;16")
+        signed = mode == "F" or raw.endswith("S")
+        bits = 16 if sixteen and not signed else 0
+        return Depth(bits, False, reverse, transparent)
+    deep = ";16" in raw or (image.format == "PPM" and args[1:] == (65535,))
+    # Pillow scales the samples, but not the transparent one.
+    if deep and isinstance(transparent, tuple):
+        transparent = tuple(value >> 8 for value in transparent)
+    elif raw in ("L;2", "L;4") and isinstance(transparent, int):
+        transparent *= {"L;2": 85, "L;4": 17}[raw]
+    return Depth(16 if deep else 8, not deep, False, transparent)
+
+
+def to_rgb(image: Image.Image, depth: Depth, *, stretch: bool) -> np.ndarray:
+    """Converts an image of any of Pillow's modes; what is transparent becomes white.
+
+    Args:
+      image: the image.
+      depth: as from `depth_of`.
+      stretch: whether a picture of unknown depth is stretched, so that its darkest
+        value is black and its lightest is white, or refused.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      ValueError: the depth is not known.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.stack([_grey(image, depth, stretch)] * 3, axis=-1)
+    if depth.bits == 16:
+        _check_colors(image)
+    if depth.transparent is not None:
+        image.info["transparency"] = depth.transparent
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
+    """uint8 [H, W] of an image of one channel with more than 8 bits."""
+    levels = np.asarray(image)
+    low, high = levels.min(), levels.max()
+    known = depth.declared or high > FOURTEEN_BITS or low == high == 0
+    if depth.bits and known:
+        pixels = (levels >> (depth.bits - 8)).astype(np.uint8)
+    elif not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("some of its values are infinite or no numbers")
+    elif stretch:
+        span = max(float(high) - float(low), np.finfo(np.float64).tiny)
+        shares = (levels.astype(np.float64) - float(low)) / span
+        pixels = np.rint(255 * shares).astype(np.uint8)
+    else:
+        kind = f"{depth.bits} bits" if depth.bits else f"Pillow's mode {image.mode}"
+        raise ValueError(
+            f"its values go from {low:g} to {high:g} in {kind}, which does not tell "
+            "what is white: convert it to 8 bits, or set data.stretch_depth=True to "
+            "make the darkest of each such picture black and its lightest white"
+        )
+    if depth.reversed:
+        pixels = 255 - pixels
+    if isinstance(depth.transparent, int):
+        pixels[levels == depth.transparent] = 255
+    return pixels
+
+
+def _check_colors(image: Image.Image) -> None:
+    """Refuses colours of 16 bits that may be fewer; Pillow keeps their upper 8 bits."""
+    bands = [band for band in image.getbands() if band not in ("A", "a")]
+    highest = max(image.getchannel(band).getextrema()[1] for band in bands)
+    if highest <= FOURTEEN_BITS >> 8:
+        raise ValueError(
+            f"no value of its 16 bits is above {FOURTEEN_BITS}, which does not tell "
+            "what is white: convert it to 8 bits"
+        )
