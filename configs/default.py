@@ -47,6 +47,10 @@ def get_config() -> ConfigDict:
     # Of an image folder: share that is not trained on; with classes, kNN is measured on
     # it.
     config.data.held_out = 0.0
+    # Of an image folder: whether a picture whose values do not tell what is white (of
+    # floats or 32 bits, or of 16 bits that use 14 or fewer) is stretched, so that its
+    # darkest value is black and its lightest white; False refuses it by name.
+    config.data.stretch_depth = False
 
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
     config.augment = ConfigDict()

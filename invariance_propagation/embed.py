@@ -107,7 +107,13 @@ def embed_folder(
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
     root = Path(folder).absolute()
     batches = readable(
-        Pictures(ids, Files(root, ids), size=view.size, where=folder),
+        Pictures(
+            ids,
+            Files(root, ids),
+            size=view.size,
+            where=folder,
+            stretch_depth=network.config.get("data", {}).get("stretch_depth", False),
+        ),
         batch_size=batch_size,
         share=share,
         channels=network.channels,

@@ -1,5 +1,7 @@
 """From the bytes of a picture file to pixels, at the decoder's speed."""
 
+import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -20,6 +22,7 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**30  # of a file
 JPEG = b"\xff\xd8"
 PNG = b"\x89PNG\r\n\x1a\n"
+PIXELS_PER_BYTE = 512  # at most, of a JPEG: a block of 8 x 8 has a bit or more
 EXIF_WITHIN = 4096  # bytes from the start of a JPEG; cameras write it first
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # Pillow would start Ghostscript for EPS; FITS holds measurements.
@@ -70,6 +73,8 @@ def reason_of(error: Exception) -> str:
     """Returns what an error says, in one line."""
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS:,} pixels by its header: make it smaller"
     if isinstance(error, UnidentifiedImageError):
         return "it is no picture that Pillow knows"  # Pillow names a place in memory
     return " ".join(str(error).split()) or type(error).__name__
@@ -81,8 +86,8 @@ def check_size(width: int, height: int) -> None:
         raise ValueError("it has no pixels")
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"it has {width:,} x {height:,} pixels by its header, and more than "
-            f"{MAX_PIXELS:,} are not read: make it smaller"
+            f"it has {width:,} x {height:,} pixels by its header, more than "
+            f"{MAX_PIXELS:,}: make it smaller"
         )
 
 
@@ -93,6 +98,8 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
     except ValueError:
         return None
     check_size(width, height)
+    if width * height > PIXELS_PER_BYTE * len(content):
+        raise ValueError(f"its {len(content):,} bytes cannot hold its pixels")
     try:
         pixels = simplejpeg.decode_jpeg(content, "RGB")
     except ValueError:
@@ -139,6 +146,11 @@ def _decode_by_pillow(content: bytes, stretch_depth: bool) -> np.ndarray:
 def _formats() -> tuple[str, ...]:
     register_heif()
     Image.init()
+    with contextlib.suppress(AttributeError, OSError):
+        # Else libtiff writes its complaints to standard error, without a name.
+        library = ctypes.CDLL(Image.core.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
     return tuple(name for name in Image.ID if name not in NOT_READ)
 
 

@@ -105,7 +105,7 @@ def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
     else:
         kind = f"{depth.bits} bits" if depth.bits else f"Pillow's mode {image.mode}"
         raise ValueError(
-            f"its values go from {low:g} to {high:g} in {kind}, which does not tell "
+            f"its values go from {low:,.7g} to {high:,.7g} in {kind}, which does not tell "
             "what is white: convert it to 8 bits, or set data.stretch_depth=True to "
             "make the darkest of each such picture black and its lightest white"
         )
@@ -120,8 +120,8 @@ def _check_colors(image: Image.Image) -> None:
     """Refuses colours of 16 bits that may be fewer; Pillow keeps their upper 8 bits."""
     bands = [band for band in image.getbands() if band not in ("A", "a")]
     highest = max(image.getchannel(band).getextrema()[1] for band in bands)
-    if highest <= FOURTEEN_BITS >> 8:
+    if highest <= (FOURTEEN_BITS + 1) >> 8:  # of PPM Pillow rounds up
         raise ValueError(
-            f"no value of its 16 bits is above {FOURTEEN_BITS}, which does not tell "
-            "what is white: convert it to 8 bits"
+            "no value in its 16 bits is above a quarter, as if they were 14 or fewer, "
+            "which does not tell what is white: convert it to 8 bits"
         )

@@ -26,7 +26,14 @@ class Files(NamedTuple):
         return read_file(self.folder / self.ids[index])
 
 
-def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> Dataset:
+def image_folder(
+    folder: str,
+    *,
+    classes: bool,
+    held_out: float,
+    size: int,
+    stretch_depth: bool = False,
+) -> Dataset:
     """The pictures below a folder; see `sources.load`."""
     if not folder:
         raise UserError("data.folder is missing: the folder that holds the pictures")
@@ -37,7 +44,13 @@ def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> D
 
     def split(rows: np.ndarray) -> Split:
         own = [ids[i] for i in np.flatnonzero(rows)]
-        pictures = Pictures(own, Files(root, own), size=size, where=str(root))
+        pictures = Pictures(
+            own,
+            Files(root, own),
+            size=size,
+            where=str(root),
+            stretch_depth=stretch_depth,
+        )
         return Split(pictures, None if labels is None else labels[rows], own)
 
     if not kept.any():

@@ -197,7 +197,14 @@ def _read_split(builder: Any, tfds: Any, split: str, size: int) -> Split:
     has_labels = _has_labels(features, tfds)
     shape = features["image"].shape
     if None not in shape and len(ids) * math.prod(shape) <= RESIDENT_BYTES:
-        images = read_all(source, lambda row: _pixels(row, shape), f"{name} {split}")
+        try:
+            images = read_all(
+                source, lambda row: _pixels(row, shape), f"{name} {split}"
+            )
+        except ValueError:
+            for index in range(len(pictures)):
+                pictures.read(index)  # one of them raises, by name
+            raise
         labels = read_all(source, _label, "labels") if has_labels else None
         return Split(images, _labels(labels), ids)
     labels = _cached_labels(source, ids, f"{name} {split}") if has_labels else None

@@ -26,6 +26,7 @@ def load(
     split: str = "",
     classes: bool = False,
     held_out: float = 0.0,
+    stretch_depth: bool = False,
     size: int = 224,
 ) -> Dataset:
     """Loads a data set by name.
@@ -38,6 +39,8 @@ def load(
       split: of a TFDS set, what to train on, e.g. 'train[:10%]'; '' is the usual.
       classes: of an image folder, whether its topmost folders are classes.
       held_out: share of an image folder to keep from training, for kNN.
+      stretch_depth: of an image folder, whether pictures whose depth is not known are
+        stretched from their darkest value to their lightest; False refuses them.
       size: height and width of the crops of streamed pictures.
 
     Raises:
@@ -51,13 +54,20 @@ def load(
         ("split", split, of_records),
         ("classes", classes, of_folders),
         ("held_out", held_out, of_folders),
+        ("stretch_depth", stretch_depth, of_folders),
     ):
         if given and not has:
             raise UserError(
                 f"data.{option}={given!r}: {name} has no such option; leave it out"
             )
     if of_folders:
-        dataset = image_folder(folder, classes=classes, held_out=held_out, size=size)
+        dataset = image_folder(
+            folder,
+            classes=classes,
+            held_out=held_out,
+            size=size,
+            stretch_depth=stretch_depth,
+        )
     elif of_records:
         dataset = load_records(name, folder, split=split, size=size)
     elif name in LOADERS:

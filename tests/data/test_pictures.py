@@ -1,20 +1,23 @@
-"""Picture files against Pillow and OpenCV; crops against torchvision's definition."""
+"""Pictures and their crops against Pillow and torchvision's definitions."""
 
 import io
 import pickle
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
+from invariance_propagation.data import geometry
 from invariance_propagation.data.chance import NUMBERS
 from invariance_propagation.data.geometry import crop_box
 from invariance_propagation.data.pictures import (
     central_crop,
     crops,
-    decode,
+    resize,
     whole_box,
 )
 from invariance_propagation.errors import TrainingError
@@ -27,61 +30,15 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
+def pillows(image: np.ndarray, size: int, box: tuple[int, ...]) -> np.ndarray:
+    """Pillow's crop of (x0, y0, x1, y1) and antialiased bilinear, as torchvision's."""
+    part = Image.fromarray(image).crop(box)
+    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
+
+
 @pytest.fixture(scope="module")
 def picture(photo: np.ndarray) -> Image.Image:
     return Image.fromarray(photo[100:157, 200:283])
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_decoding_is_pillows(picture: Image.Image, kind: str, mode: str) -> None:
-    content = encoded(picture.convert(mode), kind)
-    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    # Two builds of the same JPEG library round differently.
-    np.testing.assert_allclose(decode(content).astype(int), expected, atol=2)
-
-
-def test_a_cmyk_jpeg_is_pillows(picture: Image.Image) -> None:
-    content = encoded(picture.convert("CMYK"), "JPEG")
-    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    np.testing.assert_allclose(decode(content).astype(int), expected, atol=2)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_jpeg_is_turned_back(picture: Image.Image, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turned = decode(encoded(picture, "JPEG", exif=exif, quality=95))
-    upright = np.asarray(picture)
-    # As the EXIF standard numbers them.
-    expected = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.swapaxes(0, 1),
-        6: np.rot90(upright, -1),
-        7: np.rot90(upright.swapaxes(0, 1), 2),
-        8: np.rot90(upright),
-    }[orientation]
-    assert turned.shape == expected.shape
-    assert np.abs(turned.astype(int) - expected).mean() < 4
-
-
-def test_what_is_transparent_is_white() -> None:
-    image = Image.new("RGBA", (4, 3), (255, 0, 0, 0))
-    image.putpixel((1, 2), (0, 0, 255, 255))
-    for other in (image, image.quantize()):
-        pixels = decode(encoded(other, "PNG"))
-        assert pixels.shape == (3, 4, 3)
-        np.testing.assert_array_equal(pixels[2, 1], (0, 0, 255))
-        assert (np.delete(pixels.reshape(-1, 3), 9, axis=0) == 255).all()
-
-
-def test_sixteen_bits_keep_the_upper_eight() -> None:
-    levels = (np.arange(12).reshape(3, 4) * 5000).astype(np.uint16)
-    pixels = decode(encoded(Image.fromarray(levels), "PNG"))
-    np.testing.assert_array_equal(pixels, np.stack([levels >> 8] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
@@ -126,8 +83,7 @@ def test_some_of_them_are_pictures_too(tmp_path: Path, photo: np.ndarray) -> Non
 
 
 def test_the_middle_is_seven_eighths_of_the_shorter_side(photo: np.ndarray) -> None:
-    expected = photo[26 : 26 + 374, 133 : 133 + 374]
-    expected = cv2.resize(expected, (32, 32), interpolation=cv2.INTER_AREA)
+    expected = pillows(photo, 32, (133, 26, 133 + 374, 26 + 374))
     np.testing.assert_array_equal(central_crop(photo, 32), expected)
     assert central_crop(photo[:1, :1], 4).shape == (4, 4, 3)
 
@@ -166,17 +122,12 @@ def test_a_crop_is_cut_and_resized(photo: np.ndarray) -> None:
     images, scale = [photo, photo[:100, :90]], (0.5, 0.5)
     options = {"crop_scale": scale, "crop_ratio": (1.0, 1.0)}
     cuts = list(crops(images, numbers, size=64, **options))
-    # Of the larger one bilinear interpolation would leave pixels out.
-    how = (cv2.INTER_AREA, cv2.INTER_LINEAR)
-    for image, own, cut, side, kind in zip(
-        images, numbers, cuts, (370, 67), how, strict=True
-    ):
+    for image, own, cut, side in zip(images, numbers, cuts, (370, 67), strict=True):
         place = own[:, 10] * (
             np.array(image.shape[:2]) - np.sqrt(image[..., 0].size / 2)
         )
         top, left = np.rint(place).astype(int)
-        part = image[top : top + side, left : left + side]
-        expected = cv2.resize(part, (64, 64), interpolation=kind)
+        expected = pillows(image, 64, (left, top, left + side, top + side))
         np.testing.assert_array_equal(cut, expected)
 
 
@@ -184,10 +135,71 @@ def test_without_crops_the_whole_picture_is_resized(photo: np.ndarray) -> None:
     numbers = np.zeros((1, *NUMBERS), np.float32)
     options = {"crop_scale": (), "crop_ratio": (1.0, 1.0)}
     (view,) = crops([photo], numbers, size=32, **options)
-    expected = cv2.resize(photo, (32, 32), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(view, expected)
+    np.testing.assert_array_equal(view, pillows(photo, 32, (0, 0, 640, 427)))
 
 
-def test_what_is_no_picture_is_called_so() -> None:
-    with pytest.raises(ValueError, match="^it is no picture that Pillow knows$"):
-        decode(b"a text")
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+@pytest.mark.parametrize("size", [32, 96, 224, 512])
+def test_views_of_photos_are_pillows(name: str, size: int) -> None:
+    # Of training and of evaluation, where they shrink and where they grow.
+    photo = load_sample_image(name)
+    middle = pillows(photo, size, (133, 26, 133 + 374, 26 + 374)).astype(int)
+    np.testing.assert_allclose(central_crop(photo, size), middle, atol=1)
+    numbers = np.random.default_rng(size).random((6, *NUMBERS), np.float32)
+    options = {"crop_scale": (0.05, 1.0), "crop_ratio": (3 / 4, 4 / 3)}
+    views = crops([photo] * 6, numbers, size=size, **options)
+    for own, view in zip(numbers, views, strict=True):
+        top, left, height, width = whole_box(
+            crop_box(own, photo.shape[:2], *options.values()), photo.shape[:2]
+        )
+        expected = pillows(photo, size, (left, top, left + width, top + height))
+        np.testing.assert_allclose(view, expected.astype(int), atol=1)
+
+
+def variance_of_the_laplacian(image: np.ndarray) -> float:
+    return cv2.Laplacian(image.mean(axis=2), cv2.CV_64F).var()
+
+
+def test_the_view_of_a_photo_is_as_sharp_as_pillows(photo: np.ndarray) -> None:
+    # 5,862 where pixels are left out.
+    found = variance_of_the_laplacian(central_crop(photo, 224))
+    assert found == pytest.approx(1911, abs=1)
+
+
+@pytest.mark.parametrize("shape", [(300, 2000), (2000, 300), (3, 4000), (447, 596)])
+@pytest.mark.parametrize("kind", ["stripes", "noise"])
+def test_fine_patterns_do_not_come_through(shape: tuple, kind: str) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (*shape, 3)).astype(np.uint8)
+    if kind == "stripes":
+        image[:] = 255 * (np.arange(shape[1]) % 2)[:, None].astype(np.uint8)
+    options = {"crop_scale": (), "crop_ratio": (1.0, 1.0)}
+    numbers = np.zeros((1, *NUMBERS), np.float32)
+    (view,) = crops([image], numbers, size=224, **options)
+    expected = pillows(image, 224, (0, 0, shape[1], shape[0])).astype(int)
+    np.testing.assert_allclose(view, expected, atol=1)
+    if kind == "stripes":
+        assert view.std() < 1.2 or shape[1] < 2000
+    elif shape == (447, 596):
+        assert view.std() == pytest.approx(21.5, abs=1)
+
+
+def test_streamed_views_are_as_resident_ones(photo: np.ndarray) -> None:
+    # The device's crops are at fractions of pixels, hence whole boxes.
+    box = (40, 30, 300, 410)
+    rows, columns = slice(40, 340), slice(30, 440)
+    numbers = np.zeros((1, *NUMBERS), np.float32)
+    options = {"crop_scale": (), "crop_ratio": (1.0, 1.0)}
+    (view,) = crops([photo[rows, columns]], numbers, size=64, **options)
+    planes = geometry.resize(photo, 64, jnp.array(box, jnp.float32))
+    resident = 255 * np.moveaxis(np.asarray(planes), 0, -1)
+    np.testing.assert_allclose(view, resident, atol=1.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resizing_keeps_the_channels(photo: np.ndarray, channels: int) -> None:
+    image = photo[:50, :60, :channels]
+    found = resize(image, 20)
+    assert found.shape == (20, 20, channels)
+    expected = pillows(image[..., 0], 20, (0, 0, 60, 50))
+    np.testing.assert_array_equal(found[..., 0], expected)
