@@ -1,5 +1,6 @@
 """The scan finds what cannot be used, and nothing else."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,27 @@ def test_bad_ones_are_listed_with_the_reason(
     lines = capsys.readouterr().out.splitlines()
     assert sorted(line.split(":")[0] for line in lines) == ["2.png", "4.png"]
     assert all(len(line) > len("2.png: ") for line in lines)
+
+
+def test_what_is_no_regular_file_is_listed(
+    config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # whoever opens it waits for ever
+    with pytest.raises(UserError):
+        print_scan(config)
+    assert "pipe.png: it is no regular file" in capsys.readouterr().out
+
+
+def test_an_unknown_depth_is_listed_or_stretched(
+    config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    levels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match="1 of 7"):
+        print_scan(config)
+    assert "deep.png: its values go from 0 to 4,095" in capsys.readouterr().out
+    config.data.stretch_depth = True
+    assert print_scan(config) == []
 
 
 def test_arrays_are_not_scanned() -> None:

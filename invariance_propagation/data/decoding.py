@@ -127,7 +127,7 @@ def _decode_any(content: bytes, stretch_depth: bool) -> np.ndarray:
 
 def _decode_by_pillow(content: bytes, stretch_depth: bool) -> np.ndarray:
     try:
-        opened = Image.open(io.BytesIO(content), formats=_formats())
+        opened = Image.open(io.BytesIO(content), formats=known_formats())
     except UnidentifiedImageError as error:
         missing = missing_reader(content)
         if missing:
@@ -143,7 +143,8 @@ def _decode_by_pillow(content: bytes, stretch_depth: bool) -> np.ndarray:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
+    """Returns the names of the kinds that are read, as Pillow has them."""
     register_heif()
     Image.init()
     with contextlib.suppress(AttributeError, OSError):

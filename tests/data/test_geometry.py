@@ -172,3 +172,26 @@ def test_central_box_when_nothing_fits() -> None:
     ):
         result = crop(uniform, shape, (0.9, 1.0), (0.8, 1.25))
         np.testing.assert_allclose(result, box)
+
+
+def test_a_warp_that_shrinks_is_antialiased(photo) -> None:
+    # A turn by nothing: what a resize shows, whose tents are as wide.
+    image, box, same = photo[:256, :256], (0, 0, 256, 256), jnp.eye(2)
+    expected = picture(resize(image, 64, jnp.array(box, jnp.float32)))
+    found = picture(warp(image, 64, jnp.array(box, jnp.float32), same))
+    inner = slice(2, -2)  # at the edge one is cut and the other is black
+    differences = 255 * np.abs(found - expected)[inner, inner]
+    assert differences.max() < 4
+    stripes = np.zeros((90, 90, 3), np.uint8)
+    stripes[:, ::2] = 255
+    found = picture(warp(stripes, 20, jnp.array((0.0, 0, 90, 90)), same))
+    assert 255 * found[inner, inner].std() < 4  # 128 if pixels are left out
+
+
+def test_a_warp_that_does_not_shrink_is_not_smoothed() -> None:
+    for scale in (0.3, 1.0):
+        matrix = geometry.smoothing_matrix(jnp.float32(scale), 9)
+        np.testing.assert_array_equal(matrix, np.eye(9))
+    matrix = np.asarray(geometry.smoothing_matrix(jnp.float32(3), 31))
+    distances = np.arange(31) - 15
+    assert matrix[15] @ distances**2 == pytest.approx((3**2 - 1) / 6)

@@ -11,8 +11,9 @@ import pytest
 
 from invariance_propagation.data import prepare, records
 from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.records import load_records
 from invariance_propagation.data.sources import load
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import TrainingError, UserError
 from tests.tiny_run import ROOT
 
 EXAMPLES = 24
@@ -85,6 +86,22 @@ def test_small_images_are_arrays(
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
+def test_a_damaged_small_image_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = records.decode
+    last = []
+
+    def decode(content: bytes, **options) -> np.ndarray:
+        last[:] = last or [content]
+        return whole(content[:60] if content == last[0] else content, **options)
+
+    monkeypatch.setattr(records, "decode", decode)
+    monkeypatch.setattr("invariance_propagation.data.pictures.decode", decode)
+    with pytest.raises(TrainingError, match=r"^cifar10-train.*__\d+ cannot be used"):
+        load_records("cifar10", str(folder), split="", size=32)
+
+
 def test_pictures_of_any_size_are_streamed(folder: Path, name: str) -> None:
     dataset = load(name=name, folder=str(folder), num_train=20, size=16)
     images = dataset.train.images

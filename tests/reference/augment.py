@@ -69,15 +69,34 @@ def resized_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     return filter_row(rows.swapaxes(0, 1), left, width, size).swapaxes(0, 1)
 
 
+def smoothed(image: np.ndarray, down: float, across: float) -> np.ndarray:
+    """Each pixel averaged by tents that reach `down` and `across` pixels, 1 or more."""
+    down, across = max(1.0, down), max(1.0, across)
+    result = np.zeros(image.shape)
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            total = 0.0
+            for row in range(image.shape[0]):
+                for column in range(image.shape[1]):
+                    tent = max(0.0, 1 - abs(row - i) / down)
+                    tent *= max(0.0, 1 - abs(column - j) / across)
+                    result[i, j] += tent * image[row, column]
+                    total += tent
+            result[i, j] /= total
+    return result
+
+
 def warped_crop(
     image: np.ndarray, box: np.ndarray, matrix: np.ndarray, size: int
 ) -> np.ndarray:
     """The crop of a box, each point taken from `matrix` @ point, on a black ground.
 
     Points are (y, x) from the middle of the image; a pixel is a tent around its
-    middle, as high as it is bright.
+    middle, as high as it is bright. Where the crop shrinks, each pixel is first
+    averaged with those around it, weighted by a tent as wide as the crop shrinks.
     """
     top, left, height, width = (float(x) for x in box)
+    image = smoothed(image, height / size, width / size)
     middle = np.array(image.shape[:2]) / 2
     result = np.zeros((size, size, image.shape[2]))
     for i in range(size):
