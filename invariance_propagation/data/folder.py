@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.formats import readable_suffixes
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 
-# What Pillow reads and people call a picture.
-SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .jp2 .png .ppm .tif .tiff .webp".split())
+SUFFIXES = readable_suffixes()
 
 
 class Files(NamedTuple):
