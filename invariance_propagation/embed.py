@@ -13,11 +13,12 @@ from flax import linen as nn
 from invariance_propagation import devices
 from invariance_propagation.bank import normalize as unit_length
 from invariance_propagation.data import augment
-from invariance_propagation.data.folder import Files, list_pictures
+from invariance_propagation.data.folder import Files
+from invariance_propagation.data.listing import list_pictures
 from invariance_propagation.data.pictures import CENTRAL, Pictures
 from invariance_propagation.data.readable import Batch, readable
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, printable
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.evaluation.retrieval import most_similar
@@ -89,7 +90,8 @@ def embed_folder(
     if num_neighbors < 0:
         raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
     path = _output_path(checkpoint, output)
-    ids = list_pictures(Path(folder).absolute(), key="folder")
+    listing = list_pictures(Path(folder).absolute(), key="folder")
+    ids = listing.ids
     devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
     given = network.config.get("augment") or input_of(checkpoint)
@@ -121,7 +123,10 @@ def embed_folder(
         "made": origin(),
     }
     _write(path, arrays, about)
-    print(f"{path}: features of {len(arrays['ids']):,} pictures")
+    found = f"features of {len(arrays['ids']):,} pictures", listing.about_links()
+    print(f"{printable(str(path))}: {', '.join(filter(None, found))}")
+    if listing.passed:
+        print(f"passed over: {listing.passed_over()}")
     for reason in failed:
         print(f"left out: {reason}")
     return path

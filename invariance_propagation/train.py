@@ -21,6 +21,9 @@ from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import Window
 
+# 2: marks of content besides names, a random sample; runs of version 1 note none.
+DIGEST_VERSION = 2
+
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Trains to the end of the config, from the last checkpoint if there is one.
@@ -48,7 +51,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     processes.check_same(facts, "config or data set")
     try:
         summary, start = processes.from_first(
-            _prepare_folder, folder, checkpoints, identity, config, run.total_steps
+            _prepare_folder, folder, checkpoints, run, config
         )
         if summary is not None:
             return summary
@@ -63,19 +66,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
 def _prepare_folder(
     folder: Path,
     checkpoints: Checkpoints,
-    identity: dict[str, Any],
+    run: Run,
     config: ConfigDict,
-    total_steps: int,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     if folder.is_file():
         raise UserError(f"--workdir={folder} is a file: name a folder")
     found = checkpoints.facts()
-    _check_same_run(found, identity, folder)
+    _check_same_run(found, run, folder, sampled=config.data.num_train > 0)
     if found is not None:
         own = json.loads(config.to_json_best_effort())
         announce.changed_settings(found["config"], own)
-    if found is not None and found["step"] >= total_steps:
+    if found is not None and found["step"] >= run.total_steps:
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
         if summary is not None and summary["steps"] == found["step"]:
@@ -224,6 +226,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "dataset": run.dataset.name,
         "num_examples": run.num_examples,
         "digest": run.dataset.digest(),
+        "digest_version": DIGEST_VERSION,
         "batch_size": run.options.batch_size,
     }
 
@@ -235,23 +238,36 @@ def _sample_ids(run: Run) -> dict[str, str]:
 
 
 def _check_same_run(
-    found: dict[str, Any] | None, own: dict[str, Any], folder: Path
+    found: dict[str, Any] | None, run: Run, folder: Path, *, sampled: bool
 ) -> None:
+    """Raises UserError where a workdir's run has other images or another batch.
+
+    What the data set is called does not matter: a folder may have been renamed.
+    """
     if found is None:
         return
-    if found["batch_size"] != own["batch_size"]:
+    if found["batch_size"] != run.options.batch_size:
         raise UserError(
             f"{folder} holds a run with train.batch_size={found['batch_size']}, this "
-            f"config has {own['batch_size']}, and steps would be other images: set it "
-            "back, or choose another --workdir"
+            f"config has {run.options.batch_size}, and steps would be other images: set "
+            "it back, or choose another --workdir"
         )
-    if any(found[name] != own[name] for name in own):
-        raise UserError(
-            f"{folder} holds a checkpoint of {found['dataset']} with "
-            f"{found['num_examples']} images (digest {found['digest']}), this config "
-            f"trains on {own['dataset']} with {own['num_examples']} (digest "
-            f"{own['digest']}): choose another --workdir"
+    own = _identity(run)
+    same = found["num_examples"] == own["num_examples"]
+    if same and run.dataset.has_digest(found["digest"]):
+        return
+    reason = ""
+    if sampled and "digest_version" not in found:
+        reason = (
+            "; an earlier version began it, in which data.num_train took the first "
+            "images and not a random sample: go on with that version, or"
         )
+    raise UserError(
+        f"{folder} holds a checkpoint of {found['dataset']} with "
+        f"{found['num_examples']} images (digest {found['digest']}), this config "
+        f"trains on {own['dataset']} with {own['num_examples']} (digest "
+        f"{own['digest']}){reason or ':'} choose another --workdir"
+    )
 
 
 def _last_row(folder: Path) -> dict[str, Any]:

@@ -29,12 +29,19 @@ class Chosen(NamedTuple):
     def __call__(self, index: int) -> bytes:
         return self.content(self.places[index])
 
+    def mark(self, index: int) -> bytes:
+        """As `Pictures.mark`."""
+        return self.content.mark(self.places[index])
+
 
 class Pictures:
     """Encoded pictures that are decoded when they are looked at.
 
     A slice of it is what evaluation looks at, uint8 [n, size, size, 3]: the middle of
     each picture. An image's index is its place in `ids`.
+
+    Attributes:
+      share: of the shorter side, that evaluation looks at; 1 of a square is all of it.
     """
 
     def __init__(
@@ -44,9 +51,11 @@ class Pictures:
         *,
         size: int,
         where: str,
+        share: float = CENTRAL,
     ):
         """`content` reads the picture of an index; `where` says, to people, from."""
         self.ids, self.content, self.size, self.where = ids, content, size, where
+        self.share = share
         self.shape, self.dtype = (len(ids), size, size, 3), np.dtype(np.uint8)
         self.nbytes = 0  # nothing is kept
 
@@ -55,24 +64,23 @@ class Pictures:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         def middle(index: int) -> np.ndarray:
-            return central_crop(self.read(index), self.size)
+            return central_crop(self.read(index), self.size, share=self.share)
 
         # Decoders release Python's lock.
         with ThreadPoolExecutor() as pool:
             views = list(pool.map(middle, range(len(self))[rows]))
         return np.stack(views) if views else np.empty((0, *self.shape[1:]), np.uint8)
 
-    def first(self, count: int) -> "Pictures":
-        """The first so many of them."""
-        return Pictures(
-            self.ids[:count], self.content, size=self.size, where=self.where
-        )
-
     def take(self, rows: np.ndarray) -> "Pictures":
         """These of them, int [m], in this order."""
         places = [int(i) for i in rows]
         ids, content = [self.ids[i] for i in places], Chosen(self.content, places)
-        return Pictures(ids, content, size=self.size, where=self.where)
+        own = {"size": self.size, "where": self.where, "share": self.share}
+        return Pictures(ids, content, **own)
+
+    def mark(self, index: int) -> bytes:
+        """What decides whether a picture of that name is still the same one."""
+        return self.content.mark(index)
 
     def read(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3].
