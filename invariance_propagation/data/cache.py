@@ -22,8 +22,9 @@ def cache_path(name: str) -> Path:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a .npz file; {} where it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        # NumPy leaves open a file that it opened and found damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     except UNREADABLE:
         return {}
 

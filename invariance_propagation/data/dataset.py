@@ -36,7 +36,8 @@ class Split(NamedTuple):
         if count == len(self.images):
             return self
         # NumPy may change its permutation, but not the bits of Philox.
-        random = np.random.Philox(key=[seed % 2**64, SAMPLE])
+        key = np.array([seed % 2**64, SAMPLE], np.uint64)
+        random = np.random.Philox(key=key)
         order = np.argsort(random.random_raw(len(self.images)), kind="stable")
         return self.take(np.sort(order[:count]))
 

@@ -23,6 +23,8 @@ from invariance_propagation.errors import UserError, printable
 TRAIN = ("train", "training")
 HELD_OUT = ("val", "valid", "validation", "test", "testing")
 
+NAMED = 8  # classes in a line
+
 
 class Files(NamedTuple):
     """Reads the picture of an index."""
@@ -224,9 +226,9 @@ def notes(root: Path, listing: Listing, parts: Parts) -> list[str]:
         )
     for name, number in parts.unused.items():
         where = f"{name}/" if name else "no folder"
-        lines.append(
-            printable(f"{number:,} pictures in {where} are not used, beside train/")
-        )
+        pictures = "picture in {} is" if number == 1 else "pictures in {} are"
+        text = f"{number:,} {pictures.format(where)} not used, beside train/"
+        lines.append(printable(text))
     passed = listing.passed_over()
     return [*lines, f"passed over: {passed}"] if passed else lines
 
@@ -235,7 +237,9 @@ def remarks(labels: np.ndarray | None, names: Sequence[str]) -> list[str]:
     """Says how many classes there are, and asks about what is seldom meant."""
     if labels is None:
         return ["no classes (data.classes=False)"]
-    lines = [f"{len(names):,} class" + "es" * (len(names) != 1)]
+    some = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
+    count = f"{len(names):,} class" + "es" * (len(names) != 1)
+    lines = [printable(f"{count}: {some}")]
     if len(names) == 1:
         lines.append(
             f"question: is {printable(names[0])} the only class? With a single one kNN "
@@ -245,10 +249,11 @@ def remarks(labels: np.ndarray | None, names: Sequence[str]) -> list[str]:
     counts = np.bincount(labels, minlength=len(names))
     single = [printable(names[i]) for i in np.flatnonzero(counts == 1)]
     if single and len(names) > 1:
-        some = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        some = ", ".join(single[:NAMED]) + ", ..." * (len(single) > NAMED)
+        have = "has" if len(single) == 1 else "have"
         lines.append(
-            f"question: {len(single):,} of the classes have a single picture to train "
-            f"on ({some}): are they classes? Nothing else can be found for them"
+            f"question: {len(single):,} of the classes {have} a single picture to train "
+            f"on ({some}): is that meant? Nothing of the same class can be found for it"
         )
     return lines
 

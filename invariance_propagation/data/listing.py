@@ -39,7 +39,7 @@ class Listing(NamedTuple):
 
     def passed_over(self) -> str:
         """Says what was passed over, the most frequent kind first; '' for nothing."""
-        kinds = Counter(self.passed).most_common()
+        kinds = sorted(self.passed.items(), key=lambda kind: (-kind[1], kind[0]))
         parts = [f"{count:,} {_with_fix(kind)}" for kind, count in kinds[:KINDS_SHOWN]]
         rest = sum(count for _, count in kinds[KINDS_SHOWN:])
         if rest:
