@@ -48,6 +48,8 @@ class Network(NamedTuple):
       params, batch_stats: of it.
       channels: of its images.
       config: of the run, {} where there is none.
+      share: of an image's shorter side that the run's own evaluation looks at, None
+        where that is not known.
       memory: what the run remembers, None where there is none.
       digest: of the backbone's weights.
     """
@@ -59,6 +61,7 @@ class Network(NamedTuple):
     config: dict[str, Any]
     memory: StoredMemory | None
     digest: str
+    share: float | None
 
 
 def embed_folder(
@@ -96,7 +99,7 @@ def embed_folder(
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
     given = network.config.get("augment") or input_of(checkpoint)
     view = view_of(checkpoint, network.channels, view, given)
-    share = _share(share, view, network.config)
+    share = _share(share, view, network)
     if network.memory is not None and num_neighbors > len(network.memory.bank):
         raise UserError(
             f"num_neighbors={num_neighbors}, but there are {len(network.memory.bank)} "
@@ -137,6 +140,7 @@ def _restore(checkpoint: str, *, with_memory: bool) -> Network:
         backbone = restore_backbone(checkpoint)
         own = {"backbone": backbone.params}, {"backbone": backbone.batch_stats}
         module, config, memory = Headless(backbone.module), {}, None
+        share = None
     else:
         if with_memory:
             try:
@@ -150,13 +154,17 @@ def _restore(checkpoint: str, *, with_memory: bool) -> Network:
         backbone = backbone_of(restored)
         own = restored.params, restored.batch_stats
         module, config = float32(restored.encoder), restored.config
+        share = restored.facts.get("share")
     digest = backbone.digest()
-    return Network(module, *own, backbone.channels, config, memory, digest)
+    own += backbone.channels, config, memory, digest
+    return Network(module, *own, share)
 
 
-def _share(share: float | None, view: View, config: Mapping[str, Any]) -> float:
+def _share(share: float | None, view: View, network: Network) -> float:
+    if share is None and network.share is not None:
+        return network.share
     if share is None:
-        name = config.get("data", {}).get("name", "")
+        name = network.config.get("data", {}).get("name", "")
         streamed = name.startswith(("image_folder", "imagenet"))
         return CENTRAL if streamed or view.size >= SMALL_BELOW else 1.0
     if not 0 < share <= 1:

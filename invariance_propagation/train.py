@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.run import Run
@@ -55,7 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         )
         if summary is not None:
             return summary
-        facts |= {"versions": versions()} | _sample_ids(run)
+        facts |= {"versions": versions()} | _sample_ids(run) | _crop(run)
         if start is not None:
             facts["started_from"] = start.facts
         return _train(run, start, facts, folder, checkpoints)
@@ -235,6 +236,12 @@ def _sample_ids(run: Run) -> dict[str, str]:
     """Which image each row of the bank belongs to, where images have names."""
     ids = run.dataset.train.ids
     return {} if ids is None else {"sample_ids": pack_ids(ids)}
+
+
+def _crop(run: Run) -> dict[str, float]:
+    """The part of an image's shorter side that evaluation looks at."""
+    images = run.dataset.train.images
+    return {"share": images.share if isinstance(images, Pictures) else 1.0}
 
 
 def _check_same_run(
