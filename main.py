@@ -59,6 +59,9 @@ def main(argv: list[str]) -> None:
     from invariance_propagation.scan import print_scan
     from invariance_propagation.train import train_and_evaluate
 
+    for stream in (sys.stdout, sys.stderr):
+        # No name of a file and no terminal may end a run.
+        stream.reconfigure(errors="backslashreplace")
     tasks = {
         "pretrain": lambda config: train_and_evaluate(config, workdir()),
         "evaluate": lambda config: evaluate(**arguments(config)),

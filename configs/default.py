@@ -40,17 +40,27 @@ def get_config() -> ConfigDict:
     config.data.folder = ""
     # Of a TFDS set: what to train on, e.g. 'train[:10%]'; '' is the usual split.
     config.data.split = ""
-    # Train on the first so many images only; 0: on all.
+    # Train on a random sample of so many images, which `seed` fixes; 0: on all.
     config.data.num_train = 0
     # Of an image folder: whether its topmost folders are classes, for kNN and purity.
     config.data.classes = False
     # Of an image folder: share that is not trained on; with classes, kNN is measured on
-    # it.
+    # it. A folder with train/ and val/ (valid/, validation/, test/) needs no share: the
+    # one is trained on, the other held out, and classes are the folders in them.
     config.data.held_out = 0.0
     # Of an image folder: whether a picture whose values do not tell what is white (of
     # floats or 32 bits, or of 16 bits that use 14 or fewer) is stretched, so that its
     # darkest value is black and its lightest white; False refuses it by name.
     config.data.stretch_depth = False
+    # Of an image folder: follow links that lead out of it; False: pass them over.
+    config.data.outside_links = True
+    # Of an image folder: how each picture is checked before the first step, once:
+    # 'decode', or 'headers', which is enough to start with millions. Pictures that cannot
+    # be used are named and left out. TFDS's sets were checked when they were prepared.
+    config.data.scan = "decode"
+    # Of an image folder: the largest share of pictures that may be left out so; above
+    # it the run stops before the first step.
+    config.data.max_unreadable = 0.001
 
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
     config.augment = ConfigDict()

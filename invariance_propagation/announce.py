@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from invariance_propagation import monitor, processes
 from invariance_propagation.checkpoint import FOLDER
+from invariance_propagation.errors import printable
 from invariance_propagation.progress import Progress
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
@@ -18,6 +19,8 @@ from invariance_propagation.train_state import TrainState
 STABLE_OVERLAP = 0.05
 # Keys and sections that do not change what is learnt.
 NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
+# What they change of the images, the digest of the data set tells.
+NO_MATTER |= {"data.outside_links", "data.scan", "data.max_unreadable"}
 NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
 NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
 NO_MATTER |= {"train.num_threads", "train.num_workers"}
@@ -26,8 +29,10 @@ NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
 
 def run_prepares(run: Run) -> None:
     """What is trained on, before what may take a while."""
+    for note in run.dataset.notes:
+        print(note)
     print(
-        f"{run.dataset.name}: {run.num_examples:,} training images; "
+        f"{printable(run.dataset.name)}: {run.num_examples:,} training images; "
         f"{run.total_steps:,} steps of {run.options.batch_size} images "
         f"({run.options.epochs} epochs) on {run.runner.num_devices} "
         f"{jax.default_backend()} device(s)"

@@ -7,6 +7,7 @@ the run and a CRC-32 per array, because Orbax returns a flipped bit unnoticed.
 
 import base64
 import logging
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,12 +194,12 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def pack_ids(ids: Sequence[str]) -> str:
     """Ids for `facts`: a million of TFDS's take some 3 MB, and 60 MB as they are."""
-    return base64.b64encode(zlib.compress("\0".join(ids).encode())).decode()
+    return base64.b64encode(zlib.compress(os.fsencode("\0".join(ids)))).decode()
 
 
 def unpack_ids(packed: str) -> list[str]:
     """The reverse."""
-    return zlib.decompress(base64.b64decode(packed)).decode().split("\0")
+    return os.fsdecode(zlib.decompress(base64.b64decode(packed))).split("\0")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from flax import linen as nn
 from invariance_propagation import devices
 from invariance_propagation.bank import normalize as unit_length
 from invariance_propagation.data import augment
-from invariance_propagation.data.folder import Files, list_pictures
+from invariance_propagation.data.folder import Files
+from invariance_propagation.data.listing import list_pictures
 from invariance_propagation.data.pictures import CENTRAL, Pictures
 from invariance_propagation.data.readable import Batch, readable
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, printable
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.evaluation.retrieval import most_similar
@@ -47,6 +48,8 @@ class Network(NamedTuple):
       params, batch_stats: of it.
       channels: of its images.
       config: of the run, {} where there is none.
+      share: of an image's shorter side that the run's own evaluation looks at, None
+        where that is not known.
       memory: what the run remembers, None where there is none.
       digest: of the backbone's weights.
     """
@@ -58,6 +61,7 @@ class Network(NamedTuple):
     config: dict[str, Any]
     memory: StoredMemory | None
     digest: str
+    share: float | None
 
 
 def embed_folder(
@@ -89,12 +93,13 @@ def embed_folder(
     if num_neighbors < 0:
         raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
     path = _output_path(checkpoint, output)
-    ids = list_pictures(Path(folder).absolute(), key="folder")
+    listing = list_pictures(Path(folder).absolute(), key="folder")
+    ids = listing.ids
     devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
     given = network.config.get("augment") or input_of(checkpoint)
     view = view_of(checkpoint, network.channels, view, given)
-    share = _share(share, view, network.config)
+    share = _share(share, view, network)
     if network.memory is not None and num_neighbors > len(network.memory.bank):
         raise UserError(
             f"num_neighbors={num_neighbors}, but there are {len(network.memory.bank)} "
@@ -127,7 +132,10 @@ def embed_folder(
         "made": origin(),
     }
     _write(path, arrays, about)
-    print(f"{path}: features of {len(arrays['ids']):,} pictures")
+    found = f"features of {len(arrays['ids']):,} pictures", listing.about_links()
+    print(f"{printable(str(path))}: {', '.join(filter(None, found))}")
+    if listing.passed:
+        print(f"passed over: {listing.passed_over()}")
     for reason in failed:
         print(f"left out: {reason}")
     return path
@@ -138,6 +146,7 @@ def _restore(checkpoint: str, *, with_memory: bool) -> Network:
         backbone = restore_backbone(checkpoint)
         own = {"backbone": backbone.params}, {"backbone": backbone.batch_stats}
         module, config, memory = Headless(backbone.module), {}, None
+        share = None
     else:
         if with_memory:
             try:
@@ -151,13 +160,17 @@ def _restore(checkpoint: str, *, with_memory: bool) -> Network:
         backbone = backbone_of(restored)
         own = restored.params, restored.batch_stats
         module, config = float32(restored.encoder), restored.config
+        share = restored.facts.get("share")
     digest = backbone.digest()
-    return Network(module, *own, backbone.channels, config, memory, digest)
+    own += backbone.channels, config, memory, digest
+    return Network(module, *own, share)
 
 
-def _share(share: float | None, view: View, config: Mapping[str, Any]) -> float:
+def _share(share: float | None, view: View, network: Network) -> float:
+    if share is None and network.share is not None:
+        return network.share
     if share is None:
-        name = config.get("data", {}).get("name", "")
+        name = network.config.get("data", {}).get("name", "")
         streamed = name.startswith(("image_folder", "imagenet"))
         return CENTRAL if streamed or view.size >= SMALL_BELOW else 1.0
     if not 0 < share <= 1:

@@ -1,4 +1,23 @@
-"""The one exception that is the user's to mend."""
+"""The exceptions that are for people, and text that can always be shown to them."""
+
+
+def printable(text: str) -> str:
+    """Escapes what a terminal or a page cannot show, so that one line stays one line.
+
+    Bytes of a file name that are not UTF-8 become \\xff, line breaks \\n. Text without
+    such characters, or escaped before, is returned as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    # Python keeps a byte that it could not decode as U+DC00 + byte.
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 class UserError(ValueError):
@@ -7,12 +26,18 @@ class UserError(ValueError):
     `main.py` prints it without a traceback and exits with status 2.
     """
 
+    def __init__(self, message: object):
+        super().__init__(printable(str(message)))
+
 
 class TrainingError(RuntimeError):
     """A run that cannot go on: one line that names what happened and what to do.
 
     `main.py` prints it without a traceback and exits with status 1.
     """
+
+    def __init__(self, message: object):
+        super().__init__(printable(str(message)))
 
 
 class Stopped(Exception):

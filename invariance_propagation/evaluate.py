@@ -99,7 +99,8 @@ def evaluate(
 
     def load(**changes: Any) -> Dataset:
         section = {"data": data | changes}
-        return settings.call(sources.load, "data", section, size=view.size)
+        seed = 0 if run is None else run.config["seed"]  # of a sample, data.num_train
+        return settings.call(sources.load, "data", section, size=view.size, seed=seed)
 
     def bench_of(dataset: Dataset) -> Bench:
         return make_bench(runner, dataset, view, num_threads)
@@ -107,7 +108,10 @@ def evaluate(
     # Protocols that share a bench share the features of its images.
     @functools.cache
     def bench() -> Bench:
-        return bench_of(load())
+        dataset = load()
+        for note in dataset.notes:
+            print(note)
+        return bench_of(dataset)
 
     request = Request(
         load=load,

@@ -56,7 +56,8 @@ def build(config: ConfigDict) -> Run:
             f"augmentation={config.augmentation!r}: choose one of "
             f"{', '.join(AUGMENTATIONS)}"
         )
-    dataset = settings.call(sources.load, "data", config, size=config.augment.size)
+    own = {"size": config.augment.size, "seed": config.seed}
+    dataset = settings.call(sources.load, "data", config, **own)
     images = dataset.train.images
     num_examples = len(images)
     knn = knn._replace(num_neighbors=_votes(knn.num_neighbors, dataset.train))

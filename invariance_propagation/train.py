@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.run import Run
@@ -20,6 +21,9 @@ from invariance_propagation.stopping import describe, exit_status, stop_requests
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import Window
+
+# 2: marks of content besides names, a random sample; runs of version 1 note none.
+DIGEST_VERSION = 2
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -48,11 +52,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     processes.check_same(facts, "config or data set")
     try:
         summary, start = processes.from_first(
-            _prepare_folder, folder, checkpoints, identity, config, run.total_steps
+            _prepare_folder, folder, checkpoints, run, config
         )
         if summary is not None:
             return summary
-        facts |= {"versions": versions()} | _sample_ids(run)
+        facts |= {"versions": versions()} | _sample_ids(run) | _crop(run)
         if start is not None:
             facts["started_from"] = start.facts
         return _train(run, start, facts, folder, checkpoints)
@@ -63,19 +67,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
 def _prepare_folder(
     folder: Path,
     checkpoints: Checkpoints,
-    identity: dict[str, Any],
+    run: Run,
     config: ConfigDict,
-    total_steps: int,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     if folder.is_file():
         raise UserError(f"--workdir={folder} is a file: name a folder")
     found = checkpoints.facts()
-    _check_same_run(found, identity, folder)
+    _check_same_run(found, run, folder, sampled=config.data.num_train > 0)
     if found is not None:
         own = json.loads(config.to_json_best_effort())
         announce.changed_settings(found["config"], own)
-    if found is not None and found["step"] >= total_steps:
+    if found is not None and found["step"] >= run.total_steps:
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
         if summary is not None and summary["steps"] == found["step"]:
@@ -224,6 +227,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "dataset": run.dataset.name,
         "num_examples": run.num_examples,
         "digest": run.dataset.digest(),
+        "digest_version": DIGEST_VERSION,
         "batch_size": run.options.batch_size,
     }
 
@@ -234,24 +238,43 @@ def _sample_ids(run: Run) -> dict[str, str]:
     return {} if ids is None else {"sample_ids": pack_ids(ids)}
 
 
+def _crop(run: Run) -> dict[str, float]:
+    """The part of an image's shorter side that evaluation looks at."""
+    images = run.dataset.train.images
+    return {"share": images.share if isinstance(images, Pictures) else 1.0}
+
+
 def _check_same_run(
-    found: dict[str, Any] | None, own: dict[str, Any], folder: Path
+    found: dict[str, Any] | None, run: Run, folder: Path, *, sampled: bool
 ) -> None:
+    """Raises UserError where a workdir's run has other images or another batch.
+
+    What the data set is called does not matter: a folder may have been renamed.
+    """
     if found is None:
         return
-    if found["batch_size"] != own["batch_size"]:
+    if found["batch_size"] != run.options.batch_size:
         raise UserError(
             f"{folder} holds a run with train.batch_size={found['batch_size']}, this "
-            f"config has {own['batch_size']}, and steps would be other images: set it "
-            "back, or choose another --workdir"
+            f"config has {run.options.batch_size}, and steps would be other images: set "
+            "it back, or choose another --workdir"
         )
-    if any(found[name] != own[name] for name in own):
-        raise UserError(
-            f"{folder} holds a checkpoint of {found['dataset']} with "
-            f"{found['num_examples']} images (digest {found['digest']}), this config "
-            f"trains on {own['dataset']} with {own['num_examples']} (digest "
-            f"{own['digest']}): choose another --workdir"
+    own = _identity(run)
+    same = found["num_examples"] == own["num_examples"]
+    if same and run.dataset.has_digest(found["digest"]):
+        return
+    reason = ""
+    if sampled and "digest_version" not in found:
+        reason = (
+            "; an earlier version began it, in which data.num_train took the first "
+            "images and not a random sample: go on with that version, or"
         )
+    raise UserError(
+        f"{folder} holds a checkpoint of {found['dataset']} with "
+        f"{found['num_examples']} images (digest {found['digest']}), this config "
+        f"trains on {own['dataset']} with {own['num_examples']} (digest "
+        f"{own['digest']}){reason or ':'} choose another --workdir"
+    )
 
 
 def _last_row(folder: Path) -> dict[str, Any]:

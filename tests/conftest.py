@@ -15,6 +15,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Many tests run the same small program: compiled once a session, read from here after.
 CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
 jax.config.update("jax_compilation_cache_dir", CACHE.name)
+# What is known of pictures and labels is kept, and not where people keep it.
+KEPT = tempfile.TemporaryDirectory(prefix="kept-")
+os.environ["XDG_CACHE_HOME"] = KEPT.name
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 from collections.abc import Callable, Iterator  # noqa: E402

@@ -107,7 +107,7 @@ def test_a_card_says_what_its_number_is_of(
     assert card.settings["view"]["size"] == 8
     facts = {"name": "digits", "train": NUM_TRAIN, "held_out": 450, "classes": 10}
     assert card.data == facts | {"digest": card.data["digest"]}
-    assert card.settings["view"]["crop"] == "whole"
+    assert card.settings["view"]["crop"] == {"train": "whole", "held_out": "whole"}
     assert list(card.made) == list(card.scores["top1"])
     expected = {"commit", "versions", "machine", "date", "devices", "seconds"}
     assert expected <= card.made["0"].keys()

@@ -1,12 +1,17 @@
 """What a data set is to the rest: images, labels and ids of a split, by index."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.errors import printable
+
+# Sets the draw of a sample apart from what else a seed decides.
+SAMPLE = 0x5A3B1E
 
 
 class Split(NamedTuple):
@@ -22,15 +27,19 @@ class Split(NamedTuple):
     labels: np.ndarray | None
     ids: Sequence[str] | None = None
 
-    def first(self, count: int) -> "Split":
-        """The first so many of it."""
-        images, labels, ids = self
-        streamed = isinstance(images, Pictures)
-        return Split(
-            images.first(count) if streamed else images[:count],
-            None if labels is None else labels[:count],
-            None if ids is None else ids[:count],
-        )
+    def sample(self, count: int, *, seed: int) -> "Split":
+        """Draws `count` images at random, and keeps their order.
+
+        The same seed draws the same ones of as many, and a smaller count some of
+        those that a larger one draws.
+        """
+        if count == len(self.images):
+            return self
+        # NumPy may change its permutation, but not the bits of Philox.
+        key = np.array([seed % 2**64, SAMPLE], np.uint64)
+        random = np.random.Philox(key=key)
+        order = np.argsort(random.random_raw(len(self.images)), kind="stable")
+        return self.take(np.sort(order[:count]))
 
     def take(self, rows: np.ndarray) -> "Split":
         """These of it, int [m], in this order."""
@@ -50,25 +59,46 @@ class Dataset(NamedTuple):
       name: of the set.
       train, held_out: its splits.
       classes: the name of each label, by number; () where they have none.
+      notes: what people should know of it before a run, a line each.
     """
 
     name: str
     train: Split
     held_out: Split | None
     classes: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def class_name(self, label: int) -> str:
         """Its number where it has no name."""
-        return self.classes[label] if self.classes else str(label)
+        return printable(self.classes[label]) if self.classes else str(label)
 
     def digest(self) -> str:
         """Names the training images and their order, 16 hex digits of SHA-256.
 
-        Of files and records it is their names that count.
+        Of arrays it is their values that count; of files and records their names and
+        the marks of their content.
         """
         images, _, ids = self.train
         if isinstance(images, Pictures):
-            return hashlib.sha256("\0".join(ids).encode()).hexdigest()[:16]
+            state = hashlib.sha256()
+            for index, name in enumerate(ids):
+                own = os.fsencode(name) + b"\0" + images.mark(index)
+                state.update(len(own).to_bytes(8, "big") + own)
+            return state.hexdigest()[:16]
         state = hashlib.sha256(str(images.shape).encode())
         state.update(np.ascontiguousarray(images).data)
         return state.hexdigest()[:16]
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether a run that noted `digest` was trained on these images.
+
+        Runs of earlier versions knew files and records by their names alone, which is
+        all that can be compared then.
+        """
+        if digest == self.digest():
+            return True
+        images, _, ids = self.train
+        if not isinstance(images, Pictures):
+            return False
+        names = os.fsencode("\0".join(ids))
+        return digest == hashlib.sha256(names).hexdigest()[:16]

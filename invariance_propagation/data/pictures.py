@@ -13,6 +13,8 @@ from invariance_propagation.errors import TrainingError
 
 # Of the shorter side, as torchvision's Resize(256) and CenterCrop(224).
 CENTRAL = 224 / 256
+# What the pictures of a split have in common.
+OPTIONS = ("size", "where", "stretch_depth", "share")
 
 
 class Chosen(NamedTuple):
@@ -24,12 +26,19 @@ class Chosen(NamedTuple):
     def __call__(self, index: int) -> bytes:
         return self.content(self.places[index])
 
+    def mark(self, index: int) -> bytes:
+        """As `Pictures.mark`."""
+        return self.content.mark(self.places[index])
+
 
 class Pictures:
     """Encoded pictures that are decoded when they are looked at.
 
     A slice of it is what evaluation looks at, uint8 [n, size, size, 3]: the middle of
     each picture. An image's index is its place in `ids`.
+
+    Attributes:
+      share: of the shorter side, that evaluation looks at; 1 of a square is all of it.
     """
 
     def __init__(
@@ -40,6 +49,7 @@ class Pictures:
         size: int,
         where: str,
         stretch_depth: bool = False,
+        share: float = CENTRAL,
     ):
         """Decodes nothing yet.
 
@@ -49,9 +59,11 @@ class Pictures:
           size: height and width of the views, in pixels.
           where: says, to people, where the files lie.
           stretch_depth: as in `decode`.
+          share: see above.
         """
         self.ids, self.content, self.size, self.where = ids, content, size, where
         self.stretch_depth = stretch_depth
+        self.share = share
         self.shape, self.dtype = (len(ids), size, size, 3), np.dtype(np.uint8)
         self.nbytes = 0  # nothing is kept
 
@@ -60,31 +72,23 @@ class Pictures:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         def middle(index: int) -> np.ndarray:
-            return central_crop(self.read(index), self.size)
+            return central_crop(self.read(index), self.size, share=self.share)
 
         # Decoders release Python's lock.
         with ThreadPoolExecutor() as pool:
             views = list(pool.map(middle, range(len(self))[rows]))
         return np.stack(views) if views else np.empty((0, *self.shape[1:]), np.uint8)
 
-    def first(self, count: int) -> "Pictures":
-        """The first so many of them."""
-        return self._with(self.ids[:count], self.content)
-
     def take(self, rows: np.ndarray) -> "Pictures":
         """These of them, int [m], in this order."""
         places = [int(i) for i in rows]
         ids, content = [self.ids[i] for i in places], Chosen(self.content, places)
-        return self._with(ids, content)
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return Pictures(ids, content, **options)
 
-    def _with(self, ids: Sequence[str], content: Callable[[int], bytes]) -> "Pictures":
-        return Pictures(
-            ids,
-            content,
-            size=self.size,
-            where=self.where,
-            stretch_depth=self.stretch_depth,
-        )
+    def mark(self, index: int) -> bytes:
+        """What decides whether a picture of that name is still the same one."""
+        return self.content.mark(index)
 
     def read(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3].
@@ -96,8 +100,8 @@ class Pictures:
             return decode(self.content(index), stretch_depth=self.stretch_depth)
         except Exception as error:  # what reads the files may raise anything too
             raise TrainingError(
-                f"{self.ids[index]} cannot be used ({reason_of(error)}): mend or remove it from "
-                f"{self.where}; --config.task=scan lists all such pictures"
+                f"{self.ids[index]} cannot be used ({reason_of(error)}): mend or remove "
+                f"it from {self.where}; --config.task=scan lists all such pictures"
             ) from error
 
 

@@ -3,32 +3,37 @@
 Reading them needs no TensorFlow; preparing one does, in a process of its own.
 """
 
-import hashlib
-import itertools
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
 from invariance_propagation.data import prepare
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.decoding import decode
-from invariance_propagation.data.pictures import Pictures
-from invariance_propagation.drafts import draft_of
+from invariance_propagation.data.pictures import CENTRAL, Pictures
+from invariance_propagation.data.stored import (
+    Part,
+    RecordIds,
+    Records,
+    cached_labels,
+    content_of,
+    label_of,
+    read_all,
+)
 from invariance_propagation.errors import UserError
 
 TFDS = "tfds:"
 HELD_OUT = ("validation", "test")  # the first that a set has
 # Images of one known size are kept on every device up to so many bytes.
 RESIDENT_BYTES = 1_000_000_000
-RECORDS_AT_ONCE = 256
+# Larger ones are looked at in the middle, as pictures of any size are.
+WHOLE_UP_TO = 128  # pixels
 # It would take all of a GPU, and has much to say.
 QUIET_TENSORFLOW = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -55,38 +60,6 @@ STOCK = {
 }
 
 
-class Records(NamedTuple):
-    """Reads the encoded picture of an index."""
-
-    source: Any  # of TFDS
-
-    def __call__(self, index: int) -> bytes:
-        return self.source[index]["image"]
-
-
-class RecordIds(Sequence):
-    """TFDS's ids, 'FILE__PLACE', made when they are asked for: there may be millions."""
-
-    def __init__(self, files: Sequence[tuple[str, int, int]]):
-        """`files`: name, first record and number of records of each."""
-        self._files = files
-        self._ends = list(itertools.accumulate(count for _, _, count in files))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __iter__(self) -> Iterator[str]:
-        for name, first, count in self._files:
-            yield from (f"{name}__{first + i}" for i in range(count))
-
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
-        file = int(np.searchsorted(self._ends, place, side="right"))
-        name, first, count = self._files[file]
-        return f"{name}__{first + place - self._ends[file] + count}"
-
-
 def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
     """A data set of TFDS, prepared if it is not there; see `sources.load`."""
     stock = STOCK.get(name) or Stock(name.removeprefix(TFDS))
@@ -106,14 +79,19 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
     builder = tfds.builder_from_directory(place)
     _check_readable(builder, tfds, place)
     chosen = split or stock.train
-    train = _read_split(builder, tfds, chosen, size)
     others = (other for other in HELD_OUT if other in builder.info.splits)
     held_out = next((other for other in others if other not in chosen), None)
+    parts = [
+        _open_split(builder, tfds, name) for name in filter(None, (chosen, held_out))
+    ]
     features = builder.info.features
+    # Both or neither: one set is seen in one way.
+    resident = _is_resident(features["image"].shape, parts)
+    train, *rest = (_read_split(builder, tfds, x, size, resident) for x in parts)
     return Dataset(
         builder.info.full_name,
         train,
-        held_out and _read_split(builder, tfds, held_out, size),
+        rest[0] if rest else None,
         features["label"].names if _has_labels(features, tfds) else (),
     )
 
@@ -179,9 +157,9 @@ def _has_labels(features: Any, tfds: Any) -> bool:
     return _has(features, "label", tfds.features.ClassLabel)
 
 
-def _read_split(builder: Any, tfds: Any, split: str, size: int) -> Split:
+def _open_split(builder: Any, tfds: Any, split: str) -> Part:
     try:
-        files = builder.info.splits[split].file_instructions
+        instructions = builder.info.splits[split].file_instructions
         source = builder.as_data_source(
             split, decoders={"image": tfds.decode.SkipDecoding()}
         )
@@ -191,28 +169,59 @@ def _read_split(builder: Any, tfds: Any, split: str, size: int) -> Split:
             f"data.split={split!r}: {builder.info.full_name} has {known}, of which "
             "'train[:10%]' is a part and 'train+test' a union"
         ) from error
-    features, name = builder.info.features, builder.info.full_name
-    ids = RecordIds([(Path(f.filename).name, f.skip, f.take) for f in files])
-    pictures = Pictures(ids, Records(source), size=size, where=name)
+    files = [(Path(x.filename), x.skip, x.take) for x in instructions]
+    ids = RecordIds([(path.name, skip, take) for path, skip, take in files])
+    return Part(split, source, ids, files)
+
+
+def share_of(shape: tuple[int | None, ...]) -> float:
+    """Which part of an image's shorter side evaluation looks at, by the kind of set.
+
+    Small images of one size are looked at as a whole; of pictures and of large images
+    it is the middle.
+    """
+    small = None not in shape and max(shape[:2]) <= WHOLE_UP_TO
+    return 1.0 if small else CENTRAL
+
+
+def _is_resident(shape: tuple[int | None, ...], parts: Sequence[Part]) -> bool:
+    if share_of(shape) != 1.0:
+        return False
+    return max(len(part.ids) for part in parts) * math.prod(shape) <= RESIDENT_BYTES
+
+
+def _read_split(
+    builder: Any, tfds: Any, part: Part, size: int, resident: bool
+) -> Split:
+    features, title = builder.info.features, f"{builder.info.full_name} {part.name}"
+    source, shape = part.source, features["image"].shape
     has_labels = _has_labels(features, tfds)
-    shape = features["image"].shape
-    if None not in shape and len(ids) * math.prod(shape) <= RESIDENT_BYTES:
-        try:
-            images = read_all(
-                source, lambda row: _pixels(row, shape), f"{name} {split}"
-            )
-        except ValueError:
-            for index in range(len(pictures)):
-                pictures.read(index)  # one of them raises, by name
-            raise
-        labels = read_all(source, _label, "labels") if has_labels else None
-        return Split(images, _labels(labels), ids)
-    labels = _cached_labels(source, ids, f"{name} {split}") if has_labels else None
-    return Split(pictures, _labels(labels), ids)
+    if resident:
+        images = _read_pixels(source, part.ids, shape, title)
+        labels = read_all(source, label_of, "labels") if has_labels else None
+        return Split(images, _labels(labels), part.ids)
+    labels = cached_labels(part, title) if has_labels else None
+    pictures = Pictures(
+        part.ids,
+        Records(source, content_of(source, labels)),
+        size=size,
+        where=builder.info.full_name,
+        share=share_of(shape),
+    )
+    return Split(pictures, _labels(labels), part.ids)
 
 
-def _label(row: dict[str, Any]) -> np.int32:
-    return np.int32(row["label"])
+def _read_pixels(
+    source: Any, ids: Sequence[str], shape: tuple[int, ...], title: str
+) -> np.ndarray:
+    """uint8 [n, H, W, C]; raises TrainingError with the id of a damaged one."""
+    try:
+        return read_all(source, lambda row: _pixels(row, shape), title)
+    except ValueError:
+        encoded = Pictures(ids, Records(source, b""), size=shape[0], where=title)
+        for index in range(len(ids)):
+            encoded.read(index)  # one of them raises, by name
+        raise
 
 
 def _pixels(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
@@ -222,40 +231,3 @@ def _pixels(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
 def _labels(labels: np.ndarray | None) -> np.ndarray | None:
     """None where TFDS writes -1, as for unlabelled images."""
     return None if labels is None or (labels < 0).any() else labels
-
-
-def read_all(
-    source: Any, part: Callable[[dict[str, Any]], np.ndarray], title: str
-) -> np.ndarray:
-    """That part of each record, stacked."""
-
-    def read(start: int) -> np.ndarray:
-        rows = range(start, min(start + RECORDS_AT_ONCE, len(source)))
-        return np.stack([part(row) for row in source.__getitems__(rows)])
-
-    starts = range(0, len(source), RECORDS_AT_ONCE)
-    bar = {"desc": title, "unit_scale": RECORDS_AT_ONCE, "unit": "image"}
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(read, starts)
-        parts = tqdm.tqdm(found, total=len(starts), disable=None, leave=False, **bar)
-        return np.concatenate(list(parts))
-
-
-def _cached_labels(source: Any, ids: RecordIds, title: str) -> np.ndarray:
-    """Labels lie within the records: they are read once, and kept in a cache."""
-    name = hashlib.sha256("\0".join([title, *ids]).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "invariance_propagation" / f"labels-{name}.npy"
-    try:
-        labels = np.load(path, allow_pickle=False)
-        if labels.shape == (len(ids),):
-            return labels
-    except (OSError, ValueError, EOFError):
-        pass
-    labels = read_all(source, _label, f"labels of {title}")
-    try:
-        with draft_of(path) as draft, draft.open("wb") as file:
-            np.save(file, labels)
-    except OSError:  # read again next time
-        pass
-    return labels

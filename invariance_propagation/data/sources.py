@@ -27,7 +27,11 @@ def load(
     classes: bool = False,
     held_out: float = 0.0,
     stretch_depth: bool = False,
+    outside_links: bool = True,
+    scan: str = "decode",
+    max_unreadable: float = 0.001,
     size: int = 224,
+    seed: int = 0,
 ) -> Dataset:
     """Loads a data set by name.
 
@@ -35,13 +39,18 @@ def load(
       name: one of `LOADERS`, 'image_folder', one of `records.STOCK`, or 'tfds:NAME'
         for any other set of pictures that TFDS has.
       folder: where the files lie; '' for the usual place.
-      num_train: keep only the first so many training images; 0 keeps all.
+      num_train: keep a random sample of so many training images; 0 keeps all.
       split: of a TFDS set, what to train on, e.g. 'train[:10%]'; '' is the usual.
       classes: of an image folder, whether its topmost folders are classes.
       held_out: share of an image folder to keep from training, for kNN.
       stretch_depth: of an image folder, whether pictures whose depth is not known are
         stretched from their darkest value to their lightest; False refuses them.
+      outside_links: of an image folder, whether links that lead out of it are followed.
+      scan: how the pictures of an image folder are looked at before they are used,
+        'decode' or 'headers'.
+      max_unreadable: share of an image folder's pictures that may be left out.
       size: height and width of the crops of streamed pictures.
+      seed: of the sample.
 
     Raises:
       UserError: unknown name, missing or damaged files, a value out of range, or an
@@ -67,6 +76,9 @@ def load(
             held_out=held_out,
             size=size,
             stretch_depth=stretch_depth,
+            outside_links=outside_links,
+            scan=scan,
+            max_unreadable=max_unreadable,
         )
     elif of_records:
         dataset = load_records(name, folder, split=split, size=size)
@@ -84,7 +96,7 @@ def load(
             f"data.num_train={num_train}, but {name} has {count} training images: "
             f"set it from 1 to {count}, or to 0 for all of them"
         )
-    return dataset._replace(train=dataset.train.first(num_train or count))
+    return dataset._replace(train=dataset.train.sample(num_train or count, seed=seed))
 
 
 def must_be_fetched(name: str, folder: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from invariance_propagation.drafts import draft_of
+from invariance_propagation.errors import printable
 
 FOLDER = "label_lists"
 
@@ -50,7 +51,7 @@ def write_list(
     """Keeps which images were used: an index a line, then its name if it has one."""
     path = folder / FOLDER / f"{name}-{list_digest(indices.tolist())}.txt"
     if not path.exists():
-        names = ["" if ids is None else f" {ids[int(i)]}" for i in indices]
+        names = ["" if ids is None else f" {printable(ids[int(i)])}" for i in indices]
         lines = [f"{i}{name}\n" for i, name in zip(indices, names, strict=True)]
         with draft_of(path) as draft:
             draft.write_text("".join(lines), encoding="utf-8")

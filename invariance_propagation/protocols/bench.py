@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from invariance_propagation.data.augment import normalize
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.data.pictures import CENTRAL, Pictures
+from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
@@ -97,15 +97,23 @@ class Bench(NamedTuple):
     facts: dict[str, Any]
 
     @property
-    def crop(self) -> str:
-        """What of an image is looked at where nothing is left to chance."""
-        streamed = isinstance(self.dataset.train.images, Pictures)
-        return f"central {CENTRAL:g}" if streamed else "whole"
+    def crop(self) -> dict[str, str]:
+        """What is looked at of an image of each split where nothing is left to chance."""
+        return {
+            name: crop_of(getattr(self.dataset, name).images)
+            for name in ("train", "held_out")
+        }
 
     @property
     def has_pixels(self) -> bool:
         """Whether raw pixels make sense as features."""
         return self.view.size**2 * len(self.view.mean) <= MOST_PIXELS
+
+
+def crop_of(images: np.ndarray | Pictures) -> str:
+    """Names the part of these images that evaluation looks at."""
+    share = images.share if isinstance(images, Pictures) else 1.0
+    return "whole" if share == 1.0 else f"central {share:g}"
 
 
 class Subject(NamedTuple):

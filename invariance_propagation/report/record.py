@@ -152,8 +152,9 @@ def _dataset(facts: dict[str, Any]) -> Dataset:
     if sources.must_be_fetched(name, folder):
         raise UserError(f"{name} is not prepared in {folder or 'the usual place'}")
     size = config["augment"]["size"]
-    dataset = settings.call(sources.load, "data", config, size=size)
-    if dataset.digest() != facts["digest"]:
+    own = {"size": size, "seed": config["seed"]}
+    dataset = settings.call(sources.load, "data", config, **own)
+    if not dataset.has_digest(facts["digest"]):
         raise UserError(
             f"the training images of {facts['dataset']} are no longer those of the run"
         )

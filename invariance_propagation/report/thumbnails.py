@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.errors import printable
 from invariance_propagation.report import page
 from invariance_propagation.report.draw import THUMBNAIL, thumbnail
 from invariance_propagation.report.gallery import Reached, nearest, reach
@@ -101,7 +102,7 @@ class Thumbnails:
         label, ids = self.label(index), self._split.ids
         return page.picture(
             self._uri(int(index)),
-            f"image {index}" if ids is None else str(ids[index]),
+            f"image {index}" if ids is None else printable(ids[index]),
             "" if similarity is None else f"{similarity:.2f}",
             "" if label is None else self._dataset.class_name(label),
             wrong=label is not None and expected is not None and label != expected,

@@ -73,7 +73,8 @@ def _write(path: Path, html: str) -> None:
     """Whole or not at all."""
     try:
         with draft_of(path) as draft:
-            draft.write_text(html, encoding="utf-8")
+            # Names of files and folders may hold bytes that are no UTF-8.
+            draft.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error}): set --config.output to another file"

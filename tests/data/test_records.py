@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 
-from invariance_propagation.data import prepare, records
+from invariance_propagation.data import prepare, records, stored
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.data.records import load_records
 from invariance_propagation.data.sources import load
 from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.protocols.bench import crop_of
 from tests.tiny_run import ROOT
 
 EXAMPLES = 24
@@ -85,7 +89,6 @@ def test_small_images_are_arrays(
     assert load(name=name, folder=str(folder), num_train=5).train.images.shape[0] == 5
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
 def test_a_damaged_small_image_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +105,7 @@ def test_a_damaged_small_image_is_named(
         load_records("cifar10", str(folder), split="", size=32)
 
 
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
 def test_pictures_of_any_size_are_streamed(folder: Path, name: str) -> None:
     dataset = load(name=name, folder=str(folder), num_train=20, size=16)
     images = dataset.train.images
@@ -138,14 +142,105 @@ def test_labels_of_streamed_pictures_are_read_once(
 ) -> None:
     options = dict(name="imagenet", folder=str(folder), num_train=0)
     labels = load(**options).train.labels
-    kept = sorted(cache.rglob("*.npy"))
+    kept = sorted(cache.rglob("*.npz"))
     assert len(kept) == 2 and not [*cache.rglob("*.tmp")]
     with monkeypatch.context() as never:
-        never.setattr(records, "read_all", None)
+        never.setattr(stored, "read_all", None)
         np.testing.assert_array_equal(load(**options).train.labels, labels)
     for path in kept:
         path.write_bytes(path.read_bytes()[:-9])
     np.testing.assert_array_equal(load(**options).train.labels, labels)
+
+
+def prepare_again(folder: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    """Writes the records of a set anew, changed, with the times that the files had."""
+    place = records._find(name, folder)
+    for path in sorted(place.glob("*.array_record*")):
+        times = path.stat()
+        reader = array_record_module.ArrayRecordReader(str(path))
+        rows = [change(record) for record in reader.read_all()]
+        reader.close()
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for row in rows:
+            writer.write(row)
+        writer.close()
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def changed_example(record: bytes, name: str, change: Callable) -> bytes:
+    """A serialised tf.train.Example with another value of a feature."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(record)
+    change(example.features.feature[name])
+    return example.SerializeToString()
+
+
+def set_label(feature) -> None:
+    feature.int64_list.value[0] = 999 - feature.int64_list.value[0]
+
+
+def flip_last_byte(feature) -> None:
+    image = bytearray(feature.bytes_list.value[0])
+    image[-1] ^= 1
+    feature.bytes_list.value[0] = bytes(image)
+
+
+@pytest.mark.parametrize(
+    ("feature", "change"), [("label", set_label), ("image", flip_last_byte)]
+)
+def test_a_set_prepared_again_is_another_set(
+    folder: Path, tmp_path: Path, feature: str, change: Callable
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "imagenet2012", copy / "imagenet2012")
+    options = dict(name="imagenet", folder=str(copy), num_train=0, size=16)
+    before = load(**options)
+    again = load(name="imagenet", folder=str(folder), num_train=0, size=16)
+    assert before.digest() == again.digest()  # the same set elsewhere
+    prepare_again(
+        copy, "imagenet2012", lambda record: changed_example(record, feature, change)
+    )
+    after = load(**options)
+    assert list(after.train.ids) == list(before.train.ids)
+    assert after.digest() != before.digest()
+    expected = before.train.labels if feature == "image" else 999 - before.train.labels
+    np.testing.assert_array_equal(after.train.labels, expected)
+
+
+@pytest.mark.parametrize("limit", [0, EXAMPLES * 96 * 96 * 3 - 1, 10**9])
+def test_both_splits_are_seen_in_one_way(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    whole = load(name="stl10", folder=str(folder), num_train=0, size=96)
+    # The test split has a quarter of the examples.
+    monkeypatch.setattr(records, "RESIDENT_BYTES", limit)
+    dataset = load(name="stl10", folder=str(folder), num_train=0, size=96)
+    splits = [dataset.train, dataset.held_out]
+    assert len({isinstance(x.images, Pictures) for x in splits}) == 1
+    assert [crop_of(x.images) for x in splits] == ["whole", "whole"]
+    for split, expected in zip(splits, (whole.train, whole.held_out), strict=True):
+        np.testing.assert_array_equal(split.images[2:6], expected.images[2:6])
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"),
+    [((32, 32, 3), 1), ((128, 128, 3), 1), ((256, 256, 3), 7 / 8)]
+    + [((None, None, 3), 7 / 8), ((28, 300, 1), 7 / 8)],
+)
+def test_what_is_looked_at_follows_the_kind_of_images(
+    shape: tuple, share: float
+) -> None:
+    assert records.share_of(shape) == share
+
+
+def test_large_images_of_one_size_are_streamed_however_few(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "WHOLE_UP_TO", 31)
+    dataset = load(name="cifar10", folder=str(folder), num_train=0, size=32)
+    for split in dataset.train, dataset.held_out:
+        assert crop_of(split.images) == "central 0.875"
 
 
 def test_a_part_and_a_union_of_splits(folder: Path) -> None:

@@ -190,17 +190,44 @@ def test_classes_without_names_are_numbers() -> None:
 # The options of `load`.
 
 
-def test_num_train_keeps_the_first_training_images(folder: Path) -> None:
+def rows_of(dataset: Dataset) -> list[int]:
+    """Which of TRAIN_IMAGES they are."""
+    return [
+        int(np.flatnonzero((TRAIN_IMAGES == image[..., 0]).all((1, 2)))[0])
+        for image in dataset.train.images
+    ]
+
+
+def test_num_train_draws_a_sample_in_the_order_of_the_set(folder: Path) -> None:
     options = dict(name="fashion_mnist", folder=str(folder))
+    found = []
     for num_train in (1, 3, 5):
         dataset = load(**options, num_train=num_train)
-        kept = slice(num_train)
-        np.testing.assert_array_equal(
-            dataset.train.images, TRAIN_IMAGES[kept, ..., None]
-        )
-        np.testing.assert_array_equal(dataset.train.labels, TRAIN_LABELS[kept])
+        rows = rows_of(dataset)
+        assert rows == sorted(set(rows)) and len(rows) == num_train
+        np.testing.assert_array_equal(dataset.train.labels, TRAIN_LABELS[rows])
         # Accuracies stay comparable: all the held-out images are there.
         np.testing.assert_array_equal(dataset.held_out.labels, TEST_LABELS)
+        assert rows_of(load(**options, num_train=num_train)) == rows
+        found.append(set(rows))
+    assert found[0] < found[1] < found[2]
+    drawn = {tuple(rows_of(load(**options, num_train=2, seed=i))) for i in range(20)}
+    assert len(drawn) > 4  # of 10
+
+
+def test_the_order_of_classes_does_not_matter_to_a_sample() -> None:
+    labels = np.repeat(np.arange(10, dtype=np.int32), 1000)
+    split = Split(np.zeros((10_000, 1, 1, 1), np.uint8), labels)
+    sizes = np.bincount(split.sample(1000, seed=0).labels, minlength=10)
+    # A deviation of 9 is expected of each; the first 1,000 would all be of class 0.
+    assert np.abs(sizes - 100).max() < 40
+
+
+def test_a_sample_is_the_same_for_good() -> None:
+    # Checkpoints hold its digest: if these change, no run with num_train can go on.
+    split = Split(np.zeros((100, 1, 1, 1), np.uint8), np.arange(100, dtype=np.int32))
+    assert split.sample(5, seed=0).labels.tolist() == [28, 37, 45, 51, 90]
+    assert split.sample(5, seed=-1).labels.tolist() == [60, 61, 90, 93, 97]
 
 
 @pytest.mark.parametrize("num_train", [-1, 6])
@@ -244,7 +271,9 @@ def test_num_train_without_labels(monkeypatch) -> None:
     monkeypatch.setitem(sources.LOADERS, "made", lambda folder: make_dataset(images))
     dataset = load(name="made", folder="", num_train=2)
     assert dataset.train.labels is None
-    np.testing.assert_array_equal(dataset.train.images, images[:2])
+    rows = rows_of(dataset)
+    assert len(rows) == 2
+    np.testing.assert_array_equal(dataset.train.images, images[rows])
 
 
 # The digest.
