@@ -4,7 +4,7 @@ Their features are embedded anew, not taken from the bank, whose rows are averag
 what earlier networks made of random views. They are kept in a file for the next time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import tqdm
 
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.kept import (
+    VECTORS,
     Block,
     Damaged,
     Keeper,
@@ -32,23 +33,22 @@ Blocks = Callable[[list[str]], Iterable[Block]]
 
 def find_neighbors(
     gallery: Gallery,
-    queries: np.ndarray,
+    new: Mapping[str, np.ndarray],
     blocks: Blocks,
     *,
     by: str,
     num_neighbors: int,
-    bytes_per_image: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Finds the images of a gallery that are most like each query.
+    """Finds the images of a gallery that are most like each new picture.
 
     Args:
       gallery: to look through.
-      queries: float32 [q, d], features or embeddings of the new pictures.
+      new: `features` float32 [q, F] of the new pictures and, of an encoder with a head,
+        `embeddings` float32 [q, d].
       blocks: embeds the images of the gallery; appends a line to the list for each
         that cannot be used.
       by: 'features' or 'embeddings'.
-      num_neighbors: for each query, at most the number of images.
-      bytes_per_image: of features and embeddings, in the file that keeps them.
+      num_neighbors: for each new picture, at most the number of images.
 
     Returns:
       `neighbors` int32 [q, k], `similarities` float32 [q, k] and, where the images
@@ -59,10 +59,11 @@ def find_neighbors(
       UserError: no image of the gallery can be used.
     """
     search = {"by": by, "num_neighbors": num_neighbors}
-    found, is_kept = _in_kept(gallery, queries, **search), True
+    found, is_kept = _in_kept(gallery, new[by], **search), True
     if found is None:
-        num_bytes = gallery.count * bytes_per_image
-        found, is_kept = _anew(gallery, queries, blocks, num_bytes, **search)
+        num_bytes = sum(new[name][:1].nbytes for name in VECTORS if name in new)
+        num_bytes *= gallery.count
+        found, is_kept = _anew(gallery, new[by], blocks, num_bytes, **search)
     arrays = {
         "neighbors": found.rows.astype(np.int32),
         "similarities": found.similarities.astype(np.float32),
@@ -121,7 +122,7 @@ def _anew(
     """Embeds the images and searches them; also returns whether features are kept."""
     print(
         f"embedding {gallery.count:,} {gallery.title} to compare by {by}, once: "
-        f"{num_bytes / 1e6:,.1f} MB of features are kept in {gallery.path}"
+        f"{_size(num_bytes)} of features are kept in {gallery.path}"
     )
 
     def report(line: str) -> None:
@@ -153,6 +154,13 @@ def _search(
     for rows, vectors in pairs:
         found = look_through(found, queries, vectors, rows, num_neighbors=num_neighbors)
     return found
+
+
+def _size(num_bytes: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:,.1f} {unit}"
+    return f"{num_bytes / 1e3:,.1f} kB"
 
 
 def _name_left_out(failed: Sequence[str]) -> None:

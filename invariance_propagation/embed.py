@@ -1,6 +1,8 @@
 """New pictures by a trained encoder: their features, and what they are most like."""
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from invariance_propagation.data.pictures import CENTRAL, Pictures
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.features import Embed, make_embed
-from invariance_propagation.evaluation.kept import Block
+from invariance_propagation.evaluation.kept import VECTORS, Block
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.gallery import Gallery, pictures_of, training_images
 from invariance_propagation.origin import origin
@@ -40,7 +42,6 @@ BATCH_SIZE = 256
 BLOCK = 8192
 NAME = "embedded.npz"
 KEPT = "features"  # folder of a workdir
-BY = ("features", "embeddings")
 
 
 class Network(NamedTuple):
@@ -97,12 +98,11 @@ def embed_folder(
     ids = list_pictures(root, key="folder")
     devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint)
-    compares = num_neighbors > 0 and bool(compare_with or network.facts)
     given = network.config.get("augment") or input_of(checkpoint)
     view = view_of(checkpoint, network.channels, view, given)
     look = Look(view.size, _share(share, view, network.config), network.channels)
     gallery = None
-    if compares:
+    if num_neighbors > 0 and (compare_with or network.facts):
         gallery = _gallery(checkpoint, network, compare_with, view, look)
         _check_comparison(gallery, num_neighbors, by, network, checkpoint)
     runner = devices.make_runner("pmap", num_devices)
@@ -111,6 +111,7 @@ def embed_folder(
     plain_view = partial(augment.normalize, **view._asdict())
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
     blocks = partial(_blocks, network, embed, look, batch_size)
+    _check_writable(path)
 
     print(f"embedding {len(ids):,} pictures of {folder}")
     pictures = Pictures(ids, Files(root, ids), size=view.size, where=folder)
@@ -123,15 +124,10 @@ def embed_folder(
         "made": origin(),
     }
     if gallery is not None:
-        more, about["compared_with"] = find_neighbors(
-            gallery,
-            arrays[by],
-            partial(blocks, gallery.images),
-            by=by,
-            num_neighbors=num_neighbors,
-            bytes_per_image=4 * sum(arrays[x].shape[1] for x in BY if x in arrays),
-        )
-        arrays |= more
+        options = {"by": by, "num_neighbors": num_neighbors}
+        passed = partial(blocks, gallery.images)
+        found, note = find_neighbors(gallery, arrays, passed, **options)
+        arrays, about["compared_with"] = arrays | found, note
     _write(path, arrays, about)
     print(f"{path}: features of {len(arrays['ids']):,} pictures")
     for reason in failed:
@@ -148,8 +144,8 @@ def _check(
         raise UserError("--config.folder is missing: the folder with the pictures")
     if num_neighbors < 0:
         raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
-    if by not in BY:
-        raise UserError(f"by={by!r}: choose one of {', '.join(BY)}")
+    if by not in VECTORS:
+        raise UserError(f"by={by!r}: choose one of {', '.join(VECTORS)}")
     if compare_with and num_neighbors == 0:
         raise UserError(
             f"num_neighbors=0 compares with nothing: set it above 0, or leave "
@@ -274,14 +270,28 @@ def _output_path(checkpoint: str, output: str) -> Path:
     return path
 
 
+def _check_writable(path: Path) -> None:
+    """Before what may take hours."""
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
     beside = path.with_name(path.name + ".json")
+    with _named(path), draft_of(path) as draft, draft_of(beside) as note:
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)
+        note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns an OSError into a line that names the output."""
     try:
-        with draft_of(path) as draft, draft_of(beside) as note:
-            with draft.open("wb") as file:
-                np.savez(file, **arrays)
-            note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        yield
     except OSError as error:
         raise UserError(
-            f"output={path} cannot be written ({error}): choose another"
+            f"output={path} cannot be written ({error}): choose another --config.output"
         ) from error

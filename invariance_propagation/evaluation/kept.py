@@ -19,6 +19,7 @@ from invariance_propagation.drafts import draft_of
 FACTS = "facts"
 BLOCKS = "blocks"  # among the facts: how many there are
 ROWS = "rows"
+VECTORS = ("features", "embeddings")
 
 
 class Block(NamedTuple):
@@ -56,7 +57,7 @@ def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     Args:
       path: the file.
-      by: 'features' or 'embeddings'; the other part is not read.
+      by: one of `VECTORS`; the other part is not read.
 
     Raises:
       Damaged: the file cannot be read, or not to its end.
@@ -107,9 +108,9 @@ class Keeper:
         """Writes one more block."""
         with self._given_up():
             self._write(ROWS, block.rows)
-            self._write("features", block.features)
-            if block.embeddings is not None:
-                self._write("embeddings", block.embeddings)
+            for name in VECTORS:
+                if getattr(block, name) is not None:
+                    self._write(name, getattr(block, name))
             self._count += 1
 
     def finish(self, facts: Mapping[str, Any]) -> bool:
