@@ -48,8 +48,8 @@ def read_facts(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    with _damage_named(), np.load(path, allow_pickle=False) as arrays:
-        return dict(json.loads(str(arrays[FACTS])))
+    with contextlib.ExitStack() as stack, _damage_named():
+        return dict(json.loads(str(_open(path, stack)[FACTS])))
 
 
 def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -62,14 +62,20 @@ def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     Raises:
       Damaged: the file cannot be read, or not to its end.
     """
-    with _damage_named():
-        arrays = np.load(path, allow_pickle=False)
-        count = json.loads(str(arrays[FACTS]))[BLOCKS]
-    with arrays:
+    with contextlib.ExitStack() as stack:
+        with _damage_named():
+            arrays = _open(path, stack)
+            count = json.loads(str(arrays[FACTS]))[BLOCKS]
         for number in range(count):
             with _damage_named():
                 block = arrays[f"{ROWS}-{number}"], arrays[f"{by}-{number}"]
             yield block
+
+
+def _open(path: Path, stack: contextlib.ExitStack) -> Any:
+    # From a path NumPy leaves the file open when it is no .npz.
+    file = stack.enter_context(path.open("rb"))
+    return stack.enter_context(np.load(file, allow_pickle=False))
 
 
 class Keeper:
