@@ -222,7 +222,7 @@ def _blocks(
         head = embeddings if network.facts else None
         parts.append(Block(seen.rows, outputs.features, head))
         # Whole blocks, wherever the batches of these devices end.
-        if sum(len(part.rows) for part in parts) >= BLOCK:
+        while sum(len(part.rows) for part in parts) >= BLOCK:
             block = _concatenate(parts)
             parts = [Block(*(x if x is None else x[BLOCK:] for x in block))]
             yield Block(*(x if x is None else x[:BLOCK] for x in block))

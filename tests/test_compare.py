@@ -32,7 +32,6 @@ def near_duplicate(image: Image.Image) -> bytes:
     edge = round(0.03 * image.width)
     image = image.crop((edge, edge, image.width - edge, image.height - edge))
     size = (round(0.8 * image.width), round(0.8 * image.height))
-    image.resize(size, Image.Resampling.BICUBIC).save(file := io.BytesIO(), "JPEG")
     image.resize(size).save(file := io.BytesIO(), "JPEG", quality=80)
     return file.getvalue()
 
