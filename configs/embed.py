@@ -3,11 +3,15 @@
     python main.py --config=configs/embed.py --config.checkpoint=runs/digits \
         --config.folder=DIR
 
-Time: that of decoding, and of one pass of the network. Result: OUTPUT.npz with a row
-per picture: `ids` (paths in the folder), `features` (of the backbone), and of a run's
-checkpoint `embeddings` (of the head, of length 1), `neighbors` (rows of the training
-set, nearest first), their `similarities`, and, where these have names, `neighbor_ids`.
-Beside it OUTPUT.npz.json says what they are of.
+Time: that of decoding, and of one pass of the network. The first time the training
+images are embedded too, and their features are kept in features/ of the workdir:
+float32, 8 kB an image with ResNet-50, 10.5 GB for ImageNet.
+
+Result: OUTPUT.npz with a row per picture: `ids` (paths in the folder), `features` (of
+the backbone), and with a run's checkpoint `embeddings` (of the head, of length 1).
+Compared with training images, or with the pictures of `compare_with`: `neighbors`
+(their numbers, most similar first), `similarities` (cosines), and, where they have
+names, `neighbor_ids`. OUTPUT.npz.json beside it says which images the numbers are of.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -26,6 +30,12 @@ def get_config() -> ConfigDict:
     config.output = ""
     # Training images to name for each picture; 0: none.
     config.num_neighbors = 10
+    # Similarity is the cosine of 'features' (of the backbone), or of 'embeddings' (of
+    # the head, which a file of weights lacks).
+    config.by = "features"
+    # A folder of pictures to compare with in place of the training images: for weights
+    # without a run, or where the training images are gone. '': the training images.
+    config.compare_with = ""
 
     # How a picture is given to the encoder.
     config.view = ConfigDict()

@@ -1,43 +1,48 @@
 """New pictures by a trained encoder: their features, and what they are most like."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from invariance_propagation import devices
 from invariance_propagation.bank import normalize as unit_length
+from invariance_propagation.compare import find_neighbors
 from invariance_propagation.data import augment
 from invariance_propagation.data.folder import Files
 from invariance_propagation.data.listing import list_pictures
+from invariance_propagation.data.passes import Look, look_at
 from invariance_propagation.data.pictures import CENTRAL, Pictures
-from invariance_propagation.data.readable import Batch, readable
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.errors import UserError, printable
-from invariance_propagation.evaluation.features import make_embed
+from invariance_propagation.errors import TrainingError, UserError, printable
+from invariance_propagation.evaluation.features import Embed, make_embed
+from invariance_propagation.evaluation.kept import VECTORS, Block
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
-from invariance_propagation.evaluation.retrieval import most_similar
+from invariance_propagation.gallery import Gallery, pictures_of, training_images
 from invariance_propagation.origin import origin
 from invariance_propagation.protocols.bench import Headless, View, view_of
 from invariance_propagation.restore import (
-    NoGraph,
-    StoredMemory,
     backbone_of,
+    digest_of,
     float32,
     restore_backbone,
-    restore_both,
     restore_encoder,
     workdir_of,
 )
+from invariance_propagation.version import __version__
 from invariance_propagation.weights import input_of, is_weights
 
 BATCH_SIZE = 256
+# Images whose features are compared and written at once: 67 MB of ResNet-50's.
+BLOCK = 8192
 NAME = "embedded.npz"
+KEPT = "features"  # folder of a workdir
 
 
 class Network(NamedTuple):
@@ -45,12 +50,9 @@ class Network(NamedTuple):
 
     Attributes:
       module: images -> `Outputs`.
-      params, batch_stats: of it.
+      params, batch_stats: its weights.
       channels: of its images.
-      config: of the run, {} where there is none.
-      share: of an image's shorter side that the run's own evaluation looks at, None
-        where that is not known.
-      memory: what the run remembers, None where there is none.
+      facts: what its run has noted of itself, {} where there is no run.
       digest: of the backbone's weights.
     """
 
@@ -58,10 +60,18 @@ class Network(NamedTuple):
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     channels: int
-    config: dict[str, Any]
-    memory: StoredMemory | None
+    facts: dict[str, Any]
     digest: str
-    share: float | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's, {} where there is no run."""
+        return self.facts.get("config", {})
+
+    @property
+    def stretch_depth(self) -> bool:
+        """Whether the run stretches pictures of unknown depth."""
+        return self.config.get("data", {}).get("stretch_depth", False)
 
 
 def embed_folder(
@@ -70,6 +80,8 @@ def embed_folder(
     folder: str,
     output: str,
     num_neighbors: int,
+    by: str = "features",
+    compare_with: str = "",
     view: Mapping[str, Any],
     share: float | None,
     num_devices: int | None,
@@ -84,53 +96,51 @@ def embed_folder(
 
     Raises:
       UserError: bad input; nothing has been written.
-      TrainingError: a checkpoint that cannot be read.
+      TrainingError: a checkpoint that cannot be read, or whose features are not finite.
     """
-    if not checkpoint:
-        raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
-    if not folder:
-        raise UserError("--config.folder is missing: the folder with the pictures")
-    if num_neighbors < 0:
-        raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
+    _check(checkpoint, folder, num_neighbors, by, compare_with)
     path = _output_path(checkpoint, output)
-    listing = list_pictures(Path(folder).absolute(), key="folder")
+    root = Path(folder).expanduser().absolute()
+    listing = list_pictures(root, key="folder")
     ids = listing.ids
     devices.one_cpu_device_per_core(BATCH_SIZE)
-    network = _restore(checkpoint, with_memory=num_neighbors > 0)
+    network = _restore(checkpoint)
     given = network.config.get("augment") or input_of(checkpoint)
     view = view_of(checkpoint, network.channels, view, given)
-    share = _share(share, view, network)
-    if network.memory is not None and num_neighbors > len(network.memory.bank):
-        raise UserError(
-            f"num_neighbors={num_neighbors}, but there are {len(network.memory.bank)} "
-            "training images: set it lower"
-        )
+    look = Look(view.size, _share(share, view, network.facts), network.channels)
+    gallery = None
+    if num_neighbors > 0 and (compare_with or network.facts):
+        gallery = _gallery(checkpoint, network, compare_with, view, look)
+        _check_comparison(gallery, num_neighbors, by, network, checkpoint)
     runner = devices.make_runner("pmap", num_devices)
     # As near to it as the devices can share.
     batch_size = max(1, BATCH_SIZE // runner.num_devices) * runner.num_devices
     plain_view = partial(augment.normalize, **view._asdict())
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
-    root = Path(folder).absolute()
-    batches = readable(
-        Pictures(
-            ids,
-            Files(root, ids),
-            size=view.size,
-            where=folder,
-            stretch_depth=network.config.get("data", {}).get("stretch_depth", False),
-        ),
-        batch_size=batch_size,
-        share=share,
-        channels=network.channels,
+    blocks = partial(_blocks, network, embed, look, batch_size)
+    _check_writable(path)
+
+    print(f"embedding {len(ids):,} pictures of {printable(folder)}")
+    pictures = Pictures(
+        ids,
+        Files(root, ids),
+        size=view.size,
+        where=folder,
+        stretch_depth=network.stretch_depth,
     )
-    embed = partial(embed, network.params, network.batch_stats)
-    arrays, failed = _embed_all(batches, embed, network, num_neighbors)
+    failed: list[str] = []
+    arrays = _join(blocks(pictures, failed), ids, failed)
     about = {
         "pictures": folder,
-        "view": view._asdict() | {"share": share},
+        "view": view._asdict() | {"share": look.share},
         "checkpoint": {"path": checkpoint, "backbone": network.digest},
         "made": origin(),
     }
+    if gallery is not None:
+        options = {"by": by, "num_neighbors": num_neighbors}
+        passed = partial(blocks, gallery.images)
+        found, note = find_neighbors(gallery, arrays, passed, **options)
+        arrays, about["compared_with"] = arrays | found, note
     _write(path, arrays, about)
     found = f"features of {len(arrays['ids']):,} pictures", listing.about_links()
     print(f"{printable(str(path))}: {', '.join(filter(None, found))}")
@@ -141,67 +151,133 @@ def embed_folder(
     return path
 
 
-def _restore(checkpoint: str, *, with_memory: bool) -> Network:
+def _check(
+    checkpoint: str, folder: str, num_neighbors: int, by: str, compare_with: str
+) -> None:
+    if not checkpoint:
+        raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
+    if not folder:
+        raise UserError("--config.folder is missing: the folder with the pictures")
+    if num_neighbors < 0:
+        raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
+    if by not in VECTORS:
+        raise UserError(f"by={by!r}: choose one of {', '.join(VECTORS)}")
+    if compare_with and num_neighbors == 0:
+        raise UserError(
+            f"num_neighbors=0 compares with nothing: set it above 0, or leave "
+            f"compare_with={compare_with} out"
+        )
+
+
+def _restore(checkpoint: str) -> Network:
     if is_weights(checkpoint):
         backbone = restore_backbone(checkpoint)
         own = {"backbone": backbone.params}, {"backbone": backbone.batch_stats}
-        module, config, memory = Headless(backbone.module), {}, None
-        share = None
+        module, facts = Headless(backbone.module), {}
     else:
-        if with_memory:
-            try:
-                restored, memory = restore_both(checkpoint)
-            except NoGraph as error:
-                raise UserError(
-                    f"{error}: set --config.num_neighbors=0 to name no training images"
-                ) from error
-        else:
-            restored, memory = restore_encoder(checkpoint), None
+        restored = restore_encoder(checkpoint)
         backbone = backbone_of(restored)
         own = restored.params, restored.batch_stats
-        module, config = float32(restored.encoder), restored.config
-        share = restored.facts.get("share")
-    digest = backbone.digest()
-    own += backbone.channels, config, memory, digest
-    return Network(module, *own, share)
+        module, facts = float32(restored.encoder), restored.facts
+    return Network(module, *own, backbone.channels, facts, backbone.digest())
 
 
-def _share(share: float | None, view: View, network: Network) -> float:
-    if share is None and network.share is not None:
-        return network.share
+def _gallery(
+    checkpoint: str, network: Network, compare_with: str, view: View, look: Look
+) -> Gallery:
+    facts = {
+        "version": __version__,
+        "step": network.facts.get("step"),
+        "weights": digest_of(network.params, network.batch_stats),
+        "view": view._asdict() | {"share": look.share},
+    }
+    keep_in = workdir_of(checkpoint) / KEPT
+    if is_weights(checkpoint):
+        keep_in = Path(f"{checkpoint}.{KEPT}").absolute()
+    if compare_with:
+        return pictures_of(
+            compare_with, look, facts, keep_in, stretch_depth=network.stretch_depth
+        )
+    return training_images(network.facts, look, facts, keep_in)
+
+
+def _check_comparison(
+    gallery: Gallery, num_neighbors: int, by: str, network: Network, checkpoint: str
+) -> None:
+    if num_neighbors > gallery.count:
+        raise UserError(
+            f"num_neighbors={num_neighbors}, but there are {gallery.count} "
+            f"{gallery.title}: set it to at most {gallery.count}"
+        )
+    if by == "embeddings" and not network.facts:
+        raise UserError(
+            f"by='embeddings': {checkpoint} is a backbone without a head, which makes "
+            "no embeddings: set --config.by=features"
+        )
+
+
+def _blocks(
+    network: Network,
+    embed: Embed,
+    look: Look,
+    batch_size: int,
+    images: Pictures | np.ndarray,
+    failed: list[str],
+) -> Iterator[Block]:
+    """Embeds images; puts a line into `failed` for each that cannot be used."""
+    parts: list[Block] = []
+    for seen in look_at(images, look, batch_size=batch_size):
+        failed += seen.failed
+        if not len(seen.rows):
+            continue
+        outputs = embed(network.params, network.batch_stats, seen.images)
+        if not np.isfinite(outputs.features).all():
+            raise TrainingError(
+                "the network makes features that are not finite: choose a checkpoint "
+                "from before its training diverged"
+            )
+        embeddings = np.asarray(unit_length(outputs.embedding))
+        head = embeddings if network.facts else None
+        parts.append(Block(seen.rows, outputs.features, head))
+        # Whole blocks, wherever the batches of these devices end.
+        while sum(len(part.rows) for part in parts) >= BLOCK:
+            block = _concatenate(parts)
+            parts = [Block(*(x if x is None else x[BLOCK:] for x in block))]
+            yield Block(*(x if x is None else x[:BLOCK] for x in block))
+    if sum(len(part.rows) for part in parts):
+        yield _concatenate(parts)
+
+
+def _concatenate(parts: Iterable[Block]) -> Block:
+    fields = zip(*parts, strict=True)
+    return Block(*(x[0] if x[0] is None else np.concatenate(x) for x in fields))
+
+
+def _join(
+    blocks: Iterable[Block], ids: list[str], failed: list[str]
+) -> dict[str, np.ndarray]:
+    """The arrays of the output that need no comparison."""
+    parts = list(blocks)
+    if not parts:
+        raise UserError(f"none of {len(failed)} pictures can be used: {failed[0]}")
+    block = _concatenate(parts)
+    arrays = {"ids": np.array([ids[i] for i in block.rows]), "features": block.features}
+    if block.embeddings is not None:
+        arrays["embeddings"] = block.embeddings
+    return arrays
+
+
+def _share(share: float | None, view: View, facts: Mapping[str, Any]) -> float:
+    """The part of the shorter side that is looked at: that of the run, if it is noted."""
+    if share is None and facts.get("share") is not None:
+        return facts["share"]
     if share is None:
-        name = network.config.get("data", {}).get("name", "")
+        name = facts.get("config", {}).get("data", {}).get("name", "")
         streamed = name.startswith(("image_folder", "imagenet"))
         return CENTRAL if streamed or view.size >= SMALL_BELOW else 1.0
     if not 0 < share <= 1:
         raise UserError(f"share={share}: set it above 0 and up to 1")
     return share
-
-
-def _embed_all(
-    batches: Iterable[Batch], embed: Callable, network: Network, num_neighbors: int
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of the file, and why pictures are not in it."""
-    memory, parts, failed = network.memory, [], []
-    bank = None if memory is None else jnp.asarray(memory.bank)
-    for batch in batches:
-        failed += batch.failed
-        if not batch.ids:
-            continue
-        features, embeddings = embed(batch.images)
-        part = {"ids": np.array(batch.ids), "features": features}
-        if network.config:
-            part["embeddings"] = np.asarray(unit_length(embeddings))
-        if bank is not None:
-            found = most_similar(bank, embeddings, num_neighbors=num_neighbors)
-            part["similarities"], part["neighbors"] = map(np.asarray, found)
-        parts.append(part)
-    if not parts:
-        raise UserError(f"none of {len(failed)} pictures can be used: {failed[0]}")
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if memory is not None and memory.sample_ids is not None:
-        arrays["neighbor_ids"] = np.array(memory.sample_ids)[arrays["neighbors"]]
-    return arrays, failed
 
 
 def _output_path(checkpoint: str, output: str) -> Path:
@@ -215,14 +291,28 @@ def _output_path(checkpoint: str, output: str) -> Path:
     return path
 
 
+def _check_writable(path: Path) -> None:
+    """Before what may take hours."""
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
     beside = path.with_name(path.name + ".json")
+    with _named(path), draft_of(path) as draft, draft_of(beside) as note:
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)
+        note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns an OSError into a line that names the output."""
     try:
-        with draft_of(path) as draft, draft_of(beside) as note:
-            with draft.open("wb") as file:
-                np.savez(file, **arrays)
-            note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        yield
     except OSError as error:
         raise UserError(
-            f"output={path} cannot be written ({error}): choose another"
+            f"output={path} cannot be written ({error}): choose another --config.output"
         ) from error

@@ -76,11 +76,7 @@ class Backbone(NamedTuple):
         weights = to_torchvision(
             {"params": self.params, "batch_stats": self.batch_stats}
         )
-        digest = hashlib.sha256()
-        for name, x in sorted(weights.items()):
-            digest.update(f"{name} {x.shape} ".encode())
-            digest.update(x.tobytes())
-        return digest.hexdigest()[:16]
+        return _digest(weights)
 
 
 class NoGraph(UserError):
@@ -157,16 +153,16 @@ def restore_memory(path: str | Path) -> StoredMemory:
     return _memory_of(path, *read_checkpoint(path, ("memory",)))
 
 
-def restore_both(path: str | Path) -> tuple[Restored, StoredMemory]:
-    """Of one step, though the run may go on meanwhile; as `restore_memory`."""
-    state, facts = read_checkpoint(path, ("params", "batch_stats", "memory"))
-    return _encoder_of(state, facts), _memory_of(path, state, facts)
-
-
 def float32(encoder: Encoder) -> Encoder:
     """The same network on one device, in float32."""
     backbone = encoder.backbone.clone(dtype=np.float32, norm_axis_name=None)
     return encoder.clone(dtype=np.float32, backbone=backbone)
+
+
+def digest_of(params: dict[str, Any], batch_stats: dict[str, Any]) -> str:
+    """Names all weights of a network, with its head, by 16 hex digits of SHA-256."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    return _digest(flatten_dict(variables, sep="/"))
 
 
 def workdir_of(path: str | Path) -> Path:
@@ -197,6 +193,14 @@ def read_checkpoint(
             logging.warning("%s: taking step %d instead", reason, facts["step"])
         return state, facts
     raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, x in sorted(arrays.items()):
+        digest.update(f"{name} {x.shape} ".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _encoder_of(state: dict[str, Any], facts: dict[str, Any]) -> Restored:

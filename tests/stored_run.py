@@ -1,7 +1,9 @@
 """A checkpoint such as a run leaves, without training."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -53,15 +55,22 @@ def state_of(step: int, encoder: dict[str, Any], channels: int = 1) -> TrainStat
 
 
 def store_run(
-    workdir: Path, steps: tuple[int, ...] = (3, 7), *, channels: int = 1, **encoder: Any
+    workdir: Path,
+    steps: tuple[int, ...] = (3, 7),
+    *,
+    channels: int = 1,
+    data: Mapping[str, Any] = MappingProxyType({}),
+    digest: str = "0123",
+    **encoder: Any,
 ) -> dict[int, TrainState]:
-    """Writes checkpoints; `encoder` changes the section. Returns what they hold."""
+    """Writes checkpoints; `data` and `encoder` change sections. Returns what they hold."""
     config = digits.get_config()
+    config.data.update(data)
     config.encoder.update(ENCODER | encoder)
     facts = {
         "dataset": "image_folder",
         "num_examples": NUM_EXAMPLES,
-        "digest": "0123",
+        "digest": digest,
         "config": json.loads(config.to_json_best_effort()),
         "sample_ids": pack_ids(IDS),
     }

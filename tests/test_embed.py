@@ -1,6 +1,7 @@
 """New pictures by a stored encoder: against the encoder itself, and what is refused."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from invariance_propagation.data.pictures import central_crop
 from invariance_propagation.embed import embed_folder
 from invariance_propagation.errors import UserError
 from invariance_propagation.models.torchvision import to_torchvision
-from invariance_propagation.restore import float32, restore_encoder, restore_memory
+from invariance_propagation.restore import float32, restore_encoder
 from tests.stored_run import IDS, NUM_EXAMPLES, store_run
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -23,22 +24,33 @@ PICTURES = ["a.png", "b/c.png", "b/d.png", "b/e.png", "f.png"]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+def draw(root: Path, names: list[str], seed: int) -> Path:
+    """Writes pictures of noise, of several shapes."""
+    random = np.random.default_rng(seed)
+    for name in names:
+        shape = (*random.integers(9, 30, size=2), 3)
+        pixels = random.integers(256, size=shape).astype(np.uint8)
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("training"), IDS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, training: Path) -> Path:
     workdir = tmp_path_factory.mktemp("run")
-    store_run(workdir, (7,), channels=3)
+    data = {"name": "image_folder", "folder": str(training)}
+    store_run(workdir, (7,), channels=3, data=data)
     return workdir
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    (root / "b").mkdir()
-    for name in PICTURES:
-        shape = (*random.integers(9, 30, size=2), 3)
-        pixels = random.integers(256, size=shape).astype(np.uint8)
-        Image.fromarray(pixels).save(root / name)
+    root = draw(tmp_path_factory.mktemp("pictures"), PICTURES, seed=0)
     (root / "b" / "broken.png").write_bytes(b"no picture")
     return root
 
@@ -56,46 +68,73 @@ def run(checkpoint: Path, folder: Path, /, **changes: Any) -> Path:
     return embed_folder(**arguments)
 
 
-def expected_of(checkpoint: Path, folder: Path, *, share: float, size: int = 8):
+def expected_of(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    share: float,
+    size: int = 8,
+    names: Sequence[str] = PICTURES,
+):
     """The encoder's outputs, one picture after the other."""
     restored = restore_encoder(checkpoint)
     images = [
         central_crop(np.asarray(Image.open(folder / name)), size, share=share)
-        for name in PICTURES
+        for name in names
     ]
     views = normalize(jnp.asarray(np.stack(images)), size=size, mean=MEAN, std=STD)
     variables = {"params": restored.params, "batch_stats": restored.batch_stats}
     return float32(restored.encoder).apply(variables, views, train=False)
 
 
-@pytest.mark.parametrize(("options", "share"), [({}, 1.0), ({"share": 0.5}, 0.5)])
+def unit_rows(x) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("by", ["features", "embeddings"])
+@pytest.mark.parametrize(("options", "share"), [({}, 7 / 8), ({"share": 0.5}, 0.5)])
 def test_a_row_per_picture(
-    stored: Path, folder: Path, tmp_path: Path, capsys, options: dict, share: float
+    stored: Path,
+    training: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys,
+    options: dict,
+    share: float,
+    by: str,
 ) -> None:
+    options = options | {"by": by}
     path = run(stored, folder, output=str(tmp_path / "new" / "out.npz"), **options)
     found = np.load(path, allow_pickle=False)
     assert found["ids"].tolist() == PICTURES
     outputs = expected_of(stored, folder, share=share)
-    unit = outputs.embedding / np.linalg.norm(outputs.embedding, axis=1)[:, None]
+    unit = unit_rows(outputs.embedding)
     np.testing.assert_allclose(found["features"], outputs.features, atol=1e-4)
     np.testing.assert_allclose(found["embeddings"], unit, atol=1e-4)
 
-    bank = restore_memory(stored).bank
-    similarities = unit @ (bank / np.linalg.norm(bank, axis=1)[:, None]).T
+    trained = expected_of(stored, training, share=share, names=sorted(IDS))
+    parts = {"features": "features", "embeddings": "embedding"}
+    queries, rows = (unit_rows(getattr(x, parts[by])) for x in (outputs, trained))
+    similarities = queries @ rows.T
     order = np.argsort(-similarities, axis=1)[:, :4]
     np.testing.assert_array_equal(found["neighbors"], order)
-    assert found["neighbor_ids"].tolist() == [[IDS[i] for i in row] for row in order]
+    names = [[sorted(IDS)[i] for i in row] for row in order]
+    assert found["neighbor_ids"].tolist() == names
     np.testing.assert_allclose(
-        found["similarities"], np.take_along_axis(similarities, order, 1), atol=1e-4
+        found["similarities"], np.take_along_axis(similarities, order, 1), atol=1e-5
     )
 
     output = capsys.readouterr().out.splitlines()
-    assert output[0] == f"{path}: features of 5 pictures"
-    assert output[1].startswith("left out: b/broken.png cannot be used")
+    assert output[-2] == f"{path}: features of 5 pictures"
+    assert output[-1].startswith("left out: b/broken.png cannot be used")
     about = json.loads(Path(f"{path}.json").read_text())
     assert about["view"] == {"size": 8, "mean": list(MEAN), "std": list(STD)} | {
         "share": share
     }
+    assert about["compared_with"]["by"] == by
+    numbering = "rows of the training split of image_folder, from 0"
+    assert about["compared_with"]["neighbors"] == numbering
     assert sorted(path.parent.iterdir()) == [path, Path(f"{path}.json")]
 
 
@@ -149,6 +188,9 @@ def test_how_much_is_looked_at(stored: Path, folder: Path, tmp_path: Path) -> No
         ({"folder": "/nowhere"}, "there is no folder /nowhere: set --config.folder"),
         ({"num_neighbors": NUM_EXAMPLES + 1}, "there are 12 training images"),
         ({"num_neighbors": -1}, "num_neighbors=-1"),
+        ({"by": "pixels"}, "by='pixels': choose one of features, embeddings"),
+        ({"compare_with": "/nowhere"}, "set --config.compare_with to the one"),
+        ({"compare_with": "x", "num_neighbors": 0}, "leave compare_with=x out"),
         ({"share": 1.5}, "share=1.5"),
         ({"view__mean": (0.5,)}, "images of 3 channels, view.mean has 1"),
         ({"output": "out.csv"}, "with .npz at its end"),

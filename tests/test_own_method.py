@@ -3,9 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from invariance_propagation import embed
+from configs.embed import get_config
+from invariance_propagation.data.sources import load
+from invariance_propagation.embed import embed_folder
 from invariance_propagation.errors import UserError
 from invariance_propagation.report.write import write_report
 from invariance_propagation.restore import NoGraph, restore_backbone, restore_memory
@@ -46,8 +50,18 @@ def test_it_trains_and_is_evaluated(page, tmp_path: Path) -> None:
     assert restore_backbone(tmp_path).channels == 1
     with pytest.raises(NoGraph, match="does not keep both bank and graph"):
         restore_memory(tmp_path)
-    with pytest.raises(UserError, match="--config.num_neighbors=0 to name no"):
-        embed._restore(str(tmp_path), with_memory=True)
+    # Neighbours need no memory.
+    images = load(name="digits", folder="", num_train=256).train.images
+    (tmp_path / "new").mkdir()
+    Image.fromarray(images[9, :, :, 0]).save(tmp_path / "new" / "9.png")
+    config = get_config()
+    config.update({"checkpoint": str(tmp_path), "folder": str(tmp_path / "new")})
+    arguments = config.to_dict()
+    del arguments["task"]
+    found = np.load(embed_folder(**arguments))
+    assert found["neighbors"][0, 0] == 9 and set(found) == {
+        *("ids", "features", "embeddings", "neighbors", "similarities")
+    }
     report = write_report(workdir=str(tmp_path), output=str(tmp_path / "report.html"))
     assert "keeps no graph" in report.read_text(encoding="utf-8")
 

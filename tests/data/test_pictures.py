@@ -65,7 +65,7 @@ def test_slices_are_the_middle_of_pictures(
     for view, index in zip(views, range(1, 4), strict=True):
         np.testing.assert_array_equal(view, central_crop(pictures.read(index), 16))
     assert pictures[5:9].shape == (0, 16, 16, 3)
-    first = pictures.first(2)
+    first = pictures.take(np.arange(2))
     assert len(first) == 2 and first.ids == ["0.png", "1.png"]
     np.testing.assert_array_equal(first[0:9], pictures[0:2])
 

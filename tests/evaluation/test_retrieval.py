@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from invariance_propagation.evaluation.retrieval import QUERIES_AT_ONCE, most_similar
+from invariance_propagation.evaluation.retrieval import (
+    QUERIES_AT_ONCE,
+    Found,
+    look_through,
+    most_similar,
+    nothing_found,
+)
 
 
 @pytest.mark.parametrize("num_queries", [3, QUERIES_AT_ONCE + 5])
@@ -23,3 +29,50 @@ def test_are_those_of_a_sort(num_queries: int) -> None:
     np.testing.assert_allclose(
         similarities, np.take_along_axis(expected, order, axis=1), atol=1e-6
     )
+
+
+def in_blocks(queries: np.ndarray, vectors: np.ndarray, size: int, k: int) -> Found:
+    found, rows = nothing_found(len(queries)), np.arange(len(vectors)) + 100
+    for start in range(0, len(vectors), size):
+        part = slice(start, start + size)
+        found = look_through(found, queries, vectors[part], rows[part], num_neighbors=k)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 400])
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_blocks_give_what_a_sort_gives(size: int, spread: float) -> None:
+    # Features of a network that has learnt little are all nearly the same.
+    random = np.random.default_rng(1)
+    middle = 3 * np.abs(random.normal(size=64))
+    vectors, queries = (
+        (middle + spread * random.normal(size=(n, 64))).astype("f") for n in (90, 5)
+    )
+    vectors[60], queries[0] = vectors[20], vectors[20]
+    unit, other = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (vectors.astype(np.float64), queries.astype(np.float64))
+    )
+    expected = other @ unit.T
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :6]
+    found = in_blocks(queries, vectors, size, 6)
+    np.testing.assert_array_equal(found.rows, order + 100)
+    assert found.rows[0, :2].tolist() == [120, 160]
+    np.testing.assert_allclose(
+        found.similarities, np.take_along_axis(expected, order, axis=1), atol=1e-12
+    )
+
+
+def test_fewer_rows_than_wanted() -> None:
+    random = np.random.default_rng(2)
+    vectors, queries = (random.normal(size=(n, 4)).astype("f") for n in (3, 2))
+    found = in_blocks(queries, vectors, 2, 8)
+    assert found.rows.shape == (2, 3)
+    assert np.sort(found.rows).tolist() == [[100, 101, 102]] * 2
+    assert (np.diff(found.similarities) <= 0).all()
+
+
+def test_a_row_of_zeros_is_like_nothing() -> None:
+    vectors = np.array([[0, 0], [1, 0]], np.float32)
+    found = in_blocks(vectors, vectors, 2, 2)
+    assert found.similarities.tolist() == [[0, 0], [1, 0]]

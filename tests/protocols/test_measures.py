@@ -117,7 +117,7 @@ def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
 
     def subset(share: float, seed: int):
         asked.append((share, seed))
-        return bench.dataset.train.first(9)
+        return bench.dataset.train.take(np.arange(9))
 
     options = SEMI._replace(epochs=1)
     scores = dict(measures.semi(bench, options, subset, (0.01, 0.1))(network(bench), 3))

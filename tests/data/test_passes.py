@@ -1,0 +1,82 @@
+"""One pass: arrays and files with the same pixels look the same."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from invariance_propagation.data.folder import Files
+from invariance_propagation.data.passes import Look, content_digest, look_at
+from invariance_propagation.data.pictures import Pictures
+
+NAMES = [f"{i}.png" for i in range(7)]
+
+
+def pixels(channels: int, side: int = 16) -> np.ndarray:
+    shape = (7, side, side, channels)
+    return np.random.default_rng(0).integers(256, size=shape).astype(np.uint8)
+
+
+def stored(folder: Path, images: np.ndarray, size: int) -> Pictures:
+    for name, image in zip(NAMES, images, strict=True):
+        Image.fromarray(image.squeeze()).save(folder / name)
+    return Pictures(NAMES, Files(folder, NAMES), size=size, where=str(folder))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "share"), [(16, 1.0), (8, 1.0), (12, 0.5)])
+def test_arrays_and_files_look_the_same(
+    tmp_path: Path, channels: int, size: int, share: float
+) -> None:
+    images, look = pixels(channels), Look(size, share, channels)
+    pictures = stored(tmp_path, images, size)
+    of_array, of_files = (
+        list(look_at(x, look, batch_size=3)) for x in (images, pictures)
+    )
+    assert [len(seen.rows) for seen in of_array] == [3, 3, 1]
+    for left, right in zip(of_array, of_files, strict=True):
+        np.testing.assert_array_equal(left.rows, right.rows)
+        np.testing.assert_array_equal(left.images, right.images)
+        assert left.images.shape[1:] == (size, size, channels)
+    if size == 16:
+        whole = np.concatenate([seen.images for seen in of_array])
+        np.testing.assert_array_equal(whole, images)
+
+
+def test_rows_pass_over_what_cannot_be_used(tmp_path: Path) -> None:
+    pictures = stored(tmp_path, pixels(3), 16)
+    for i in (0, 4, 5):
+        (tmp_path / NAMES[i]).write_bytes(b"no picture")
+    seen = list(look_at(pictures, Look(16, 1.0, 3), batch_size=2))
+    assert [x.rows.tolist() for x in seen] == [[1], [2, 3], [], [6]]
+    assert [len(x.failed) for x in seen] == [1, 0, 2, 0]
+    np.testing.assert_array_equal(seen[3].images[0], pixels(3)[6])
+
+
+def test_the_digest_follows_the_content(tmp_path: Path) -> None:
+    images, look = pixels(3), Look(16, 1.0, 3)
+    pictures = stored(tmp_path, images, 16)
+    digests = [content_digest(pictures, look)]
+    assert content_digest(pictures, look) == digests[0]
+    digests.append(content_digest(pictures, look._replace(share=0.5)))
+    digests.append(content_digest(pictures.first(6), look))
+    digests.append(content_digest(pictures.take(np.arange(7)[::-1]), look))
+    found = (tmp_path / NAMES[2]).stat()
+    os.utime(tmp_path / NAMES[2], ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+    digests.append(content_digest(pictures, look))
+    digests += [content_digest(images, look), content_digest(images[::-1], look)]
+    assert len(set(digests)) == 7
+    (tmp_path / NAMES[2]).unlink()
+    with pytest.raises(OSError, match=r"2\.png"):
+        content_digest(pictures, look)
+
+
+def test_records_count_by_their_pixels(tmp_path: Path) -> None:
+    stored(tmp_path, pixels(3), 16)
+    content = {i: (tmp_path / name).read_bytes() for i, name in enumerate(NAMES)}
+    pictures = Pictures(NAMES, content.__getitem__, size=16, where="records")
+    before = content_digest(pictures, Look(16, 1.0, 3))
+    content[3] = content[2]
+    assert content_digest(pictures, Look(16, 1.0, 3)) != before
