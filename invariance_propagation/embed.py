@@ -22,6 +22,7 @@ from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.evaluation.retrieval import most_similar
 from invariance_propagation.origin import origin
+from invariance_propagation.paths import check_file, local, not_writable
 from invariance_propagation.protocols.bench import Headless, View, view_of
 from invariance_propagation.restore import (
     NoGraph,
@@ -88,8 +89,10 @@ def embed_folder(
         raise UserError("--config.folder is missing: the folder with the pictures")
     if num_neighbors < 0:
         raise UserError(f"num_neighbors={num_neighbors}: set it to 0 or above")
+    local(checkpoint, key="checkpoint")
+    root = local(folder, key="folder")
     path = _output_path(checkpoint, output)
-    ids = list_pictures(Path(folder).absolute(), key="folder")
+    ids = list_pictures(root, key="folder")
     devices.one_cpu_device_per_core(BATCH_SIZE)
     network = _restore(checkpoint, with_memory=num_neighbors > 0)
     given = network.config.get("augment") or input_of(checkpoint)
@@ -105,7 +108,6 @@ def embed_folder(
     batch_size = max(1, BATCH_SIZE // runner.num_devices) * runner.num_devices
     plain_view = partial(augment.normalize, **view._asdict())
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
-    root = Path(folder).absolute()
     batches = readable(
         Pictures(ids, Files(root, ids), size=view.size, where=folder),
         batch_size=batch_size,
@@ -190,9 +192,11 @@ def _output_path(checkpoint: str, output: str) -> Path:
         raise UserError(
             f"--config.output is missing: {checkpoint} is of no run, so name a file"
         )
-    path = Path(output).absolute() if output else workdir_of(checkpoint) / NAME
+    path = local(output, key="output") if output else workdir_of(checkpoint) / NAME
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(f"output={path}: name a file, with .npz at its end")
+    if output or path.parent.is_dir():  # else there is no run, as `_restore` says
+        check_file(path, key="--config.output")
     return path
 
 
@@ -204,6 +208,4 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
                 np.savez(file, **arrays)
             note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"output={path} cannot be written ({error}): choose another"
-        ) from error
+        raise not_writable(path, error, key="--config.output") from error

@@ -11,8 +11,17 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.claim import KEY, claim
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, UserError
-from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
+from invariance_propagation.paths import check_folder, local, writing
+from invariance_propagation.progress import (
+    METRICS_FILE,
+    MetricsLog,
+    Progress,
+    Silent,
+    read_rows,
+)
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
 from invariance_propagation.start import Start, start_of
@@ -21,13 +30,17 @@ from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import Window
 
+PARAMETERS_FILE = "parameters.txt"
+FILES = (METRICS_FILE, monitor.SUMMARY_FILE, PARAMETERS_FILE)
+
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Trains to the end of the config, from the last checkpoint if there is one.
 
     Args:
       config: as from configs/default.py.
-      workdir: where checkpoints and logs lie; made if it is not there.
+      workdir: where checkpoints and logs lie; made if it is not there, and tried out
+        before the first step.
 
     Returns:
       The summary that is also printed and written to summary.json: kNN accuracy
@@ -39,9 +52,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         read or written.
       Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
     """
-    run = processes.everywhere(build, config)
+    run, folder = processes.everywhere(_build, config, workdir)
     processes.announce()
-    folder = Path(workdir).absolute()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     identity = _identity(run)
     facts = identity | {"config": json.loads(config.to_json_best_effort())}
@@ -60,6 +72,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         checkpoints.close()
 
 
+def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
+    """The run, and its workdir, which is looked at before the data set is."""
+    folder = local(workdir, key=KEY)
+    # Of several processes the first alone needs it, and is not known before JAX starts.
+    if not processes.joined():
+        check_folder(folder, key=KEY)
+    return build(config), folder
+
+
 def _prepare_folder(
     folder: Path,
     checkpoints: Checkpoints,
@@ -68,8 +89,6 @@ def _prepare_folder(
     total_steps: int,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
-    if folder.is_file():
-        raise UserError(f"--workdir={folder} is a file: name a folder")
     found = checkpoints.facts()
     _check_same_run(found, identity, folder)
     if found is not None:
@@ -81,7 +100,7 @@ def _prepare_folder(
         if summary is not None and summary["steps"] == found["step"]:
             return monitor.repeat_summary(summary, folder), None
     start = start_of(config) if found is None else None
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, FILES)
     return None, start
 
 
@@ -109,7 +128,9 @@ def _train(
         overview = parameter_overview.get_parameter_overview(
             run.runner.local(state.params)
         )
-        (folder / "parameters.txt").write_text(overview + "\n")
+        path = folder / PARAMETERS_FILE
+        with writing(path), draft_of(path) as draft:
+            draft.write_text(overview + "\n", encoding="utf-8")
         announce.run_starts(run, folder, state, start)
         log = MetricsLog(
             folder,

@@ -10,6 +10,7 @@ import numpy as np
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import local
 
 # What Pillow reads and people call a picture.
 SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .jp2 .png .ppm .tif .tiff .webp".split())
@@ -29,7 +30,7 @@ def image_folder(folder: str, *, classes: bool, held_out: float, size: int) -> D
     """The pictures below a folder; see `sources.load`."""
     if not folder:
         raise UserError("data.folder is missing: the folder that holds the pictures")
-    root = Path(folder).absolute()
+    root = local(folder, key="data.folder")
     ids = list_pictures(root)
     labels, names = classes_of(ids) if classes else (None, ())
     kept = np.array([not is_held_out(name, held_out) for name in ids])
@@ -54,7 +55,7 @@ def two_folders(folder: str, *, size: int) -> Dataset:
     Raises:
       UserError: no such folders, or other classes in the one than in the other.
     """
-    root = Path(folder).absolute()
+    root = local(folder, key="other.places")
     ids = {
         part: list_pictures(root / part, key="other.places")
         for part in ("train", "val")

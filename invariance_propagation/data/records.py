@@ -22,6 +22,7 @@ from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.pictures import Pictures, decode
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import local
 
 TFDS = "tfds:"
 HELD_OUT = ("validation", "test")  # the first that a set has
@@ -126,7 +127,7 @@ def is_prepared(name: str, folder: str) -> bool:
 def _root(folder: str) -> Path:
     import tensorflow_datasets as tfds
 
-    return Path(folder or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    return local(folder or tfds.core.constants.DATA_DIR, key="data.folder")
 
 
 def _find(name: str, root: Path) -> Path | None:
