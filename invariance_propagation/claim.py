@@ -9,20 +9,28 @@ import jax
 import numpy as np
 
 from invariance_propagation.checkpoint import FOLDER, Checkpoints
-from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.paths import not_writable, reason
+from invariance_propagation.paths import check_folder, not_writable, reason
 
 KEY = "--workdir"
 # No number, as the name of a checkpoint is, so nobody takes it for one.
 PROBE = ".probe"
 
 
-def claim(folder: Path, files: Sequence[str]) -> None:
-    """Makes a workdir, and proves that checkpoints and files can be kept in it.
+def look_at(folder: Path) -> None:
+    """Raises UserError where the run could not write its checkpoints; makes nothing.
 
-    A small checkpoint is written where the run's will lie, read back by the same code
-    as theirs, and removed. What a claim has left that was killed is removed first.
+    A run asks before it reads the data, which may take hours.
+    """
+    check_folder(folder / FOLDER, key=KEY)
+
+
+def claim(folder: Path, files: Sequence[str]) -> None:
+    """Makes a workdir, and tries out whether checkpoints and files can be kept in it.
+
+    Writes a small checkpoint beside the place of the real ones, reads it back by the
+    same code, and removes it. What is left of an earlier claim, which was killed, is
+    removed first.
 
     Args:
       folder: the workdir, absolute.
@@ -32,14 +40,14 @@ def claim(folder: Path, files: Sequence[str]) -> None:
       UserError: something cannot be written or read, with the system's reason.
     """
     probe = folder / FOLDER / PROBE
+    look_at(folder)
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         if probe.exists():
             shutil.rmtree(probe)
         for name in files:
             _check_file(folder / name)
-        with draft_of(probe / "file") as draft:
-            draft.write_text("whole or not at all\n", encoding="utf-8")
+        check_folder(folder, key=KEY)
         _check_checkpoint(probe)
         shutil.rmtree(probe)
     except OSError as error:

@@ -41,21 +41,31 @@ def local(path: str | Path, *, key: str) -> Path:
         )
     if "\0" in text:
         raise UserError(f"{key}={text!r} has a zero byte, which no path can have")
-    try:
-        found = Path(text).expanduser().absolute()
-        os.lstat(found)
-        return found
-    except FileNotFoundError:
-        return found
-    except RuntimeError as error:
+    home = os.path.expanduser(text)
+    if home == text and text.startswith("~"):
+        user, *_ = text.split("/")
         raise UserError(
-            f"{key}={text}: there is no home folder for {Path(text).parts[0]}; write "
-            f"./{text} for a folder of that name"
-        ) from error
+            f"{key}={text}: there is no home folder for {user}; write ./{text} for a "
+            "folder of that name"
+        )
+    try:
+        found = Path(home).absolute()
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            return found  # whoever uses it says what is wrong with it
-        raise UserError(f"{key}={text}: {reason(error)}; choose a shorter") from error
+        raise UserError(
+            f"{key}={text}: the current folder cannot be used ({reason(error)}): "
+            "change to another"
+        ) from error
+    try:
+        os.lstat(found)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        # Whoever uses the path finds anything else that is wrong with it.
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"{key}={text}: {reason(error)}; choose a shorter"
+            ) from error
+    return found
 
 
 def check_folder(folder: Path, *, key: str) -> None:
@@ -150,6 +160,8 @@ def _is_misread(path: Path) -> bool:
     return bool(
         IN_PATTERNS.intersection(path.as_posix())
         or TOP_FOLDERS_OF_ETILS.intersection(path.parts[1:2])
+        # TensorStore's paths end in a slash, and two of them make an address.
+        or any(part.endswith(":") for part in path.parts)
     )
 
 

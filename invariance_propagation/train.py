@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
-from invariance_propagation.claim import KEY, claim
+from invariance_propagation.claim import KEY, claim, look_at
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, UserError
-from invariance_propagation.paths import check_folder, local, writing
+from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
     MetricsLog,
@@ -77,7 +77,7 @@ def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
     folder = local(workdir, key=KEY)
     # Of several processes the first alone needs it, and is not known before JAX starts.
     if not processes.joined():
-        check_folder(folder, key=KEY)
+        look_at(folder)
     return build(config), folder
 
 
