@@ -165,6 +165,11 @@ def _is_misread(path: Path) -> bool:
     )
 
 
+def printable(text: str) -> str:
+    """Returns a text in which bytes of a path that are no text are escaped."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Raises TrainingError where the system cannot write a file of a run."""

@@ -89,7 +89,8 @@ class MetricsLog:
             self._writer.write_scalars(scalars.pop("step"), scalars)
 
     def close(self) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

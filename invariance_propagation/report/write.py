@@ -8,7 +8,7 @@ import tqdm
 
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
-from invariance_propagation.paths import check_file, local, reason
+from invariance_propagation.paths import check_file, local, printable, reason
 from invariance_propagation.report import page, sections
 from invariance_propagation.report.record import Record, read_record
 
@@ -73,12 +73,15 @@ def render(records: Sequence[Record]) -> str:
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """What to call each run: the end of its path that no other has."""
+    """What to call each run: the end of its path that no other has.
+
+    Bytes of a name that are no text are shown as they are escaped.
+    """
     paths = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, paths)) + 1):
         ends = ["/".join(parts[-length:]) for parts in paths]
         if len(set(ends)) == len(ends):
-            return ends
+            return [printable(end) for end in ends]
     raise UserError(f"workdir={','.join(map(str, folders))}: one is named twice")
 
 
@@ -86,7 +89,7 @@ def _write(path: Path, html: str) -> None:
     """Whole or not at all."""
     try:
         with draft_of(path) as draft:
-            draft.write_text(html, encoding="utf-8")
+            draft.write_text(printable(html), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({reason(error)}): set --config.output to another "
