@@ -144,9 +144,25 @@ def join_processes(task: str) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """As absl does, but one line and status 2 for what it does not understand."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([_with_home(argument) for argument in argv])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _exit(error, 2)
+
+
+def _with_home(argument: str) -> str:
+    """`--config=~/mine.py` with the home folder, which a shell only puts after a space."""
+    name, equals, value = argument.partition("=")
+    if name not in ("--config", "-config"):
+        return argument
+    return name + equals + os.path.expanduser(value)
+
+
+def _is_not_orbaxs(record: Any) -> bool:
+    """Orbax logs the traceback of each failure in each of its threads.
+
+    It also raises it, and then it is one line, of `_exit`.
+    """
+    return "orbax" not in Path(record.pathname).parts
 
 
 def read_config() -> ConfigDict:
@@ -186,7 +202,7 @@ def workdir() -> str:
     """Where this run lies."""
     from invariance_propagation.errors import UserError
 
-    if WORKDIR.value is None:
+    if not WORKDIR.value:
         raise UserError(
             "--workdir is missing: where the run shall lie, e.g. --workdir=runs/digits"
         )
@@ -213,4 +229,7 @@ def _leave(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(_is_not_orbaxs)
+    # A path may have bytes that are no text; they are printed as they are.
+    sys.stdout.reconfigure(errors="surrogateescape")
     app.run(main, flags_parser=parse_flags)

@@ -6,6 +6,7 @@ the run and a CRC-32 per array, because Orbax returns a flipped bit unnoticed.
 """
 
 import base64
+import contextlib
 import logging
 import os
 import zlib
@@ -18,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.paths import plain, reason, remedy
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
@@ -32,6 +34,7 @@ class Checkpoints:
         self.folder = self.workdir / FOLDER
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
+        self._plain = contextlib.ExitStack()
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
         """Starts writing; returns once the arrays can change.
@@ -56,7 +59,10 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(step, error) from error
         if not saved:
-            raise self._failed(step, f"step {self._open().latest_step()} is there")
+            raise TrainingError(
+                f"the checkpoint of step {step} could not be written to {self.folder}: "
+                f"step {self._open().latest_step()} is there; choose another --workdir"
+            )
 
     def finish(self) -> None:
         """Waits until everything is on disk.
@@ -72,13 +78,22 @@ class Checkpoints:
             raise self._failed(None, error) from error
 
     def close(self) -> None:
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        """Waits, and lets go of the folder.
+
+        Raises:
+          TrainingError: a save failed in the background.
+        """
+        manager, self._manager = self._manager, None
+        with self._plain:
+            try:
+                if manager is not None:
+                    manager.close()
+            except Exception as error:
+                raise self._failed(None, error) from error
 
     def facts(self) -> dict[str, Any] | None:
         """The facts of the newest checkpoint that has any; None without one."""
-        for step in self._steps():
+        for step in steps_in(self.workdir):
             try:
                 return self._read_facts(step)
             except Exception as error:
@@ -106,19 +121,14 @@ class Checkpoints:
           UserError: an array of another shape, as after a change of the network.
           TrainingError: there are checkpoints, but none can be read.
         """
-        steps = self._steps()
+        steps = steps_in(self.workdir)
         for step in steps:
             try:
-                facts = self._read_facts(step)
-                _check_shapes(facts["arrays"], target, step)
-                state = self._read_state(step, target)
-                _check_contents(facts["arrays"], state)
-                return step, state, facts
+                return step, *self.read(step, target)
             except UserError:
                 raise
             except Exception as error:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                self._set_aside(step, reason[0][:200])
+                self._set_aside(step, reason(error))
         if steps:
             raise TrainingError(
                 f"no checkpoint in {self.folder} can be read (they now lie in "
@@ -126,11 +136,31 @@ class Checkpoints:
             )
         return None
 
+    def read(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+        """Reads and checks one checkpoint, and moves nothing.
+
+        Args:
+          step: of the checkpoint.
+          target: as for `restore`.
+
+        Returns:
+          State as NumPy arrays, and facts.
+
+        Raises:
+          UserError: an array of another shape.
+          Exception: it cannot be read, or is not what was written.
+        """
+        facts = self._read_facts(step)
+        _check_shapes(facts["arrays"], target, step)
+        state = self._read_state(step, target)
+        _check_contents(facts["arrays"], state)
+        return state, facts
+
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
-                self.folder,
+                self._plain.enter_context(plain(self.folder)),
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=self._keep,
                     cleanup_tmp_directories=True,
@@ -139,13 +169,6 @@ class Checkpoints:
                 ),
             )
         return self._manager
-
-    def _steps(self) -> list[int]:
-        """Newest first. A save that was killed left a name that is no number."""
-        if not self.folder.is_dir():
-            return []
-        names = [path.name for path in self.folder.iterdir()]
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def _read_facts(self, step: int) -> dict[str, Any]:
         # Not by the manager, which clears away what another process is writing.
@@ -158,11 +181,11 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return self._open().restore(step, args=args).state
 
-    def _set_aside(self, step: int, reason: str) -> None:
+    def _set_aside(self, step: int, why: str) -> None:
         logging.warning(
             "checkpoint of step %d is damaged (%s); moved to %s, trying the one before",
             step,
-            reason,
+            why,
             self.workdir / DAMAGED,
         )
         self.close()
@@ -172,18 +195,40 @@ class Checkpoints:
             place = place.with_name(place.name + "_")
         (self.folder / str(step)).rename(place)
 
-    def _failed(self, step: int | None, reason: Any) -> TrainingError:
+    def _failed(self, step: int | None, error: Exception) -> TrainingError:
         which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
         return TrainingError(
-            f"{which} could not be written to {self.folder} ({reason}): is the disk "
-            "full? Free some space and run the same command to go on from the last one"
+            f"{which} could not be written to {self.folder} ({reason(error)}): "
+            f"{remedy(error)}"
         )
+
+
+def steps_in(workdir: Path) -> list[int]:
+    """Returns the steps that a workdir has checkpoints of, newest first.
+
+    Raises:
+      UserError: the folder of the checkpoints cannot be looked into.
+    """
+    folder = workdir / FOLDER
+    try:
+        # A save that was killed left a name that is no number.
+        names = [name for name in os.listdir(folder) if name.isdigit()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({reason(error)}): mend that, or name another"
+        ) from error
+    return sorted(map(int, names), reverse=True)
 
 
 def read_item(handler: ocp.CheckpointHandler, folder: Path, **options: Any) -> Any:
     """One item of a checkpoint; nothing but this is read or touched."""
-    with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-        return reader.restore(folder, **options)
+    with (
+        plain(folder) as place,
+        ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
+    ):
+        return reader.restore(place, **options)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

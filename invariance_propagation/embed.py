@@ -1,8 +1,6 @@
 """New pictures by a trained encoder: their features, and what they are most like."""
 
-import contextlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from invariance_propagation.evaluation.kept import VECTORS, Block
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.gallery import Gallery, pictures_of, training_images
 from invariance_propagation.origin import origin
+from invariance_propagation.paths import check_file, local, not_writable
 from invariance_propagation.protocols.bench import Headless, View, view_of
 from invariance_propagation.restore import (
     backbone_of,
@@ -99,8 +98,9 @@ def embed_folder(
       TrainingError: a checkpoint that cannot be read, or whose features are not finite.
     """
     _check(checkpoint, folder, num_neighbors, by, compare_with)
+    local(checkpoint, key="checkpoint")
+    root = local(folder, key="folder")
     path = _output_path(checkpoint, output)
-    root = Path(folder).expanduser().absolute()
     listing = list_pictures(root, key="folder")
     ids = listing.ids
     devices.one_cpu_device_per_core(BATCH_SIZE)
@@ -118,7 +118,6 @@ def embed_folder(
     plain_view = partial(augment.normalize, **view._asdict())
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
     blocks = partial(_blocks, network, embed, look, batch_size)
-    _check_writable(path)
 
     print(f"embedding {len(ids):,} pictures of {printable(folder)}")
     pictures = Pictures(
@@ -285,34 +284,20 @@ def _output_path(checkpoint: str, output: str) -> Path:
         raise UserError(
             f"--config.output is missing: {checkpoint} is of no run, so name a file"
         )
-    path = Path(output).absolute() if output else workdir_of(checkpoint) / NAME
+    path = local(output, key="output") if output else workdir_of(checkpoint) / NAME
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(f"output={path}: name a file, with .npz at its end")
+    if output or path.parent.is_dir():  # else there is no run, as `_restore` says
+        check_file(path, key="--config.output")
     return path
-
-
-def _check_writable(path: Path) -> None:
-    """Before what may take hours."""
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
     beside = path.with_name(path.name + ".json")
-    with _named(path), draft_of(path) as draft, draft_of(beside) as note:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)
-        note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turns an OSError into a line that names the output."""
     try:
-        yield
+        with draft_of(path) as draft, draft_of(beside) as note:
+            with draft.open("wb") as file:
+                np.savez(file, **arrays)
+            note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"output={path} cannot be written ({error}): choose another --config.output"
-        ) from error
+        raise not_writable(path, error, key="--config.output") from error

@@ -1,7 +1,6 @@
 """Evaluates a checkpoint by the protocols asked for: a card each, and tables of them."""
 
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from invariance_propagation.evaluation.cards import (
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.origin import origin
 from invariance_propagation.parallel import AXIS
+from invariance_propagation.paths import check_folder, local, writing
 from invariance_propagation.protocols.bench import (
     PIXELS,
     RANDOM,
@@ -83,7 +83,12 @@ def evaluate(
         raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
     if num_seeds < 1:
         raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
+    local(checkpoint, key="checkpoint")
+    for key, value in (("data.folder", data["folder"]), *_places(other)):
+        local(value, key=key)
     folder = _folder(checkpoint, output)
+    if output or folder.is_dir():  # else there is no run, which is said below
+        check_folder(folder / FOLDER, key="--config.output")
     devices.one_cpu_device_per_core(BATCH_SIZE)
     run = None if is_weights(checkpoint) else restore_encoder(checkpoint)
     encoder = restore_backbone(checkpoint) if run is None else backbone_of(run)
@@ -128,7 +133,6 @@ def evaluate(
     )
     rows, cards = _rows(checkpoint, encoder, run), []
     for jobs in _groups(names or usual(bench()), request):
-        _check_writable(folder)
         for found in _measure(jobs, rows, num_seeds, folder):
             cards += found
             print("\n" + table(found, published(found)), flush=True)
@@ -153,17 +157,10 @@ def _groups(names: list[str], request: Request) -> Iterator[list[Job]]:
             yield from PROTOCOLS[name](request)
 
 
-def _check_writable(folder: Path) -> None:
-    """Before what may take hours."""
-    try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder / FOLDER):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cards cannot be written to {folder} ({error}): set --config.output to "
-            "another folder"
-        ) from error
+def _places(other: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields each key of `other` that may name a folder, with its value."""
+    for name in ("tfds_folder", "places"):
+        yield f"other.{name}", other[name]
 
 
 def _names(protocols: str) -> list[str]:
@@ -177,7 +174,7 @@ def _names(protocols: str) -> list[str]:
 
 def _folder(checkpoint: str, output: str) -> Path:
     if output:
-        return Path(output).absolute()
+        return local(output, key="output")
     if is_weights(checkpoint):
         raise UserError(
             f"--config.output is missing: {checkpoint} is of no run, so name a folder "
@@ -205,7 +202,10 @@ def _rows(
         "width": module.width,
         "channels": encoder.channels,
     }
-    name, weights = Path(checkpoint).name, {"digest": encoder.digest()}
+    name, weights = (
+        local(checkpoint, key="checkpoint").name,
+        {"digest": encoder.digest()},
+    )
     if run is not None:
         name, weights["step"] = f"step {run.step}", run.step
     weights["path"] = checkpoint
@@ -256,7 +256,8 @@ def _measure(
             subject = row.make(bench, seed)
             for i in (i for i in due if seed in due[i]):
                 cards[i][-1] = _with_seed(cards[i][-1], jobs[i], subject, seed)
-                write_card(cards[i][-1], folder)
+                with writing(folder / FOLDER / cards[i][-1].name()):
+                    write_card(cards[i][-1], folder)
     return list(cards.values())
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models.onnx_graph import onnx_model
 from invariance_propagation.models.torchvision import is_head, to_torchvision
+from invariance_propagation.paths import check_file, local, not_writable
 from invariance_propagation.restore import (
     Restored,
     backbone_of,
@@ -65,8 +66,12 @@ def export(*, checkpoint: str, what: str, format: str, output: str) -> Path:
     if format not in PARTS[what]:
         choices = ", ".join(PARTS[what])
         raise UserError(f"format={format!r}: {what} is written as {choices}")
+    local(checkpoint, key="checkpoint")
     if output and Path(output).suffix != f".{format}":
         raise UserError(f"output={output}: name it .{format}, as format has it")
+    path = _output_path(checkpoint, output, "file")
+    if output or path.parent.is_dir():  # else there is no run, which is said below
+        check_file(path, key="--config.output")
     if what == "memory":
         return _export_memory(checkpoint, output)
     need("safetensors", "onnx", "onnxruntime")
@@ -211,7 +216,7 @@ def _source(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _output_path(checkpoint: str, output: str, name: str) -> Path:
-    path = Path(output) if output else workdir_of(checkpoint) / name
+    path = local(output, key="output") if output else workdir_of(checkpoint) / name
     if path.is_dir():
         raise UserError(f"output={path} is a folder: name a file")
     return path
@@ -225,9 +230,7 @@ def _draft(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
     except OSError as error:
-        raise UserError(
-            f"output={path} cannot be written ({error}): choose another"
-        ) from error
+        raise not_writable(path, error, key="--config.output") from error
     finally:
         for left in (draft, draft.with_suffix(".json")):
             with suppress(OSError):

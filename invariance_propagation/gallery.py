@@ -17,6 +17,7 @@ from invariance_propagation.data.passes import Look, content_digest
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.kept import Damaged, read_facts
+from invariance_propagation.paths import local
 
 OF_TRAINING = "training.npz"
 # What to set where there is nothing to compare with.
@@ -103,7 +104,7 @@ def pictures_of(
     Raises:
       UserError: there are none.
     """
-    root = Path(folder).expanduser().absolute()
+    root = local(folder, key="compare_with")
     ids = list_pictures(root, key="compare_with").ids
     images = Pictures(
         ids,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from invariance_propagation.checkpoint import FOLDER
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.models import Outputs
+from invariance_propagation.paths import writing
 from invariance_propagation.progress import METRICS_FILE, read_rows
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
@@ -74,7 +76,8 @@ def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str
     if run.has_labels and run.method.purity is not None:
         *hops, overall = purity(run, state, num_anchors=run.num_examples)
         summary |= {"purity_by_hop": hops, "purity": overall}
-    with draft_of(folder / SUMMARY_FILE) as draft:
+    path = folder / SUMMARY_FILE
+    with writing(path), draft_of(path) as draft:
         draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(_table(summary, folder))
     return summary
@@ -135,7 +138,8 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     lines += [
         f"checkpoints: {folder / FOLDER}",
         f"logs: {folder / METRICS_FILE}",
-        f"next: python main.py --config=configs/report.py --config.workdir={folder}",
+        "next: python main.py --config=configs/report.py "
+        f"--config.workdir={shlex.quote(str(folder))}",
     ]
     return "\n".join(lines)
 

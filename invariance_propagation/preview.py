@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import check_file, local, not_writable
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
 
@@ -51,8 +52,11 @@ def draw_preview(config: ConfigDict) -> Path:
         *describe(run.chances, channels=channels),
     ]
     drawn = sheet(columns, [f"image {i}" for i in indices], caption)
-    with draft_of(path) as draft:
-        drawn.save(draft, format="PNG")
+    try:
+        with draft_of(path) as draft:
+            drawn.save(draft, format="PNG")
+    except OSError as error:
+        raise not_writable(path, error, key="--config.output") from error
     print(f"views of {len(indices)} images in {len(epochs)} epochs: {path}")
     return path
 
@@ -141,13 +145,14 @@ def _visible(run: Run, views: np.ndarray) -> np.ndarray:
 
 
 def _output(name: str) -> Path:
-    path = Path(name or OUTPUT).absolute()
+    path = local(name or OUTPUT, key="output")
     if path.suffix.lower() != ".png":
         raise UserError(f"output={name}: name a .png file")
     if not path.parent.is_dir():
         raise UserError(f"output={name}: there is no folder {path.parent}, make it")
     if path.is_dir():
         raise UserError(f"output={name} is a folder: name a file in it")
+    check_file(path, key="--config.output")
     return path
 
 

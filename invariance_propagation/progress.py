@@ -10,6 +10,7 @@ from typing import Any
 import tqdm
 
 from invariance_propagation.drafts import draft_of
+from invariance_propagation.paths import writing
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
@@ -73,20 +74,23 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, *, tensorboard: bool, keep_until: int):
         self.folder = workdir
-        path = workdir / METRICS_FILE
-        _drop_rows_after(path, keep_until)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = workdir / METRICS_FILE
+        with writing(self._path):
+            _drop_rows_after(self._path, keep_until)
+            self._file = self._path.open("a", encoding="utf-8")
         self._writer = _tensorboard_writer(workdir) if tensorboard else None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._writer is not None:
             scalars = {k: v for k, v in row.items() if isinstance(v, int | float)}
             self._writer.write_scalars(scalars.pop("step"), scalars)
 
     def close(self) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

@@ -20,6 +20,7 @@ from invariance_propagation.checkpoint import (
     FOLDER,
     checksum,
     read_item,
+    steps_in,
     unpack_ids,
 )
 from invariance_propagation.errors import TrainingError, UserError
@@ -32,6 +33,7 @@ from invariance_propagation.models.torchvision import (
     to_torchvision,
     variable_shapes,
 )
+from invariance_propagation.paths import local, reason
 from invariance_propagation.setup import make_encoder
 from invariance_propagation.weights import SUFFIXES, is_weights, read_weights
 
@@ -167,7 +169,7 @@ def digest_of(params: dict[str, Any], batch_stats: dict[str, Any]) -> str:
 
 def workdir_of(path: str | Path) -> Path:
     """The workdir that a checkpoint, named as for `restore_encoder`, lies in."""
-    path = Path(path).absolute()
+    path = local(path, key="checkpoint")
     return path.parents[1] if path.parent.name == FOLDER else path
 
 
@@ -181,16 +183,15 @@ def read_checkpoint(
       parts: fields of `TrainState`.
     """
     reasons = []
-    for folder in _step_folders(Path(path)):
+    for folder in _step_folders(local(path, key="checkpoint")):
         try:
             facts = read_item(ocp.JsonCheckpointHandler(), folder / "facts")
             state = _read_parts(folder / "state", parts, facts["arrays"])
         except Exception as error:
-            first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-            reasons.append(f"{folder} cannot be read ({first[:200]})")
+            reasons.append(f"{folder} cannot be read ({reason(error)})")
             continue
-        for reason in reasons:
-            logging.warning("%s: taking step %d instead", reason, facts["step"])
+        for passed_over in reasons:
+            logging.warning("%s: taking step %d instead", passed_over, facts["step"])
         return state, facts
     raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
 
@@ -225,16 +226,15 @@ def _memory_of(
 def _step_folders(path: Path) -> list[Path]:
     """Newest first, at least one."""
     if (path / "state").is_dir():
-        return [path.absolute()]
-    # A save that was killed left a name that is no number.
-    steps = [x for x in path.absolute().glob(f"{FOLDER}/*") if x.name.isdigit()]
+        return [path]
+    steps = steps_in(path)
     if not steps:
         what = "holds no checkpoint" if path.is_dir() else "is no folder"
         raise UserError(
             f"{path} {what}: name a run's workdir, the folder of one step in its "
             f"{FOLDER}, or a file of weights ({' or '.join(SUFFIXES)})"
         )
-    return sorted(steps, key=lambda folder: int(folder.name), reverse=True)
+    return [path / FOLDER / str(step) for step in steps]
 
 
 def _read_parts(

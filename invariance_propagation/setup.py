@@ -30,6 +30,7 @@ from invariance_propagation.options import (
     check_options,
 )
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.paths import local
 from invariance_propagation.run import Programs, Run
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
@@ -56,6 +57,8 @@ def build(config: ConfigDict) -> Run:
             f"augmentation={config.augmentation!r}: choose one of "
             f"{', '.join(AUGMENTATIONS)}"
         )
+    if config.weights:
+        local(config.weights, key="weights")
     own = {"size": config.augment.size, "seed": config.seed}
     dataset = settings.call(sources.load, "data", config, **own)
     images = dataset.train.images

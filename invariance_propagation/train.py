@@ -11,9 +11,18 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.claim import KEY, claim, look_at
 from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, UserError
-from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
+from invariance_propagation.paths import local, writing
+from invariance_propagation.progress import (
+    METRICS_FILE,
+    MetricsLog,
+    Progress,
+    Silent,
+    read_rows,
+)
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
 from invariance_propagation.start import Start, start_of
@@ -24,6 +33,8 @@ from invariance_propagation.window import Window
 
 # 2: marks of content besides names, a random sample; runs of version 1 note none.
 DIGEST_VERSION = 2
+PARAMETERS_FILE = "parameters.txt"
+FILES = (METRICS_FILE, monitor.SUMMARY_FILE, PARAMETERS_FILE)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -31,7 +42,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Args:
       config: as from configs/default.py.
-      workdir: where checkpoints and logs lie; made if it is not there.
+      workdir: where checkpoints and logs lie; made if it is not there, and tried out
+        before the first step.
 
     Returns:
       The summary that is also printed and written to summary.json: kNN accuracy
@@ -43,9 +55,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         read or written.
       Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
     """
-    run = processes.everywhere(build, config)
+    run, folder = processes.everywhere(_build, config, workdir)
     processes.announce()
-    folder = Path(workdir).absolute()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     identity = _identity(run)
     facts = identity | {"config": json.loads(config.to_json_best_effort())}
@@ -64,6 +75,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         checkpoints.close()
 
 
+def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
+    """The run, and its workdir, which is looked at before the data set is."""
+    folder = local(workdir, key=KEY)
+    # Of several processes the first alone needs it, and is not known before JAX starts.
+    if not processes.joined():
+        look_at(folder)
+    return build(config), folder
+
+
 def _prepare_folder(
     folder: Path,
     checkpoints: Checkpoints,
@@ -71,8 +91,6 @@ def _prepare_folder(
     config: ConfigDict,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
-    if folder.is_file():
-        raise UserError(f"--workdir={folder} is a file: name a folder")
     found = checkpoints.facts()
     _check_same_run(found, run, folder, sampled=config.data.num_train > 0)
     if found is not None:
@@ -84,7 +102,7 @@ def _prepare_folder(
         if summary is not None and summary["steps"] == found["step"]:
             return monitor.repeat_summary(summary, folder), None
     start = start_of(config) if found is None else None
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, FILES)
     return None, start
 
 
@@ -112,7 +130,9 @@ def _train(
         overview = parameter_overview.get_parameter_overview(
             run.runner.local(state.params)
         )
-        (folder / "parameters.txt").write_text(overview + "\n")
+        path = folder / PARAMETERS_FILE
+        with writing(path), draft_of(path) as draft:
+            draft.write_text(overview + "\n", encoding="utf-8")
         announce.run_starts(run, folder, state, start)
         log = MetricsLog(
             folder,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import local, reason
 
 SUFFIXES = (".safetensors", ".npz")
 
@@ -22,7 +23,7 @@ def input_of(path: str | Path) -> dict[str, Any] | None:
 
     It stands in the .json file that an export leaves beside its own.
     """
-    path = Path(path)
+    path = local(path, key="checkpoint")
     try:
         beside = path.with_name(path.name + ".json").read_text(encoding="utf-8")
         given = json.loads(beside)["input"]
@@ -37,7 +38,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no such file, it is of another kind, or damaged.
     """
-    path = Path(path)
+    path = local(path, key="checkpoint")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     if not is_weights(path):
@@ -52,6 +53,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
     except Exception as error:
         raise UserError(f"{path} cannot be read ({error}): is it whole?") from error
 

@@ -1,13 +1,16 @@
 """Checkpoints: exact, atomic, checked, and loud when something is wrong."""
 
+import errno
 import gc
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from invariance_propagation import devices, parallel
@@ -15,10 +18,12 @@ from invariance_propagation.checkpoint import (
     DAMAGED,
     Checkpoints,
     pack_ids,
+    steps_in,
     unpack_ids,
 )
 from invariance_propagation.errors import TrainingError, UserError
 from tests import tiny
+from tests.odd_names import ODD_NAMES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -180,11 +185,69 @@ def test_a_step_is_not_written_twice(tmp_path: Path) -> None:
     checkpoints.close()
 
 
-def test_a_full_disk_is_loud(tmp_path: Path) -> None:
+def test_what_is_in_the_way_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     checkpoints = Checkpoints(tmp_path, keep=1)
-    with pytest.raises(TrainingError, match="could not be written"):
+    with pytest.raises(TrainingError, match=r"could not be written") as caught:
         checkpoints.save(1, state_of(1), {})
+    assert "(File exists)" in str(caught.value) and "disk" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["finish", "close"])
+def test_a_full_disk_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(self: ocp.CheckpointManager) -> None:
+        # As TensorStore says it, which knows no OSError.
+        raise ValueError(f"RESOURCE_EXHAUSTED: {'x' * 300}: No space left on device")
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state_of(1), {})
+    name = {"finish": "wait_until_finished", "close": "close"}[method]
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, name, fail)
+        with pytest.raises(TrainingError) as caught:
+            getattr(checkpoints, method)()
+    assert "(No space left on device): the disk is full; free" in str(caught.value)
+    checkpoints.close()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_fresh_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+
+    save_all(tmp_path, (1,))
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(UserError, match=r"checkpoints cannot be read \(Permission"):
+        Checkpoints(tmp_path, keep=1).facts()
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_workdir_may_have_any_name(tmp_path: Path, name: str) -> None:
+    # What a pattern would find in its stead.
+    (tmp_path / "axb").mkdir()
+    (tmp_path / "runs1").mkdir()
+    save_all(tmp_path / name, (1, 2, 3, 4), keep=2)
+    step, state, facts = restore(tmp_path / name)
+    assert step == facts["step"] == 4
+    jax.tree.map(np.testing.assert_array_equal, state, state_of(4))
+    assert {x.name for x in (tmp_path / name).iterdir()} == {"checkpoints"}
+    assert steps_in(tmp_path / name) == [4, 3]
+    assert not list((tmp_path / "axb").iterdir())
+
+
+def test_the_folder_is_let_go(tmp_path: Path) -> None:
+    def opened() -> set[str]:
+        links = Path("/proc/self/fd").iterdir()
+        return {os.readlink(link) for link in links if link.is_symlink()}
+
+    checkpoints = Checkpoints(tmp_path / "a[1]", keep=1)
+    checkpoints.save(1, state_of(1), {})
+    assert str(tmp_path / "a[1]") in opened()
+    checkpoints.close()
+    assert str(tmp_path / "a[1]") not in opened()
 
 
 def test_facts_are_json(tmp_path: Path) -> None:

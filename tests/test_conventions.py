@@ -31,14 +31,14 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"drafts", "errors", "parallel", "version"},
-    {"processes"},
+    {"paths", "processes"},
     {"auto", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"stopping", "train_state", "weights", "window"},
-    {"train_step", "feed", "__init__"},
+    {"claim", "train_step", "feed", "__init__"},
     {"run", "protocols"},
     {"setup"},
     {"monitor", "plan", "scan", "preview", "restore", "gallery"},

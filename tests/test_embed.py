@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from configs.embed import get_config
+from invariance_propagation import embed as module
 from invariance_propagation.data.augment import normalize
 from invariance_propagation.data.pictures import central_crop
 from invariance_propagation.embed import embed_folder
@@ -216,3 +217,39 @@ def test_pictures_of_which_none_can_be_read(stored: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="none of 1 pictures can be used: x.png"):
         run(stored, tmp_path, output=str(tmp_path / "out.npz"))
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_paths_mean_the_same_as_in_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store_run(tmp_path / "runs[1]\\ \udcff", (7,), channels=3)
+    (tmp_path / "pictures").symlink_to(folder)
+    given = Path("~/runs[1]\\ \udcff"), Path("~/pictures")
+    assert run(*given) == tmp_path / "runs[1]\\ \udcff" / "embedded.npz"
+    path = run(*given, output="~/new/out.npz")
+    assert path == tmp_path / "new/out.npz" and path.is_file()
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"checkpoint": "gs://b/run"}, "checkpoint=gs://b/run is an address"),
+        ({"folder": "gs://b/run"}, "folder=gs://b/run is an address"),
+        ({"output": "gs://b/out.npz"}, "output=gs://b/out.npz is an address"),
+        ({"output": "{file}/x/out.npz"}, "cannot be written"),
+    ],
+)
+def test_places_are_looked_at_before_anything_is_read(
+    stored: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch,
+    changes: dict,
+    expected: str,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "list_pictures", None)
+    changes = {k: x.format(file=tmp_path / "file") for k, x in changes.items()}
+    with pytest.raises(UserError, match=expected):
+        run(stored, folder, **changes)

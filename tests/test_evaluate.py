@@ -262,3 +262,34 @@ def test_a_file_that_is_no_card_stops_nothing_else(
     path.write_text(json.dumps({"protocol": "knn"}))
     with pytest.raises(UserError, match="is no evaluation card"):
         run(stored, "knn", output=str(tmp_path), num_seeds=1)
+
+
+def test_paths_mean_the_same_as_in_training(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    workdir = tmp_path / "runs[1]\\ \udcff"
+    store_run(workdir, (7,))
+    given = "~/runs[1]\\ \udcff"
+    cards = run(given, "knn", num_seeds=1)
+    assert len(list((workdir / FOLDER).glob("*.json"))) == len(cards) == 3
+    run(given, "knn", num_seeds=1, output="~/new")
+    assert len(list((tmp_path / "new" / FOLDER).glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"output": "gs://b/x"}, "output=gs://b/x is an address"),
+        ({"data__folder": "gs://b/x"}, "data.folder=gs://b/x is an address"),
+        ({"other__tfds_folder": "s3://b/x"}, "other.tfds_folder=s3://b/x is an"),
+        ({"other__places": "s3://b/x"}, "other.places=s3://b/x is an address"),
+        ({"output": "{file}/x"}, "cannot be written"),
+    ],
+)
+def test_places_are_looked_at_before_anything_is_read(
+    stored: Path, tmp_path: Path, monkeypatch, changes: dict, expected: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "restore_encoder", None)
+    changes = {k: x.format(file=tmp_path / "file") for k, x in changes.items()}
+    with pytest.raises(UserError, match=expected):
+        run(stored, "knn", **changes)

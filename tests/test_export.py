@@ -224,3 +224,32 @@ def test_what_is_not_installed_is_named(stored, tmp_path: Path, monkeypatch) -> 
         run_export(stored[0], format="npz", output=str(tmp_path / "w.npz"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     run_export(stored[0], what="memory", output=str(tmp_path / "m.npz"))
+
+
+def test_paths_mean_the_same_as_in_training(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store_run(tmp_path / "runs[1]\\ \udcff", (7,))
+    given = "~/runs[1]\\ \udcff"
+    path = run_export(given, what="memory")
+    assert path == tmp_path / "runs[1]\\ \udcff" / "memory-7.npz" and path.is_file()
+    path = run_export(given, format="npz", output="~/new/w.npz")
+    assert path == tmp_path / "new/w.npz" and path.is_file()
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"checkpoint": "gs://b/run"}, "checkpoint=gs://b/run is an address"),
+        ({"output": "s3://b/w.npz"}, "output=s3://b/w.npz is an address"),
+        ({"output": "{file}/x/w.npz"}, "cannot be written"),
+    ],
+)
+def test_places_are_looked_at_before_anything_is_read(
+    stored, tmp_path: Path, monkeypatch, options: dict, expected: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "restore_encoder", None)
+    options = {k: x.format(file=tmp_path / "file") for k, x in options.items()}
+    given = {"checkpoint": str(stored[0])} | DEFAULTS | {"format": "npz"} | options
+    with pytest.raises(UserError, match=expected):
+        export(**given)

@@ -66,6 +66,27 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/evaluate.py"], "--config.checkpoint is missing"),
         (["--config=configs/embed.py"], "--config.checkpoint is missing"),
         (["--config=configs/report.py"], "--config.workdir is missing"),
+        (["--config=configs/digits.py", "--workdir="], "--workdir is missing"),
+        (["--config=configs/digits.py", "--workdir=gs://b/x"], "is an address"),
+        (
+            ["--config=configs/digits.py", "--workdir=README.md/x"],
+            "README.md is a file",
+        ),
+        (
+            ["--config=configs/image_folder.py", "--config.task=scan"]
+            + ["--config.data.folder=s3://b/x"],
+            "data.folder=s3://b/x is an address",
+        ),
+        (
+            ["--config=configs/digits.py", "--config.task=preview"]
+            + ["--config.output=gs://b/x.png"],
+            "output=gs://b/x.png is an address",
+        ),
+        (
+            ["--config=configs/digits.py", "--config.task=plan"]
+            + ["--config.weights=gs://b/x.npz"],
+            "weights=gs://b/x.npz is an address",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags: list[str], expected: str) -> None:
@@ -84,6 +105,49 @@ def test_an_export_is_typed_and_says_what_it_wrote(tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     assert output.startswith(f"{tmp_path}/backbone-7.onnx: backbone of step 7; ")
     assert (tmp_path / "backbone-7.onnx").is_file()
+
+
+def test_a_workdir_of_any_bytes_is_read_and_named(tmp_path: Path) -> None:
+    workdir = tmp_path / "runs[1] \udcff"
+    store_run(workdir, (7,))
+    flags = ["--config=configs/export.py", f"--config.checkpoint={workdir}"]
+    done = subprocess.run(
+        [sys.executable, "main.py", *flags, "--config.what=memory"],
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(os.fsencode(workdir / "memory-7.npz:"))
+
+
+def test_a_config_may_lie_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("from configs.digits import get_config\n")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    status, _, errors = run("--config=~/mine.py")
+    assert status == 2 and "--workdir is missing" in errors
+
+
+def test_a_full_disk_is_one_line_though_orbax_logs_it(tmp_path: Path) -> None:
+    # Each file may have a few bytes only, which Orbax's threads stumble over.
+    code = (
+        "import resource, runpy, signal, sys;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64));"
+        "runpy.run_path('main.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *TINY, f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "run cannot be written (File too large): name another" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_help_names_the_way_in() -> None:

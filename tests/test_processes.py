@@ -209,6 +209,20 @@ def test_who_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_workdir_that_cannot_be_used_stops_both(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "summary.json").mkdir(parents=True)
+    for place, expected in (
+        ("file/run", f"{tmp_path}/file is a file"),
+        ("run", "summary.json is no file"),
+    ):
+        for status, _, errors in finish(
+            start_two("pmap", tmp_path / place, by_address)
+        ):
+            assert status == 2
+            assert expected in errors and errors.startswith("error: "), errors
+
+
 def test_an_address_is_looked_at_first() -> None:
     with pytest.raises(UserError, match="coordinator=here: write HOST:PORT"):
         processes.join(coordinator="here", num_processes=2, process_id=0)

@@ -1,8 +1,10 @@
 """What comes back of a checkpoint or a file, without the run it is of."""
 
+import errno
 import gc
 import json
 import logging
+import os
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from invariance_propagation.restore import (
     restore_backbone,
     restore_encoder,
     restore_memory,
+    workdir_of,
 )
 from tests.reference import torchvision_resnet as reference
 from tests.stored_run import IDS, store_run
@@ -184,4 +187,42 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     # A pickle is not opened, whatever it is called.
     np.savez(tmp_path / "w.npz", x=np.array([{}], object))
     with pytest.raises(UserError, match="w.npz cannot be read .*pickle"):
+        read_weights(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("name", ["runs[1]", "a\\b", "not utf-8 \udcff", "gs:", "a,b"])
+def test_a_run_of_any_name_comes_back(tmp_path: Path, name: str) -> None:
+    states = store_run(tmp_path / name)
+    (tmp_path / "runs1").mkdir()
+    for place, step in (("", 7), ("checkpoints/3", 3)):
+        same(restore_encoder(tmp_path / name / place).params, states[step].params)
+        assert restore_memory(tmp_path / name / place).sample_ids == IDS
+    # One step that was moved elsewhere.
+    (tmp_path / name / "checkpoints/7").rename(tmp_path / f"{name}[7]")
+    assert restore_encoder(tmp_path / f"{name}[7]").step == 7
+
+
+def test_a_run_may_lie_in_the_home_folder(stored, monkeypatch) -> None:
+    workdir, _ = stored
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    assert restore_encoder(f"~/{workdir.name}").step == 7
+    assert workdir_of(f"~/{workdir.name}/checkpoints/7") == workdir
+
+
+@pytest.mark.parametrize("path", ["gs://b/run", Path("gs://b/run"), "s3://b/w.npz"])
+def test_an_address_is_refused(path: str | Path) -> None:
+    with pytest.raises(UserError, match="is an address"):
+        restore_backbone(path)
+
+
+def test_a_file_is_not_called_damaged_that_cannot_be_read(
+    tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "w.npz").touch()
+
+    def refuse(*args, **options) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(UserError, match=r"w.npz cannot be read \(Permission denied\)$"):
         read_weights(tmp_path / "w.npz")

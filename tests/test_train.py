@@ -13,8 +13,9 @@ import pytest
 
 from configs import digits
 from invariance_propagation import monitor, train
+from invariance_propagation.data import sources
 from invariance_propagation.errors import Stopped, TrainingError, UserError
-from invariance_propagation.progress import read_rows
+from invariance_propagation.progress import MetricsLog, read_rows
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
 from invariance_propagation.train import train_and_evaluate
@@ -320,3 +321,86 @@ def test_a_start_after_the_end_is_said(
     config = tiny_config(train__epochs=1, method__start_epoch=1)
     train_and_evaluate(config, str(tmp_path))
     assert "trains instance discrimination alone" in capsys.readouterr().out
+
+
+def test_a_workdir_of_any_name_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+    workdir = str(tmp_path / "runs[1]\\ \udcff")
+    stop = tiny_config(train__stop_after_steps=3)
+    with pytest.raises(Stopped, match="step 3 of 32"):
+        train_and_evaluate(stop, workdir)
+    with pytest.raises(Stopped, match="step 6 of 32"):
+        train_and_evaluate(stop, workdir)
+    train_and_evaluate(tiny_config(), workdir)
+    same_run(Path(workdir), uninterrupted)
+
+
+def test_a_workdir_may_lie_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(Stopped):
+        train_and_evaluate(tiny_config(train__stop_after_steps=3), "~/runs/x")
+    assert (tmp_path / "runs/x/checkpoints/3").is_dir()
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize(
+    "workdir, changes, expected",
+    [
+        ("gs://bucket/run", {}, "--workdir=gs://bucket/run is an address"),
+        (Path("s3://bucket/run"), {}, "--workdir=s3:/bucket/run is an address"),
+        ("{tmp}/file/run", {}, "{tmp}/file is a file"),
+        ("{tmp}/broken/run", {}, "{tmp}/broken is a link to what is not there"),
+        (
+            "{tmp}/run",
+            {"weights": "gs://b/w.npz"},
+            "weights=gs://b/w.npz is an address",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_said_before_data_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workdir: str | Path,
+    changes: dict[str, Any],
+    expected: str,
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("nothing")
+    monkeypatch.setattr(sources, "load", None)
+    if isinstance(workdir, str):
+        workdir = workdir.format(tmp=tmp_path)
+    with pytest.raises(UserError) as caught:
+        train_and_evaluate(tiny_config(**changes), workdir)
+    assert expected.format(tmp=tmp_path) in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert not Path("gs:").exists() and not Path("s3:").exists()
+
+
+def test_a_workdir_is_tried_out_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "summary.json").mkdir()
+    monkeypatch.setattr(train, "_train", None)
+    with pytest.raises(UserError, match="summary.json is no file"):
+        train_and_evaluate(tiny_config(), str(tmp_path))
+
+
+def test_a_disk_that_is_full_while_it_trains_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnAFullDisk(MetricsLog):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            self._file.close()
+            self._file = open("/dev/full", "w")
+
+    monkeypatch.setattr(train, "MetricsLog", OnAFullDisk)
+    with pytest.raises(TrainingError) as caught:
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    expected = (
+        f"{tmp_path}/metrics.jsonl could not be written (No space left on device)"
+    )
+    assert str(caught.value).startswith(
+        f"{expected}: the disk is full; free some space"
+    )

@@ -19,6 +19,7 @@ from invariance_propagation.data.usable import (
     name_some,
 )
 from invariance_propagation.errors import UserError, printable
+from invariance_propagation.paths import local
 
 # What people call the folder to train on, and those to test on: the first that is there.
 TRAIN = ("train", "training")
@@ -107,7 +108,7 @@ def two_folders(folder: str, *, size: int) -> Dataset:
     Raises:
       UserError: no such folders, or other classes in the one than in the other.
     """
-    root = Path(folder).absolute()
+    root = local(folder, key="other.places")
     ids = {
         part: list_pictures(root / part, key="other.places").ids
         for part in ("train", "val")
@@ -135,7 +136,7 @@ def root_of(folder: str) -> Path:
     """Raises UserError where data.folder is not given."""
     if not folder:
         raise UserError("data.folder is missing: the folder that holds the pictures")
-    return Path(folder).absolute()
+    return local(folder, key="data.folder")
 
 
 def parts_of(ids: Sequence[str], held_out: float) -> Parts:

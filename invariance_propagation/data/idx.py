@@ -9,6 +9,7 @@ import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import local, reason
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
 FASHION_MNIST_CLASSES = (
@@ -27,7 +28,7 @@ FASHION_MNIST_CLASSES = (
 
 def fashion_mnist(folder: str) -> Dataset:
     """Fashion-MNIST (Xiao et al. 2017) from its four idx.gz files, 28x28 grey."""
-    path = Path(folder or FASHION_MNIST_FOLDER)
+    path = local(folder or FASHION_MNIST_FOLDER, key="data.folder")
 
     def split(prefix: str) -> Split:
         images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
@@ -62,5 +63,7 @@ def read_idx(path: Path) -> np.ndarray:
         if kind != 8:
             raise ValueError(f"element type {kind}, not unsigned bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error

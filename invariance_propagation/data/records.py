@@ -27,6 +27,7 @@ from invariance_propagation.data.stored import (
     read_all,
 )
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import local
 
 TFDS = "tfds:"
 HELD_OUT = ("validation", "test")  # the first that a set has
@@ -105,7 +106,7 @@ def is_prepared(name: str, folder: str) -> bool:
 def _root(folder: str) -> Path:
     import tensorflow_datasets as tfds
 
-    return Path(folder or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    return local(folder or tfds.core.constants.DATA_DIR, key="data.folder")
 
 
 def _find(name: str, root: Path) -> Path | None:

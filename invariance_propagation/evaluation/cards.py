@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
+from invariance_propagation.paths import reason
 
 FOLDER = "cards"
 # Of every card: what was done about test labels.
@@ -114,7 +115,9 @@ def read_card(path: Path) -> Card:
         scores = {name: x["by_seed"] for name, x in content["scores"].items()}
         fields = {name: content[name] for name in Card._fields}
         return Card(**fields | {"scores": scores})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no evaluation card ({error}): remove it") from error
 
 

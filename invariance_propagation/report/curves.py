@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from invariance_propagation.report.draw import COLORS, DASHES, GRAY, STYLE, new_figure
+from invariance_propagation.report.draw import (
+    COLORS,
+    DASHES,
+    GRAY,
+    STYLE,
+    literal,
+    new_figure,
+)
 from invariance_propagation.report.record import Record
 
 HOPS = "purity_by_hop"
@@ -139,7 +146,7 @@ def draw(records: Sequence[Record], panel: Panel) -> tuple[Figure, str] | None:
                     linestyle=DASHES[dashes % len(DASHES)],
                     marker="o" if len(points) < 10 else None,
                     markersize=4,
-                    label=_join(name if len(records) > 1 else "", label),
+                    label=literal(_join(name if len(records) > 1 else "", label)),
                 )
                 ends.append(f"{_join(name, label)} {points[-1][1]:.4g}")
         for start in {record.start_epoch for record in records} - {None, 0}:

@@ -35,6 +35,11 @@ def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
         return Figure(figsize=(width, height), layout="constrained")
 
 
+def literal(text: str) -> str:
+    """Returns a run's name such that matplotlib takes no part of it for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def svg(figure: Figure) -> str:
     """For lines and bars."""
     return _uri(_render(figure, format="svg", metadata={"Date": None}), "svg+xml")

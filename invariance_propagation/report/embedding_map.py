@@ -12,6 +12,7 @@ from invariance_propagation.report.draw import (
     GRAY,
     MARKERS,
     STYLE,
+    literal,
     new_figure,
 )
 
@@ -54,7 +55,7 @@ def draw(
     """
     figure = new_figure(4.6, 4.0)
     with matplotlib.rc_context(STYLE):
-        axes = figure.add_subplot(title=title)
+        axes = figure.add_subplot(title=literal(title))
         axes.grid(False)
         # Only who lies beside whom means anything.
         axes.set(xticks=[], yticks=[])
@@ -69,7 +70,7 @@ def draw_degrees(degrees: np.ndarray, name: str) -> Figure:
     figure = new_figure()
     with matplotlib.rc_context(STYLE):
         axes = figure.add_subplot(
-            title=f"In-degree, {name}",
+            title=f"In-degree, {literal(name)}",
             xlabel="times named as a neighbour",
             ylabel="images",
             yscale="log",

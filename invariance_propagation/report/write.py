@@ -1,12 +1,14 @@
 """From workdirs to report.html."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import tqdm
 
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, printable
+from invariance_propagation.paths import check_file, local, reason
 from invariance_propagation.report import page, sections
 from invariance_propagation.report.record import Record, read_record
 
@@ -30,21 +32,32 @@ def write_report(*, workdir: str, output: str) -> Path:
       UserError: no run there, or nowhere to write; nothing has been written.
       TrainingError: a checkpoint or a picture that cannot be read; likewise.
     """
-    folders = [Path(name.strip()) for name in workdir.split(",") if name.strip()]
+    folders = _folders(workdir)
     if not folders:
         raise UserError(
             "--config.workdir is missing: name that of a run, or of several with "
             "commas between"
         )
-    path = Path(output or folders[0] / (FILE if len(folders) == 1 else FILE_OF_SEVERAL))
+    name = FILE if len(folders) == 1 else FILE_OF_SEVERAL
+    path = local(output, key="output") if output else folders[0] / name
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"output={output}: name a .html file")
     if path.is_dir() or output and not path.parent.is_dir():
         raise UserError(f"output={output}: name a file, in a folder that is there")
-    html = render([*map(read_record, names(folders), folders)])
+    records = [*map(read_record, names(folders), folders)]
+    check_file(path, key="--config.output")
+    html = render(records)
     _write(path, html)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
+
+
+def _folders(workdir: str) -> list[Path]:
+    """Returns the folders of a list with commas, or the one whose name has commas."""
+    if "," in workdir and os.path.isdir(os.path.expanduser(workdir)):
+        return [local(workdir, key="workdir")]
+    names = (name.strip() for name in workdir.split(","))
+    return [local(name, key="workdir") for name in names if name]
 
 
 def render(records: Sequence[Record]) -> str:
@@ -60,12 +73,15 @@ def render(records: Sequence[Record]) -> str:
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """What to call each run: the end of its path that no other has."""
+    """What to call each run: the end of its path that no other has.
+
+    Bytes of a name that are no text are shown as they are escaped.
+    """
     paths = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, paths)) + 1):
         ends = ["/".join(parts[-length:]) for parts in paths]
         if len(set(ends)) == len(ends):
-            return ends
+            return [printable(end) for end in ends]
     raise UserError(f"workdir={','.join(map(str, folders))}: one is named twice")
 
 
@@ -77,5 +93,6 @@ def _write(path: Path, html: str) -> None:
             draft.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error}): set --config.output to another file"
+            f"{path} cannot be written ({reason(error)}): set --config.output to another "
+            "file"
         ) from error

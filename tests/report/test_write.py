@@ -1,8 +1,10 @@
 """The page as a whole: from a workdir to a file that needs nothing else."""
 
+import errno
 import functools
 import os
 import re
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -228,3 +230,35 @@ def test_runs_are_called_by_what_tells_them_apart() -> None:
     assert names([Path("runs/a"), Path("runs/b")]) == ["a", "b"]
     assert names([Path("one/run"), Path("two/run")]) == ["one/run", "two/run"]
     assert names([Path("/")]) == ["/"]
+
+
+@pytest.mark.parametrize("name", ["runs[1]\\ \udcff", "a,b", "$a_$b$", " a "])
+def test_a_run_of_any_name_has_its_page(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    finish_run(tmp_path / name)
+    for given in (str(tmp_path / name), f"~/{name}"):
+        page = Page(write_report(workdir=given, output="~/page.html"))
+        assert page.headings == HEADINGS
+    finish_run(tmp_path / "other")
+    if "," not in name and name.strip() == name:
+        write_report(workdir=f"~/{name},~/other", output="")
+        assert (tmp_path / name / "comparison.html").is_file()
+
+
+def test_places_are_looked_at_before_the_page_is_made(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "render", None)
+    with pytest.raises(UserError, match="workdir=gs://b/x is an address"):
+        write_report(workdir=f"{workdir},gs://b/x", output="")
+    with pytest.raises(UserError, match="output=gs://b/x.html is an address"):
+        write_report(workdir=str(workdir), output="gs://b/x.html")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"\(Read-only file system\).*--config.output"):
+        write_report(workdir=str(workdir), output="")

@@ -1,0 +1,90 @@
+"""A run's claim to its workdir: made and tried out before the first step is taken."""
+
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from invariance_propagation.checkpoint import FOLDER, Checkpoints
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.paths import check_folder, not_writable, reason
+
+KEY = "--workdir"
+# No number, as the name of a checkpoint is, so nobody takes it for one.
+PROBE = ".probe"
+
+
+def look_at(folder: Path) -> None:
+    """Raises UserError where the run could not write its checkpoints; makes nothing.
+
+    A run asks before it reads the data, which may take hours.
+    """
+    check_folder(folder / FOLDER, key=KEY)
+
+
+def claim(folder: Path, files: Sequence[str]) -> None:
+    """Makes a workdir, and tries out whether checkpoints and files can be kept in it.
+
+    Writes a small checkpoint beside the place of the real ones, reads it back by the
+    same code, and removes it. What is left of an earlier claim, which was killed, is
+    removed first.
+
+    Args:
+      folder: the workdir, absolute.
+      files: names of those that the run will write in it.
+
+    Raises:
+      UserError: something cannot be written or read, with the system's reason.
+    """
+    probe = folder / FOLDER / PROBE
+    look_at(folder)
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        if probe.exists():
+            shutil.rmtree(probe)
+        for name in files:
+            _check_file(folder / name)
+        check_folder(folder, key=KEY)
+        _check_checkpoint(probe)
+        shutil.rmtree(probe)
+    except OSError as error:
+        raise not_writable(folder, error, key=KEY) from error
+    except TrainingError as error:  # of the small checkpoint
+        raise not_writable(folder, error.__cause__ or error, key=KEY) from error
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
+def _check_file(path: Path) -> None:
+    """Raises OSError or UserError unless a file can take this place."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError(
+            f"{KEY}: {path} is no file, and the run writes one there: move it"
+        )
+    with path.open("rb"):
+        pass
+
+
+def _check_checkpoint(place: Path) -> None:
+    state = {"bank": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    checkpoints = Checkpoints(place, keep=1)
+    try:
+        checkpoints.save(0, state, {})
+        checkpoints.finish()
+        try:
+            checkpoints.read(0, target)
+        except Exception as error:
+            raise UserError(
+                f"{KEY}={place}: a checkpoint that was written there cannot be read "
+                f"back ({reason(error)}): name another place"
+            ) from error
+    finally:
+        checkpoints.close()

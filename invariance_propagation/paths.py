@@ -1,0 +1,211 @@
+"""Paths that people give: what they mean, and why something cannot be written there."""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from invariance_propagation.errors import TrainingError, UserError
+
+# As in gs://bucket/run, or in gs:/bucket/run, which pathlib makes of it. One letter
+# before a single slash may be a folder's name.
+ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+:/|[a-z]://)", re.IGNORECASE)
+# Orbax looks for its files by patterns in which the folder's name stands as it is.
+IN_PATTERNS = frozenset("*?[]\\")
+# etils takes /gs/bucket for gs://bucket.
+TOP_FOLDERS_OF_ETILS = frozenset({"gs", "s3", "az", "hf"})
+OPEN_FOLDERS = Path("/proc/self/fd")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def local(path: str | Path, *, key: str) -> Path:
+    """Returns the absolute path that a user means, with the home folder for `~`.
+
+    Args:
+      path: as it was typed.
+      key: the flag or config key it was typed for, as messages name it.
+
+    Raises:
+      UserError: it is an address such as gs://bucket/run, or of an unknown user's home.
+    """
+    text = os.fspath(path)
+    if ADDRESS.match(text):
+        raise UserError(
+            f"{key}={text} is an address, and only files and folders of this machine "
+            "can be used: name a folder here (a bucket can be mounted, as by gcsfuse "
+            "or s3fs), and copy from or to the address"
+        )
+    if "\0" in text:
+        raise UserError(f"{key}={text!r} has a zero byte, which no path can have")
+    home = os.path.expanduser(text)
+    if home == text and text.startswith("~"):
+        user, *_ = text.split("/")
+        raise UserError(
+            f"{key}={text}: there is no home folder for {user}; write ./{text} for a "
+            "folder of that name"
+        )
+    try:
+        found = Path(home).absolute()
+    except OSError as error:
+        raise UserError(
+            f"{key}={text}: the current folder cannot be used ({reason(error)}): "
+            "change to another"
+        ) from error
+    try:
+        os.lstat(found)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        # Whoever uses the path finds anything else that is wrong with it.
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"{key}={text}: {reason(error)}; choose a shorter"
+            ) from error
+    return found
+
+
+def check_folder(folder: Path, *, key: str) -> None:
+    """Checks that a folder can be written to, or can be made; makes nothing.
+
+    Args:
+      folder: absolute.
+      key: as for `local`.
+
+    Raises:
+      UserError: it cannot, with the reason and the path that is in the way.
+    """
+    try:
+        place = _nearest(folder)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise not_writable(folder, error, key=key) from error
+
+
+def check_file(path: Path, *, key: str) -> None:
+    """Checks that a file can be written, its folder made where it is not there."""
+    if path.is_dir():
+        raise UserError(f"{key}={path} is a folder: name a file")
+    check_folder(path.parent, key=key)
+
+
+def not_writable(path: Path, error: BaseException, *, key: str) -> UserError:
+    """Returns the error of a place that was found unusable before any work was done."""
+    also = "free some space, or " if is_full(error) else ""
+    return UserError(
+        f"{path} cannot be written ({reason(error)}): {also}name another place by {key}"
+    )
+
+
+def _nearest(folder: Path) -> Path:
+    """Returns the folder, or the lowest of those above it that is there.
+
+    Raises:
+      OSError: something else than a folder is in the way.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            mode = place.stat().st_mode
+        except FileNotFoundError:
+            if place.is_symlink():
+                raise OSError(
+                    errno.ENOENT, f"{place} is a link to what is not there"
+                ) from None
+        except NotADirectoryError:
+            pass
+        else:
+            if not stat.S_ISDIR(mode):
+                raise OSError(errno.ENOTDIR, f"{place} is a file")
+            return place
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+@contextlib.contextmanager
+def plain(path: Path) -> Iterator[Path]:
+    """Yields a name of a path that Orbax, TensorStore and etils take as it is meant.
+
+    It is the path itself unless something in it would be read as a pattern or an
+    address, or is not UTF-8. Then it leads through the open folder above, and holds
+    until the end of the block.
+
+    Raises:
+      OSError: the folder above cannot be opened, or the system is not Linux.
+    """
+    if not _is_misread(path):
+        yield path
+        return
+    if not OPEN_FOLDERS.is_dir():
+        raise OSError(
+            errno.EINVAL, f"on this system a path cannot have {_NOT_HERE}: {path}"
+        )
+    opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield OPEN_FOLDERS / str(opened) / path.name
+    finally:
+        os.close(opened)
+
+
+_NOT_HERE = "any of * ? [ ] \\, nor bytes that are not UTF-8"
+
+
+def _is_misread(path: Path) -> bool:
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError:
+        return True
+    return bool(
+        IN_PATTERNS.intersection(path.as_posix())
+        or TOP_FOLDERS_OF_ETILS.intersection(path.parts[1:2])
+        # TensorStore's paths end in a slash, and two of them make an address.
+        or any(part.endswith(":") for part in path.parts)
+    )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises TrainingError where the system cannot write a file of a run."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{path} could not be written ({reason(error)}): {remedy(error)}"
+        ) from error
+
+
+def remedy(error: BaseException) -> str:
+    """Returns what to do about a run that could not write."""
+    again = "run the same command to go on from what has been saved"
+    if is_full(error):
+        return f"the disk is full; free some space and {again}"
+    return f"{again} once that is mended"
+
+
+def reason(error: BaseException) -> str:
+    """Returns the system's words for what went wrong, else the error's first line.
+
+    TensorStore has them somewhere in the long text of an error of another type.
+    """
+    words = {os.strerror(number) for number in errno.errorcode}
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        for found in sorted(word for word in words if word in str(cause)):
+            return found
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether the reason is that the disk, or a user's share of it, is full."""
+    return reason(error) in map(os.strerror, FULL)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
