@@ -13,7 +13,7 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-    """Small network, small bank, BatchNorm over all devices."""
+    """Small network, small bank, BatchNorm over the whole batch."""
     config = default.get_config()
     config.data.name = "digits"
     config.augment.update(
