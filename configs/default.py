@@ -124,6 +124,11 @@ def get_config() -> ConfigDict:
     config.optimizer.milestones = (399, 599, 699)
     config.optimizer.decay = 0.1  # of 'steps' [code]
     config.optimizer.warmup_epochs = 0  # [code]
+    # To train a run on after its end: epochs, counted from 0, at which the schedule
+    # starts again, and the rate it then starts from [ours]. 60 and 0.03 with
+    # train.epochs=100 is a cosine of 60 epochs and a second one of 40.
+    config.optimizer.restart_epochs = ()
+    config.optimizer.restart_rates = ()  # [ours]
 
     config.knn = ConfigDict()
     # K [paper], or 'auto': it follows N and the number of classes.

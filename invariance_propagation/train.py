@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from invariance_propagation import announce, monitor, processes, settings
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, UserError
+from invariance_propagation.horizon import check_horizon, how_to_train_on
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
@@ -48,7 +49,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     processes.check_same(facts, "config or data set")
     try:
         summary, start = processes.from_first(
-            _prepare_folder, folder, checkpoints, identity, config, run.total_steps
+            _prepare_folder, folder, checkpoints, identity, config, run
         )
         if summary is not None:
             return summary
@@ -65,7 +66,7 @@ def _prepare_folder(
     checkpoints: Checkpoints,
     identity: dict[str, Any],
     config: ConfigDict,
-    total_steps: int,
+    run: Run,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     if folder.is_file():
@@ -74,12 +75,24 @@ def _prepare_folder(
     _check_same_run(found, identity, folder)
     if found is not None:
         own = json.loads(config.to_json_best_effort())
-        announce.changed_settings(settings.by_new_names(found["config"]), own)
-    if found is not None and found["step"] >= total_steps:
+        before = settings.by_new_names(found["config"])
+        announce.changed_settings(before, own)
+        if found["step"] < run.total_steps:
+            change = check_horizon(
+                before,
+                own,
+                step=found["step"],
+                steps_per_epoch=run.steps_per_epoch,
+                folder=folder,
+            )
+            if change:
+                print(change)
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
-        if summary is not None and summary["steps"] == found["step"]:
-            return monitor.repeat_summary(summary, folder), None
+        finished = summary is not None and summary["steps"] == found["step"]
+        if finished and found["step"] >= run.total_steps:
+            advice = how_to_train_on(before, folder)
+            return monitor.repeat_summary(summary, folder, advice), None
     start = start_of(config) if found is None else None
     folder.mkdir(parents=True, exist_ok=True)
     return None, start
