@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         size=32,
         crop_scale=(0.2, 1.0),  # [code]
         flip=0.0,  # [code]: none on CIFAR and SVHN
-        jitter=(0.4, 0.4, 0.4, 0.1),  # [code]
+        jitter=(0.4, 0.4, 0.4, 0.4),  # [code]: more hue than on ImageNet
         jitter_probability=1.0,  # [code]: always on CIFAR and SVHN
         grayscale=0.2,  # [code]
         blur=0.0,  # [code]: the flag has no effect here
@@ -30,9 +30,10 @@ def get_config() -> ConfigDict:
         depth=18,  # [code]
         stem="cifar",  # [code]
         hidden=512,  # [code]
+        norm_group=32,  # [code]: of 128 images on 4 GPUs
     )
     config.method.update(
-        form="released",
+        form="released",  # [code]
         num_hard=20,  # [code]; the paper's single setting has 50
         temperature=0.2,  # [code]
     )

@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     config.augment.rotation = 0.0  # largest angle either way, in degrees
     config.augment.shear = 0.0  # largest lean either way, in pixels per row
     config.augment.stretch = 0.0  # largest part to grow or shrink by, per direction
-    config.augment.flip = 0.5  # probability; 0: off
+    config.augment.flip = 0.5  # probability; 0: off [code]
     # Brightness, contrast, saturation, hue [code]; (): off.
     config.augment.jitter = (0.4, 0.4, 0.4, 0.1)
     config.augment.jitter_probability = 0.8  # [code]
@@ -79,8 +79,8 @@ def get_config() -> ConfigDict:
     config.augment.blur = 0.5  # probability; 0: off [code]
     config.augment.blur_sigma = (0.1, 2.0)  # pixels [code]
     config.augment.jitter_first = True  # False: grayscale before jitter
-    config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel
-    config.augment.std = (0.229, 0.224, 0.225)  # likewise
+    config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel [code]
+    config.augment.std = (0.229, 0.224, 0.225)  # likewise [code]
 
     config.encoder = ConfigDict()
     config.encoder.depth = 50  # ResNet-18 or ResNet-50
@@ -88,9 +88,11 @@ def get_config() -> ConfigDict:
     config.encoder.width = 64  # channels of the first stage
     config.encoder.head = "mlp"  # 'linear' or 'mlp' [paper: both]
     config.encoder.hidden = 2048  # of the MLP head [code]
-    config.encoder.dim = 128  # of the embedding [paper]
-    # BatchNorm over all devices; False: over each device's own images [code].
-    config.encoder.cross_replica_norm = False
+    config.encoder.dim = 128  # of the embedding [code]
+    # Images over which BatchNorm takes its statistics, a divisor of the batch; 0: all
+    # images of the batch. The number of devices does not matter. The released code has
+    # 128 images on 4 GPUs [code].
+    config.encoder.norm_group = 32
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
 
     config.method = ConfigDict()
@@ -116,8 +118,8 @@ def get_config() -> ConfigDict:
     config.method.start_epoch = 30  # T of 'epoch': the first one, from 0 [paper]
     # Of 'auto': the share of an image's neighbours that must be found again [ours].
     config.method.start_overlap = 0.05
-    # How lambda is switched on: 'binary', at once [paper]; 'gaussian', growing up to T
-    # [code, unused].
+    # How lambda is switched on: 'binary', at once [paper]; 'gaussian', growing up to T,
+    # which the released code has and its commands do not use.
     config.method.ramp = "binary"
     config.method.bank_momentum = 0.5  # weight of a row's old value [code]
     # Rows of the bank at the start: 'uniform', random [code]; 'embeddings', of one
@@ -128,10 +130,19 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 0.03  # [code]
     config.optimizer.momentum = 0.9  # [paper]
     config.optimizer.weight_decay = 1e-4  # on all parameters [code]
-    config.optimizer.schedule = "cosine"  # 'cosine' or 'steps' [code: both]
-    config.optimizer.milestones = (400, 600, 700)  # epochs, of 'steps' [code]
+    # 'cosine' [code] or 'steps'. [ours]: the cosine falls in every step, the released
+    # code's in every epoch.
+    config.optimizer.schedule = "cosine"
+    # Of 'steps': epochs, counted from 0, in which the rate falls; the released code says
+    # 400, 600, 700 and counts from 1 [code].
+    config.optimizer.milestones = (399, 599, 699)
     config.optimizer.decay = 0.1  # of 'steps' [code]
     config.optimizer.warmup_epochs = 0  # [code]
+    # To train a run on after its end: epochs, counted from 0, at which the schedule
+    # starts again, and the rate it then starts from [ours]. 60 and 0.03 with
+    # train.epochs=100 is a cosine of 60 epochs and a second one of 40.
+    config.optimizer.restart_epochs = ()
+    config.optimizer.restart_rates = ()  # [ours]
 
     config.knn = ConfigDict()
     # K [paper], or 'auto': it follows N and the number of classes.
@@ -142,7 +153,8 @@ def get_config() -> ConfigDict:
     config.knn.embed_anew = True
 
     config.train = ConfigDict()
-    config.train.epochs = 800  # [code]
+    # [code]: its option. [ours]: it counts from 1 to 799, so it trains one fewer.
+    config.train.epochs = 800
     config.train.batch_size = 128  # B, over all devices [paper]
     # Epochs between kNN evaluations; 0: only before the first step and after the last.
     config.train.evaluate_every = 10

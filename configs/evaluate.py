@@ -27,6 +27,7 @@ FINETUNE = (
     ("learning_rate", float),
     ("head_rate", float),
     ("milestones", tuple),
+    ("head_milestones", tuple),
     ("decay", float),
     ("weight_decay", float),
     ("crop_scale", tuple),

@@ -12,7 +12,7 @@ from configs import cifar10
 
 
 def get_config() -> ConfigDict:
-    """As CIFAR-10, with CIFAR's mean and standard deviation too [code]."""
+    """As CIFAR-10, with its mean and standard deviation too, as the released code."""
     config = cifar10.get_config()
     config.data.name = "svhn"
     return config

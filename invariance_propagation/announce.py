@@ -25,6 +25,8 @@ NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_
 NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
 NO_MATTER |= {"train.num_threads", "train.num_workers"}
 NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
+# Where the schedule ends, and starts again, is compared in `horizon`.
+NO_MATTER |= {"optimizer.restart_epochs", "optimizer.restart_rates"}
 
 
 def run_prepares(run: Run) -> None:

@@ -89,9 +89,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def repeat_summary(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Says that a run is finished, and prints its table again."""
-    print(f"{folder} is finished; to train on, raise --config.train.epochs")
+def repeat_summary(
+    summary: dict[str, Any], folder: Path, advice: str
+) -> dict[str, Any]:
+    """Says that a run is finished and how to go on, and prints its table again."""
+    print(f"{folder} is finished; {advice}")
     print(_table(summary, folder))
     return summary
 

@@ -1,6 +1,7 @@
 """Optax SGD with momentum, decayed as PyTorch does it, and its schedule."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import optax
 
@@ -20,21 +21,16 @@ def make_optimizer(
     warmup_epochs: int,
     epochs: int,
     steps_per_epoch: int,
+    restart_epochs: Sequence[int] = (),
+    restart_rates: Sequence[float] = (),
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """SGD whose weight decay joins the gradient before momentum, on all parameters.
 
     Args:
-      learning_rate: its largest value.
       momentum: in [0, 1).
       weight_decay: on all parameters; the released code excepts neither BatchNorm
         nor biases.
-      schedule: 'cosine' down to 0 at the last step, or 'steps'.
-      milestones: epochs, counted from the start of the run, at which 'steps'
-        multiplies the rate by `decay`.
-      decay: that factor.
-      warmup_epochs: epochs of linear growth from 0 before the schedule.
-      epochs: of the whole run, warm-up included.
-      steps_per_epoch: N // B.
+      Others: as in `make_schedule`.
 
     Returns:
       The learning rate as a function of the step, and the optimiser.
@@ -44,16 +40,63 @@ def make_optimizer(
 
     Source: torch.optim.SGD.
     """
+    rate = make_schedule(
+        learning_rate=learning_rate,
+        schedule=schedule,
+        milestones=milestones,
+        decay=decay,
+        warmup_epochs=warmup_epochs,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        restart_epochs=restart_epochs,
+        restart_rates=restart_rates,
+    )
+    if not 0 <= momentum < 1:
+        raise UserError(f"optimizer.momentum={momentum}: set it in [0, 1)")
+    if not weight_decay >= 0:
+        raise UserError(f"optimizer.weight_decay={weight_decay}: set it to 0 or above")
+    return rate, optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(rate, momentum=momentum),
+    )
+
+
+def make_schedule(
+    *,
+    learning_rate: float,
+    schedule: str,
+    milestones: Sequence[int],
+    decay: float,
+    warmup_epochs: int,
+    epochs: int,
+    steps_per_epoch: int,
+    restart_epochs: Sequence[int] = (),
+    restart_rates: Sequence[float] = (),
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the step.
+
+    Args:
+      learning_rate: its largest value.
+      schedule: 'cosine' down to 0 at the last step, or 'steps'.
+      milestones: epochs, counted from 0 at the start of the run, at which 'steps'
+        multiplies the rate by `decay`.
+      decay: that factor.
+      warmup_epochs: epochs of linear growth from 0 before the schedule.
+      epochs: of the whole run, warm-up and restarts included.
+      steps_per_epoch: N // B.
+      restart_epochs: epochs, counted from 0, at which the schedule starts again. The
+        one before ends there: a cosine has come down to 0.
+      restart_rates: the learning rate that each of them starts from.
+
+    Raises:
+      UserError: an argument out of its range.
+    """
     if schedule not in SCHEDULES:
         raise UserError(
             f"optimizer.schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}"
         )
     if not learning_rate > 0:
         raise UserError(f"optimizer.learning_rate={learning_rate}: set it above 0")
-    if not 0 <= momentum < 1:
-        raise UserError(f"optimizer.momentum={momentum}: set it in [0, 1)")
-    if not weight_decay >= 0:
-        raise UserError(f"optimizer.weight_decay={weight_decay}: set it to 0 or above")
     if not 0 <= decay <= 1:
         raise UserError(f"optimizer.decay={decay}: set it in [0, 1]")
     if not 0 <= warmup_epochs < epochs:
@@ -61,18 +104,45 @@ def make_optimizer(
             f"optimizer.warmup_epochs={warmup_epochs}, but train.epochs={epochs}: "
             f"set it from 0 to {epochs - 1}"
         )
+    _check_restarts(restart_epochs, restart_rates, warmup_epochs, epochs)
     warmup = warmup_epochs * steps_per_epoch
-    if schedule == "cosine":
-        rate = optax.cosine_decay_schedule(
-            learning_rate, epochs * steps_per_epoch - warmup
-        )
-    else:
-        drops = {epoch * steps_per_epoch - warmup: decay for epoch in milestones}
-        rate = optax.piecewise_constant_schedule(learning_rate, drops)
+    parts, joints = [], []
     if warmup:
-        rise = optax.linear_schedule(0.0, learning_rate, warmup)
-        rate = optax.join_schedules([rise, rate], [warmup])
-    return rate, optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.sgd(rate, momentum=momentum),
-    )
+        parts, joints = [optax.linear_schedule(0.0, learning_rate, warmup)], [warmup]
+    starts = (0, *restart_epochs)
+    ends = (*restart_epochs, epochs)
+    rates = (learning_rate, *restart_rates)
+    for number, (start, end, rate) in enumerate(zip(starts, ends, rates, strict=True)):
+        first = warmup if number == 0 else start * steps_per_epoch
+        if schedule == "cosine":
+            parts.append(
+                optax.cosine_decay_schedule(rate, end * steps_per_epoch - first)
+            )
+        else:
+            drops = {
+                epoch * steps_per_epoch - first: decay
+                for epoch in milestones
+                if number == 0 or epoch > start
+            }
+            parts.append(optax.piecewise_constant_schedule(rate, drops))
+    joints += [epoch * steps_per_epoch for epoch in restart_epochs]
+    return optax.join_schedules(parts, joints) if joints else parts[0]
+
+
+def _check_restarts(
+    epochs: Sequence[int], rates: Sequence[float], warmup_epochs: int, end: int
+) -> None:
+    if len(epochs) != len(rates):
+        raise UserError(
+            f"optimizer.restart_epochs={tuple(epochs)}, but optimizer.restart_rates="
+            f"{tuple(rates)}: give each epoch one rate"
+        )
+    bounds = (warmup_epochs, *epochs, end)
+    if any(after <= before for before, after in pairwise(bounds)):
+        raise UserError(
+            f"optimizer.restart_epochs={tuple(epochs)}: give epochs in rising order, "
+            f"after optimizer.warmup_epochs={warmup_epochs} and before "
+            f"train.epochs={end}"
+        )
+    if not all(rate > 0 for rate in rates):
+        raise UserError(f"optimizer.restart_rates={tuple(rates)}: set them above 0")

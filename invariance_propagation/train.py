@@ -9,12 +9,13 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import announce, monitor, processes
+from invariance_propagation import announce, monitor, processes, settings
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
 from invariance_propagation.claim import KEY, claim, look_at
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, UserError
+from invariance_propagation.horizon import check_horizon, how_to_train_on
 from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
@@ -95,12 +96,24 @@ def _prepare_folder(
     _check_same_run(found, run, folder, sampled=config.data.num_train > 0)
     if found is not None:
         own = json.loads(config.to_json_best_effort())
-        announce.changed_settings(found["config"], own)
-    if found is not None and found["step"] >= run.total_steps:
+        before = settings.by_new_names(found["config"])
+        announce.changed_settings(before, own)
+        if found["step"] < run.total_steps:
+            change = check_horizon(
+                before,
+                own,
+                step=found["step"],
+                steps_per_epoch=run.steps_per_epoch,
+                folder=folder,
+            )
+            if change:
+                print(change)
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
-        if summary is not None and summary["steps"] == found["step"]:
-            return monitor.repeat_summary(summary, folder), None
+        finished = summary is not None and summary["steps"] == found["step"]
+        if finished and found["step"] >= run.total_steps:
+            advice = how_to_train_on(before, folder)
+            return monitor.repeat_summary(summary, folder, advice), None
     start = start_of(config) if found is None else None
     claim(folder, FILES)
     return None, start

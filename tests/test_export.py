@@ -30,7 +30,7 @@ def run_export(checkpoint: Path, **options: str) -> Path:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory):
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, store_run(workdir, cross_replica_norm=True, dtype="bfloat16")
+    return workdir, store_run(workdir, norm_group=0, dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")

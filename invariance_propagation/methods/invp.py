@@ -84,7 +84,7 @@ def invariance_propagation(
       start: of the propagation term, 'epoch' [paper] or 'auto': by `readiness`.
       start_epoch: for 'epoch': T, the first one, from 0, in which the term is on.
       start_overlap: for 'auto': the share of neighbours kept between visits.
-      ramp: 'binary', or 'gaussian' to grow as exp(-5 (1 - epoch / T)^2) up to T.
+      ramp: 'binary', or 'gaussian' to grow up to T, see `ramp_up`.
       background_size: M, or 'auto'.
       num_examples: N.
       embedding_dim: d.
@@ -212,9 +212,10 @@ def ramp_up(epoch: jax.Array, *, start_epoch: int, ramp: str) -> jax.Array:
     """How much of lambda is on: float32 in [0, 1].
 
     'binary' is 0 before `start_epoch` and 1 from there on; 'gaussian' grows as
-    exp(-5 (1 - epoch / T)^2) up to 1 at T, as in the released code.
+    exp(-5 (1 - (epoch + 1) / T)^2) and is 1 from epoch T - 1 on. `epoch` counts from 0;
+    the released code, of which both are (objective.py, lines 15-21), counts from 1.
     """
     if ramp == "binary":
         return jnp.where(epoch >= start_epoch, 1.0, 0.0)
-    done = 1.0 if start_epoch == 0 else jnp.minimum(epoch / start_epoch, 1.0)
+    done = 1.0 if start_epoch == 0 else jnp.minimum((epoch + 1) / start_epoch, 1.0)
     return jnp.exp(-5.0 * jnp.square(1.0 - done))

@@ -136,7 +136,7 @@ def _semi(request: Request, protocol: str, shares: Sequence[float]) -> Job:
 
     measure = measures.semi(bench, options, subset, shares)
     settings = _settings(bench, options) | {"lists": lists}
-    return Job(protocol, 1, settings, bench, measure, of_pixels=False)
+    return Job(protocol, 2, settings, bench, measure, of_pixels=False)
 
 
 def svm_of_classes(request: Request) -> Jobs:
@@ -192,7 +192,7 @@ def transfer(request: Request) -> Jobs:
         options = changed(recipe.finetune, request.finetune, "finetune")
         measure = measures.finetune(bench, options, lambda seed, x=train: x, **own)
         settings, kind = _settings(bench, options), "transfer_finetune"
-        yield [probe, Job(kind, 1, settings, bench, measure, of_pixels=False)]
+        yield [probe, Job(kind, 2, settings, bench, measure, of_pixels=False)]
 
 
 SVM_OPTIONS = {

@@ -26,6 +26,7 @@ from invariance_propagation.protocols.training import (
     count_steps,
     input_of,
     make_view,
+    optimizers,
     sgd,
 )
 
@@ -144,10 +145,6 @@ def finetune(
     """
     runner, held_out = bench.runner, bench.dataset.held_out
     batch_size, steps, total = count_steps(options, len(train_of(0).labels), runner)
-    optimizers = {
-        "backbone": sgd(options, options.learning_rate, steps),
-        "head": sgd(options._replace(milestones=()), options.head_rate, steps),
-    }
     head = Head(bench.num_classes, options.std)
 
     def given_of(seed: int) -> Input:
@@ -163,7 +160,7 @@ def finetune(
             view,
             head=head,
             num_features=num_features,
-            optimizers=optimizers,
+            optimizers=optimizers(options, steps),
             spec=spec,
         )
 

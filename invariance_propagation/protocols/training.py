@@ -87,6 +87,17 @@ def sgd(
     return optimizer
 
 
+def optimizers(
+    options: Any, steps_per_epoch: int
+) -> dict[str, optax.GradientTransformation]:
+    """SGD of 'backbone' and 'head', each with its rate and its milestones."""
+    head = options._replace(milestones=options.head_milestones)
+    return {
+        "backbone": sgd(options, options.learning_rate, steps_per_epoch),
+        "head": sgd(head, options.head_rate, steps_per_epoch),
+    }
+
+
 def bar(feed: Iterator, total: int, subject: Subject) -> Iterator:
     return tqdm.tqdm(
         feed, total=total, desc=subject.name, unit="step", disable=None, leave=False

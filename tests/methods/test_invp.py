@@ -81,14 +81,14 @@ def test_second_loss_is_on_from_the_start_epoch(make_problem, form: str) -> None
 
 
 def test_gaussian_ramp(make_problem) -> None:
-    # Of the released code: exp(-5 (1 - t / T)^2), held at one from T on.
+    # Of the released code, whose t counts from 1: exp(-5 (1 - t / T)^2), at most 1.
     problem = make_problem(72)
     method = make_method(ramp="gaussian", start_epoch=4)
     epochs = [0, 1, 3, 4, 9]
     losses = per_image(method, problem, [e * STEPS_PER_EPOCH + 1 for e in epochs])
     expected = oracle.losses(*problem, **LOSS_OPTIONS)
     for epoch, loss in zip(epochs, losses, strict=True):
-        weight = WEIGHT * np.exp(-5 * (1 - min(epoch / 4, 1)) ** 2)
+        weight = WEIGHT * np.exp(-5 * (1 - min((epoch + 1) / 4, 1)) ** 2)
         np.testing.assert_allclose(
             loss, expected.instance + weight * expected.propagation, atol=1e-5
         )

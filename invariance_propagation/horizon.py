@@ -1,0 +1,112 @@
+"""How long a run trains, when that changes: what its learning rate was, and would be.
+
+A cosine knows its end. With other epochs it is another cosine, whose past the run has
+not had: its learning rate would jump, and only some epochs later fall again.
+"""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.optimizer import make_schedule
+
+ENDS = ("restart_epochs", "restart_rates")
+NOT_OF_THE_SCHEDULE = ("momentum", "weight_decay")
+
+
+def check_horizon(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    step: int,
+    steps_per_epoch: int,
+    folder: Path,
+) -> str | None:
+    """Compares the end of the schedule that a run had with the one it is given.
+
+    Epochs and restarts are compared; of the other keys both have what `now` has.
+
+    Args:
+      before: the config of the newest checkpoint.
+      now: the config that the run is to go on with.
+      step: steps done, at least 1.
+      steps_per_epoch: N // B, which a run cannot change.
+      folder: its workdir, for the message.
+
+    Returns:
+      A line that names what has changed, if anything has.
+
+    Raises:
+      UserError: in some step that is done, the learning rate was not what `now` says.
+    """
+    old = {name: before["optimizer"].get(name, ()) for name in ENDS}
+    new = {name: now["optimizer"].get(name, ()) for name in ENDS}
+    epochs, more = before["train"]["epochs"], now["train"]["epochs"]
+    if epochs == more and all(list(old[name]) == list(new[name]) for name in ENDS):
+        return None
+    rates = {"steps_per_epoch": steps_per_epoch}
+    rates |= {
+        name: value
+        for name, value in now["optimizer"].items()
+        if name not in NOT_OF_THE_SCHEDULE
+    }
+    was = make_schedule(**rates | old, epochs=epochs)
+    will_be = make_schedule(**rates | new, epochs=more)
+    # Within an epoch a schedule does not change its kind.
+    done = np.array([*range(0, step, steps_per_epoch), step - 1])
+    jump = f"{float(was(step - 1)):.2g} to {float(will_be(step)):.2g}"
+    changed = f"train.epochs={epochs}"
+    if any(old.values()):
+        changed += f" and restart_epochs={tuple(old['restart_epochs'])}"
+    if np.allclose(was(done), will_be(done), rtol=1e-6, atol=0):
+        return (
+            f"this run had {changed} so far and has train.epochs={more} now; the "
+            f"learning rate goes from {jump} at step {step:,}"
+        )
+    elsewhere = f"--config.train.epochs={more} {another_workdir(folder, more)}"
+    if more > epochs:
+        here = restart_options(now, old, epochs=epochs, more=more)
+        ways = f"to go on, set {here}: the schedule ends as planned and starts again"
+    else:
+        ways = f"to go on, set --config.train.epochs={epochs} back"
+    raise UserError(
+        f"{folder} has trained {step:,} steps with {changed}; with this config's "
+        f"train.epochs={more} the learning rate would jump from {jump}: {ways}; or "
+        f"train from the start with {elsewhere}"
+    )
+
+
+def how_to_train_on(config: Mapping[str, Any], folder: Path) -> str:
+    """Says how a finished run is trained for twice its epochs, by exact options."""
+    epochs = config["train"]["epochs"]
+    more = f"--config.train.epochs={2 * epochs}"
+    if config["optimizer"]["schedule"] == "steps":
+        return f"to train on at its last learning rate: {more}"
+    old = {name: config["optimizer"].get(name, ()) for name in ENDS}
+    here = restart_options(config, old, epochs=epochs, more=2 * epochs)
+    return (
+        "to train on, with a learning rate that starts again and falls to 0, add "
+        f"{here}; to train longer from the start, add {more} "
+        f"{another_workdir(folder, 2 * epochs)}"
+    )
+
+
+def another_workdir(folder: Path, epochs: int) -> str:
+    return f"--workdir={shlex.quote(f'{folder}-{epochs}-epochs')}"
+
+
+def restart_options(
+    config: Mapping[str, Any], old: Mapping[str, Any], *, epochs: int, more: int
+) -> str:
+    """The options that add a schedule after the `epochs` there are, up to `more`."""
+    starts = (*old["restart_epochs"], epochs)
+    rates = (*old["restart_rates"], config["optimizer"]["learning_rate"])
+    return (
+        f"--config.train.epochs={more} "
+        f"--config.optimizer.restart_epochs={','.join(map(str, starts))} "
+        f"--config.optimizer.restart_rates={','.join(map(str, rates))}"
+    )
