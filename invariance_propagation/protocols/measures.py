@@ -229,13 +229,21 @@ def svm_of_targets(
     *,
     few: Callable[..., np.ndarray] = svm.few_of_each,
 ) -> Measure:
-    """As `svm.mean_average_precision` has them; low-shot scores are means of draws."""
+    """One SVM per class, by all labels and by a few; low-shot scores are means of draws.
+
+    Args:
+      targets, query_targets: int [n, C], 1 positive, 0 negative, -1 for what is hard to
+        tell. As in the code of Goyal et al. the latter is a negative for the SVMs of
+        all labels; it is left out of the low-shot draws and of the test.
+      few: draws the low-shot targets.
+    """
+    of_all = np.where(targets == svm.IGNORED, 0, targets)
 
     def measure(subject: Subject, seed: int) -> Scores:
         features, queries = subject.features(), subject.queries()
         yield (
             "mAP",
-            svm.mean_average_precision(features, targets, queries, query_targets),
+            svm.mean_average_precision(features, of_all, queries, query_targets),
         )
         for count in svm.LOW_SHOT:
             draws = []

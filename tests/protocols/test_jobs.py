@@ -172,6 +172,8 @@ def test_voc_learns_from_trainval(stored: Path, request_of, monkeypatch) -> None
         assert set(np.flatnonzero(targets == -1)) == set(row["labels"]) - sure
     assert set(measured(job)) == {"mAP", "1 a class"}
     assert not job.by_chance
+    assert job.version == 3
+    assert job.settings["options"]["average_precision"] == "interpolated"
 
 
 def test_what_is_hard_to_tell_is_ignored() -> None:

@@ -9,12 +9,14 @@ from PIL import Image
 from invariance_propagation.data.folder import image_folder
 from invariance_propagation.devices import make_runner
 from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.recipes import SMALL
 from invariance_propagation.evaluation.subsets import draw_share
 from invariance_propagation.parallel import AXIS
 from invariance_propagation.protocols import measures, training
 from invariance_propagation.protocols.bench import (
     Bench,
+    Subject,
     View,
     make_bench,
     pixels,
@@ -132,3 +134,26 @@ def test_a_batch_is_no_larger_than_what_there_is(bench: Bench) -> None:
     assert training.count_steps(SEMI._replace(batch_size=1), 5, runner) == (2, 2, 12)
     with pytest.raises(UserError, match="1 images .* 2 devices: set num_devices to"):
         training.count_steps(SEMI, 1, runner)
+
+
+def test_difficult_images_are_negatives_of_the_svms_of_all_labels(monkeypatch) -> None:
+    """As Goyal et al. have them; they are neither drawn for a few nor tested."""
+    monkeypatch.setattr(svm, "LOW_SHOT", (2,))
+    monkeypatch.setattr(svm, "DRAWS", 1)
+    random = np.random.default_rng(0)
+    x, queries = random.normal(size=(60, 6)), random.normal(size=(50, 6))
+    targets, truth = (
+        np.where(y > 0.8, 1, np.where(y > 0.2, -1, 0)).astype(np.int8)
+        for y in (x[:, :3] + random.normal(size=(60, 3)), queries[:, :3])
+    )
+    subject = Subject("given", None, {}, {}, lambda: x, lambda: queries)
+    found = dict(measures.svm_of_targets(targets, truth)(subject, 0))
+
+    def expected(learn: np.ndarray, **costs) -> float:
+        return svm.mean_average_precision(x, learn, queries, truth, **costs)
+
+    assert found["mAP"] == expected(np.where(targets == 1, 1, 0))
+    assert found["mAP"] != expected(targets)
+    few = svm.few_of_each(targets, 2, seed=0)
+    assert ((few == -1) | (few == targets)).all()
+    assert found["2 a class"] == expected(few, costs=(svm.LOW_SHOT_COST,))
