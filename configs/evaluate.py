@@ -60,8 +60,7 @@ def get_config() -> ConfigDict:
     # that is set takes the place of the run's value, 0, False and '' as well; None
     # leaves that value, or, of a data set that is named here, the default.
     config.data = ConfigDict()
-    # A file of weights has no data of its own: it must be set.
-    config.data.name = config_dict.placeholder(str)
+    config.data.name = ""  # of a file of weights it must be given
     config.data.folder = config_dict.placeholder(str)  # '' is the usual place
     # Of a TFDS set: what to train on; '' is the usual split.
     config.data.split = config_dict.placeholder(str)

@@ -18,6 +18,7 @@ from invariance_propagation.evaluation.cards import (
     table,
     write_card,
 )
+from invariance_propagation.evaluation.meaning import all_alike
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.origin import origin
 from invariance_propagation.parallel import AXIS
@@ -290,5 +291,7 @@ def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
     scores = dict(job.measure(subject, seed))
     own = origin(job.bench.runner.num_devices)
     own["seconds"] = round(time.monotonic() - start, 2)
+    if all_alike(subject.queries()):
+        own["remarks"] = ["all images of the test have the same features"]
     made = card.made | {str(seed): own}
     return card.with_scores(seed, scores)._replace(made=made)

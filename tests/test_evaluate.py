@@ -19,7 +19,7 @@ from configs.evaluate import get_config
 from invariance_propagation import evaluate as module
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluate import evaluate
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
@@ -30,7 +30,7 @@ from invariance_propagation.evaluation.recipes import (
     changed,
 )
 from invariance_propagation.export import export
-from invariance_propagation.protocols import measures
+from invariance_propagation.protocols import bench, measures
 from invariance_propagation.restore import restore_backbone
 from tests.stored_run import store_run
 
@@ -234,6 +234,28 @@ def test_nowhere_to_write_is_said_before_anything_is_measured(
         run(stored, "knn", output=str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize(
+    ("fill", "expected"), [(1.0, "same features"), (np.nan, "are NaN or infinite")]
+)
+def test_features_that_mean_nothing_are_marked_or_refused(
+    stored: Path, tmp_path: Path, monkeypatch, capsys, fill: float, expected: str
+) -> None:
+    def embedder(bench, backbone):
+        return lambda params, stats, images: np.full((len(images), 4), fill)
+
+    monkeypatch.setattr(bench, "embedder", embedder)
+    options = {"output": str(tmp_path), "num_seeds": 1}
+    if np.isnan(fill):
+        with pytest.raises(TrainingError, match="120 of 120 training .*" + expected):
+            run(stored, "knn", **options)
+        return
+    (card, *_) = run(stored, "knn", **options)
+    assert card.made["0"]["remarks"] == [
+        "all images of the test have the same features"
+    ]
+    assert f"note: step 7: {card.made['0']['remarks'][0]}" in capsys.readouterr().out
+
+
 def test_data_of_a_run_may_lie_elsewhere_or_be_fewer(
     stored: Path, tmp_path: Path
 ) -> None:
@@ -288,7 +310,9 @@ def test_what_a_run_or_a_recipe_has_is_not_set_by_default() -> None:
     """Any other default could not be told from the same value on the command line."""
     config = get_config()
     assert config.data.keys() == default.get_config().data.keys()
-    for section in ("data", "view", "linear", "semi", "finetune"):
+    assert config.data.name == ""  # no set has this name
+    assert {name for name, x in config.data.items() if x is None} == OF_A_RUN.keys()
+    for section in ("view", "linear", "semi", "finetune"):
         assert set(config[section].values()) == {None}, section
     assert set(embed.get_config().view.values()) == {None}
     assert embed.get_config().share is None
@@ -313,9 +337,7 @@ def test_nothing_can_be_set_on_the_command_line(key: str, monkeypatch) -> None:
     values, nothing = flags.FlagValues(), OF_A_RUN.get(key, ("", ""))[1]
     argv = ["main.py", f"--config.data.{key}={nothing}"]
     monkeypatch.setattr(sys, "argv", argv)
-    holder = config_flags.DEFINE_config_dict(
-        "config", get_config(), flag_values=values
-    )
+    holder = config_flags.DEFINE_config_dict("config", get_config(), flag_values=values)
     values(argv)
     assert holder.value.data[key] == nothing
     assert type(holder.value.data[key]) is type(nothing)

@@ -24,13 +24,17 @@ def most_similar(
       num_neighbors: k, from 1 to n.
 
     Returns:
-      Similarities float32 [q, k] in descending order, and rows int32 [q, k].
+      Similarities float32 [q, k] in descending order, and rows int32 [q, k]. A row of
+      the bank with NaN or infinity is like nothing: it comes last, with -inf.
     """
     bank = normalize(jnp.asarray(bank, jnp.float32))
     queries = normalize(jnp.asarray(queries, jnp.float32))
+    known = jnp.isfinite(bank).all(axis=1)
 
     def find(query: jax.Array) -> tuple[jax.Array, jax.Array]:
         similarities = jnp.matmul(bank, query, precision=lax.Precision.HIGHEST)
+        # NaN would be the largest of all.
+        similarities = jnp.where(known, similarities, -jnp.inf)
         return lax.top_k(similarities, num_neighbors)
 
     return lax.map(find, queries, batch_size=QUERIES_AT_ONCE)

@@ -14,6 +14,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import class_accuracies
 from invariance_propagation.evaluation.knn import check_neighbors
+from invariance_propagation.evaluation.meaning import remarks_on_votes
 from invariance_propagation.evaluation.recipes import (
     Finetune,
     Linear,
@@ -97,7 +98,9 @@ def knn(request: Request) -> Jobs:
     if not options["temperature"] > 0:
         raise UserError(f"knn.temperature={options['temperature']}: set it above 0")
     measure = measures.knn(bench, **options)
-    yield [Job("knn", 1, _settings(bench, options), bench, measure, by_chance=False)]
+    votes = remarks_on_votes(options["num_neighbors"], bench.dataset.train.labels)
+    settings = _settings(bench, options, votes)
+    yield [Job("knn", 1, settings, bench, measure, by_chance=False)]
 
 
 def linear(request: Request) -> Jobs:
@@ -252,9 +255,15 @@ def _recipe(request: Request, bench: Bench) -> Recipe:
     return recipe_for(request.data["name"], bench.view.size)
 
 
-def _settings(bench: Bench, options: Linear | Finetune | Mapping) -> dict[str, Any]:
+def _settings(
+    bench: Bench,
+    options: Linear | Finetune | Mapping,
+    remarks: Sequence[str] = (),
+) -> dict[str, Any]:
     own = dict(options) if isinstance(options, Mapping) else options._asdict()
     settings = {"view": bench.view._asdict() | {"crop": bench.crop}, "options": own}
+    if bench.remarks or remarks:
+        settings["remarks"] = [*bench.remarks, *remarks]
     if not isinstance(options, Mapping):
         settings["optimizer"] = f"SGD, momentum {MOMENTUM}"
     return settings
