@@ -75,8 +75,10 @@ def get_config() -> ConfigDict:
     config.encoder.head = "mlp"  # 'linear' or 'mlp' [paper: both]
     config.encoder.hidden = 2048  # of the MLP head [code]
     config.encoder.dim = 128  # of the embedding [paper]
-    # BatchNorm over all devices; False: over each device's own images [code].
-    config.encoder.cross_replica_norm = False
+    # Images over which BatchNorm takes its statistics, a divisor of the batch; 0: all
+    # images of the batch. The number of devices does not matter. The released code has
+    # 128 images on 4 GPUs [code].
+    config.encoder.norm_group = 32
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
 
     config.method = ConfigDict()

@@ -29,9 +29,7 @@ def get_config() -> ConfigDict:
         mean=(0.306,),
         std=(0.377,),
     )
-    config.encoder.update(
-        depth=18, stem="cifar", width=16, hidden=256, cross_replica_norm=True
-    )
+    config.encoder.update(depth=18, stem="cifar", width=16, hidden=256, norm_group=0)
     config.method.update(
         background_size=512, temperature=0.1, propagation_weight=2.0, start_epoch=20
     )

@@ -28,9 +28,7 @@ def get_config() -> ConfigDict:
         mean=(0.286,),
         std=(0.353,),
     )
-    config.encoder.update(
-        depth=18, stem="cifar", width=16, hidden=512, cross_replica_norm=True
-    )
+    config.encoder.update(depth=18, stem="cifar", width=16, hidden=512, norm_group=0)
     config.optimizer.update(learning_rate=0.03, weight_decay=1e-4)
     # From random rows, or at twice the learning rate, the embeddings fell together in
     # the first epoch: the neighbours were still random after five.

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.augment.update(
         size=64, crop_scale=(0.5, 1.0), jitter=(), grayscale=0.0, blur=0.0
     )
-    config.encoder.update(depth=18, stem="cifar", cross_replica_norm=True)
+    config.encoder.update(depth=18, stem="cifar", norm_group=0)
     # From random rows the first neighbours would be random.
     config.method.update(
         background_size="auto", temperature=0.1, start_epoch=20, bank_start="embeddings"

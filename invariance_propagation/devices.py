@@ -218,8 +218,13 @@ def make_runner(mode: str, num_devices: int | None = None) -> Runner:
     return Runner(Mesh(each.reshape(-1), (AXIS,)), mode)
 
 
-def one_cpu_device_per_core(batch_size: int) -> None:
+def one_cpu_device_per_core(
+    batch_size: int, *, fits: Callable[[int], bool] | None = None
+) -> None:
     """Splits a CPU backend into devices, one per core that the batch can fill.
+
+    `fits` says whether the batch can be trained on over a number of devices; without
+    it, every number that divides the batch will do.
 
     Two devices on two cores run a ResNet step faster than one device with two
     threads. Does nothing once JAX has started, when the user has set a number,
@@ -236,7 +241,8 @@ def one_cpu_device_per_core(batch_size: int) -> None:
     cores = len(os.sched_getaffinity(0))
     # At least 16 images per device, and no remainder: a default must not fail.
     most = max(1, min(cores, batch_size // 16))
-    split_cpu(max(n for n in range(1, most + 1) if batch_size % n == 0))
+    numbers = [n for n in range(1, most + 1) if batch_size % n == 0]
+    split_cpu(max(filter(fits, numbers) if fits else numbers, default=1))
 
 
 def split_cpu(count: int) -> None:

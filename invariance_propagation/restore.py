@@ -165,7 +165,9 @@ def restore_both(path: str | Path) -> tuple[Restored, StoredMemory]:
 
 def float32(encoder: Encoder) -> Encoder:
     """The same network on one device, in float32."""
-    backbone = encoder.backbone.clone(dtype=np.float32, norm_axis_name=None)
+    backbone = encoder.backbone.clone(
+        dtype=np.float32, norm_axis_name=None, norm_group=0
+    )
     return encoder.clone(dtype=np.float32, backbone=backbone)
 
 
@@ -200,7 +202,8 @@ def read_checkpoint(
 
 
 def _encoder_of(state: dict[str, Any], facts: dict[str, Any]) -> Restored:
-    encoder = settings.call(make_encoder, "encoder", facts["config"])
+    config = settings.by_new_names(facts["config"])
+    encoder = settings.call(make_encoder, "encoder", config)
     params, batch_stats = state["params"], state["batch_stats"]
     channels = params["backbone"]["stem_conv"]["kernel"].shape[2]
     own = {"config": facts["config"], "step": facts["step"], "facts": facts}

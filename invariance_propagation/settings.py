@@ -73,3 +73,17 @@ def check_names(
                 f"did you mean {prefix}{near[0]}?" if near else "see configs/default.py"
             )
             raise UserError(f"unknown config key {prefix}{name}: {hint}")
+
+
+def by_new_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames the keys of a checkpoint's config that an earlier version wrote.
+
+    Before 'norm_group', BatchNorm took its statistics over all devices
+    (`cross_replica_norm`), which is 0 now, or over each device's images. How many those
+    were is not in the config: None, which makes no difference to a trained network.
+    """
+    encoder = dict(stored["encoder"])
+    if "cross_replica_norm" in encoder:
+        over_all = encoder.pop("cross_replica_norm")
+        encoder["norm_group"] = 0 if over_all else None
+    return {**stored, "encoder": encoder}

@@ -21,6 +21,7 @@ from invariance_propagation.evaluation.knn import check_neighbors
 from invariance_propagation.feed import Input, host_made, resident, streamed
 from invariance_propagation.methods import find_method
 from invariance_propagation.models import Encoder, ResNet
+from invariance_propagation.models.norm import check_norm_group, fits_devices
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.options import (
     KnnOptions,
@@ -63,7 +64,12 @@ def build(config: ConfigDict) -> Run:
     check_batch(options, num_examples)
     check_neighbors(knn.num_neighbors, num_examples)
 
-    devices.one_cpu_device_per_core(options.batch_size)
+    encoder = settings.call(make_encoder, "encoder", config)
+    norm_group = encoder.backbone.norm_group
+    devices.one_cpu_device_per_core(
+        options.batch_size,
+        fits=partial(fits_devices, norm_group, batch_size=options.batch_size),
+    )
     runner = devices.make_runner(config.parallel, config.num_devices)
     if options.batch_size % runner.num_devices:
         raise UserError(
@@ -71,6 +77,9 @@ def build(config: ConfigDict) -> Run:
             f"{runner.num_devices} devices: set it to a multiple of "
             f"{runner.num_devices}, or num_devices to a divisor of it"
         )
+    check_norm_group(
+        norm_group, batch_size=options.batch_size, num_devices=runner.num_devices
+    )
     steps_per_epoch = num_examples // options.batch_size
     own_options = dict(config.method)
     method = settings.call(
@@ -89,7 +98,6 @@ def build(config: ConfigDict) -> Run:
         epochs=options.epochs,
         steps_per_epoch=steps_per_epoch,
     )
-    encoder = settings.call(make_encoder, "encoder", config)
     chances = settings.options(
         augment.augment, "augment", config, bound=("keys", "images")
     )
@@ -228,7 +236,7 @@ def make_encoder(
     head: str,
     hidden: int,
     dim: int,
-    cross_replica_norm: bool,
+    norm_group: int | None,
     dtype: str,
 ) -> Encoder:
     """The encoder of the section `encoder`; its BatchNorm knows the device axis."""
@@ -237,9 +245,9 @@ def make_encoder(
     for name, value in (("width", width), ("hidden", hidden), ("dim", dim)):
         if value < 1:
             raise UserError(f"encoder.{name}={value}: set it to 1 or above")
-    axis_name = AXIS if cross_replica_norm else None
+    norm = {"norm_axis_name": AXIS, "norm_group": norm_group or 0}
     try:
-        backbone = ResNet(depth, stem, width, axis_name, DTYPES[dtype])
+        backbone = ResNet(depth, stem, width, dtype=DTYPES[dtype], **norm)
         return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
     except ValueError as error:
         raise UserError(f"encoder: {error}") from error

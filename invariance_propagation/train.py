@@ -9,7 +9,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import announce, monitor, processes
+from invariance_propagation import announce, monitor, processes, settings
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.progress import MetricsLog, Progress, Silent, read_rows
@@ -74,7 +74,7 @@ def _prepare_folder(
     _check_same_run(found, identity, folder)
     if found is not None:
         own = json.loads(config.to_json_best_effort())
-        announce.changed_settings(found["config"], own)
+        announce.changed_settings(settings.by_new_names(found["config"]), own)
     if found is not None and found["step"] >= total_steps:
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)

@@ -83,7 +83,7 @@ def train_step(
     state = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        # Per-device BatchNorm leaves each device its own statistics.
+        # Each device has followed the blocks of images that it has a part in.
         batch_stats=parallel.pmean(batch_stats, axis_name),
         opt_state=opt_state,
         memory=memory,

@@ -23,6 +23,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.models.norm import BatchNorm
 
 STEMS = ("imagenet", "cifar")
 
@@ -41,12 +42,14 @@ def _conv(filters: int, size: int, stride: int, *, dtype: DTypeLike, name: str):
     )
 
 
-def _shortcut(x: jax.Array, filters: int, stride: int, conv, norm) -> jax.Array:
+def _shortcut(
+    x: jax.Array, mask: jax.Array | None, filters: int, stride: int, conv, norm
+) -> jax.Array:
     """The input of a block, projected only where its shape differs from the output."""
     if stride == 1 and x.shape[-1] == filters:
         return x
     x = conv(filters, 1, stride, name="downsample_conv")(x)
-    return norm(name="downsample_norm")(x)
+    return norm(name="downsample_norm")(x, mask)
 
 
 class BasicBlock(nn.Module):
@@ -58,12 +61,14 @@ class BasicBlock(nn.Module):
     norm: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = nn.relu(self.norm(name="norm1")(y, mask))
         y = self.conv(self.width, 3, 1, name="conv2")(y)
-        y = self.norm(name="norm2")(y)
-        return nn.relu(y + _shortcut(x, self.width, self.stride, self.conv, self.norm))
+        y = self.norm(name="norm2")(y, mask)
+        return nn.relu(
+            y + _shortcut(x, mask, self.width, self.stride, self.conv, self.norm)
+        )
 
 
 class BottleneckBlock(nn.Module):
@@ -79,15 +84,17 @@ class BottleneckBlock(nn.Module):
     norm: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         filters = 4 * self.width
         y = self.conv(self.width, 1, 1, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = nn.relu(self.norm(name="norm1")(y, mask))
         y = self.conv(self.width, 3, self.stride, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = nn.relu(self.norm(name="norm2")(y, mask))
         y = self.conv(filters, 1, 1, name="conv3")(y)
-        y = self.norm(name="norm3")(y)
-        return nn.relu(y + _shortcut(x, filters, self.stride, self.conv, self.norm))
+        y = self.norm(name="norm3")(y, mask)
+        return nn.relu(
+            y + _shortcut(x, mask, filters, self.stride, self.conv, self.norm)
+        )
 
 
 STAGES = {18: (BasicBlock, (2, 2, 2, 2)), 50: (BottleneckBlock, (3, 4, 6, 3))}
@@ -107,10 +114,12 @@ class ResNet(nn.Module):
       stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3 stride
         1, no pool; for images below about 64 pixels).
       width: channels of the first stage; the others have 2, 4 and 8 times as many.
-      norm_axis_name: mapped axis over which BatchNorm takes its batch statistics; None
-        for the statistics of each device's own images, as in the reference code.
+      norm_axis_name: the device axis, which BatchNorm must know to take statistics over
+        the images of several devices; None for one device.
       dtype: type of the computation, float32 or bfloat16. Parameters, batch statistics
         and the result are float32 in both.
+      norm_group: images over which BatchNorm takes its batch statistics, see
+        `models.norm`; 0 for the whole batch.
     """
 
     depth: int
@@ -118,6 +127,7 @@ class ResNet(nn.Module):
     width: int = 64
     norm_axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    norm_group: int = 0
 
     def __post_init__(self):
         if self.depth not in STAGES:
@@ -128,29 +138,34 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
         """Maps images, float [b, H, W, C] of any size, to features.
 
         Args:
           images: float [b, H, W, C]; any H, W and C.
           train: normalise by the batch and update 'batch_stats' (which must then be
             mutable), or normalise by the running statistics.
+          mask: bool [b], the images that count in the batch statistics; None for all.
+            Only with norm_group=0.
 
         Returns:
           float32 [b, 8 * width] for depth 18, [b, 32 * width] for depth 50.
         """
         conv = functools.partial(_conv, dtype=self.dtype)
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
+            group_size=self.norm_group,
+            axis_name=self.norm_axis_name,
             momentum=0.9,  # PyTorch counts the other way and calls this 0.1
             epsilon=1e-5,
             dtype=self.dtype,
-            axis_name=self.norm_axis_name,
         )
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         x = conv(self.width, size, stride, name="stem_conv")(images)
-        x = nn.relu(norm(name="stem_norm")(x))
+        x = nn.relu(norm(name="stem_norm")(x, mask))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
@@ -159,6 +174,6 @@ class ResNet(nn.Module):
             for j in range(num_blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_block{j}"
-                x = block(self.width * 2**i, stride, conv, norm, name=name)(x)
+                x = block(self.width * 2**i, stride, conv, norm, name=name)(x, mask)
         # Cast first: a mean rounded to bfloat16 would lose digits it has just gained.
         return x.astype(jnp.float32).mean(axis=(1, 2))

@@ -1,0 +1,197 @@
+"""BatchNorm over groups of a batch, the same for every number of devices.
+
+flax.linen.BatchNorm takes its statistics over one device's images, or over all devices.
+The released code (WangFeng18/InvariancePropagation) trains with 128 images on 4 GPUs
+and takes them over 32 images; here those 32 are a number of the config, and no longer
+follow from the machine.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from invariance_propagation import parallel
+from invariance_propagation.errors import UserError
+
+
+class BatchNorm(nn.Module):
+    """Normalises channels by the statistics of groups of images, or by running ones.
+
+    The batch over all devices, in its order, is cut into blocks of `group_size`
+    images. Each block is normalised by its mean and biased variance, computed in
+    float32. A device may hold several blocks, and a block may span several devices.
+
+    The running statistics follow the average over the blocks of this device. A caller
+    with several devices must average 'batch_stats' over them, as the training steps
+    do. (The released code keeps those of its first GPU.)
+
+    Variables have the names and shapes of flax.linen.BatchNorm: 'scale' and 'bias' in
+    'params', 'mean' and 'var' in 'batch_stats', all float32 [C].
+
+    Attributes:
+      use_running_average: normalise by the running statistics and leave them alone.
+      group_size: images in a block; 0 for the whole batch.
+      axis_name: the device axis, or None for one device.
+      momentum: weight of the old running statistics.
+      epsilon: added to the variance.
+      dtype: type of the result; all is computed in float32.
+    """
+
+    use_running_average: bool
+    group_size: int = 0
+    axis_name: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises x, float [b, ..., C].
+
+        Args:
+          x: this device's images, or their feature maps.
+          mask: bool [b], the rows that count in the statistics; None for all. Rows
+            that do not count are normalised too. Only with group_size=0, and at least
+            one row must count on some device.
+
+        Returns:
+          The same shape, in `dtype`.
+
+        Raises:
+          UserError: `group_size` does not fit the batch, see `check_norm_group`.
+          ValueError: a mask together with a `group_size`.
+        """
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if self.use_running_average:
+            means, variances = mean.value[None], var.value[None]
+        else:
+            means, variances = group_moments(
+                x,
+                group_size=0 if self.is_initializing() else self.group_size,
+                axis_name=None if self.is_initializing() else self.axis_name,
+                mask=mask,
+            )
+        if not self.use_running_average and not self.is_initializing():
+            keep = self.momentum
+            mean.value = keep * mean.value + (1 - keep) * means.mean(axis=0)
+            var.value = keep * var.value + (1 - keep) * variances.mean(axis=0)
+        blocks = x.astype(jnp.float32).reshape(len(means), -1, *shape)
+        factor = jax.lax.rsqrt(variances + self.epsilon) * scale
+        blocks = (blocks - means[:, None]) * factor[:, None] + bias
+        return blocks.reshape(x.shape).astype(self.dtype)
+
+
+def group_moments(
+    x: jax.Array,
+    *,
+    group_size: int,
+    axis_name: str | None,
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes mean and biased variance of each block that this device has a part in.
+
+    Args:
+      x, mask: as for `BatchNorm`.
+      group_size: images in a block; 0 for the batch over all devices.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      float32 [n, C] twice, for the n blocks of this device in their order; n = 1 where
+      a block spans devices.
+
+    Raises:
+      As `BatchNorm`.
+    """
+    if mask is not None and group_size:
+        raise ValueError("a mask of rows needs statistics over the whole batch")
+    own, devices = len(x), parallel.axis_size(axis_name)
+    check_norm_group(group_size, batch_size=own * devices, num_devices=devices)
+    group_size = group_size or own * devices
+    num_blocks = max(1, own // group_size)
+    together = max(1, group_size // own)  # devices that share a block
+
+    x = x.astype(jnp.float32).reshape(own, -1, x.shape[-1])
+    count = jnp.float32(group_size * x.shape[1])
+    if mask is not None:
+        x = jnp.where(mask[:, None, None], x, 0.0)
+        rows = jnp.sum(mask, dtype=jnp.float32)
+        count = parallel.psum(rows, axis_name) * x.shape[1]
+    x = x.reshape(num_blocks, -1, x.shape[-1])
+    sums = jnp.stack([x.sum(axis=1), jnp.square(x).sum(axis=1)])
+    mean, square = _sum_over_neighbors(sums, together, axis_name) / count
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+
+
+def check_norm_group(norm_group: int, *, batch_size: int, num_devices: int) -> None:
+    """Checks that blocks of `norm_group` images fit the batch and the devices.
+
+    Args:
+      norm_group: images in a block; 0 for the whole batch, which always fits.
+      batch_size: B, over all devices; a multiple of `num_devices`.
+      num_devices: D.
+
+    Raises:
+      UserError: `norm_group` is negative or does not divide the batch, or a device's
+        images are neither whole blocks nor an equal part of one.
+    """
+    if norm_group == 0:
+        return
+    if norm_group < 0:
+        raise UserError(
+            f"encoder.norm_group={norm_group}: set it to the number of images over "
+            "which BatchNorm takes its statistics, or to 0 for the whole batch"
+        )
+    if batch_size % norm_group:
+        nearest = max(n for n in _divisors(batch_size) if n <= norm_group)
+        above = -(-batch_size // norm_group) * norm_group
+        raise UserError(
+            f"encoder.norm_group={norm_group} does not divide a batch of {batch_size} "
+            f"images: set encoder.norm_group to {nearest}, or to 0 for statistics over "
+            f"the whole batch, or train.batch_size to {above}"
+        )
+    if not fits_devices(norm_group, num_devices, batch_size=batch_size):
+        fitting = [
+            n
+            for n in _divisors(batch_size)
+            if fits_devices(norm_group, n, batch_size=batch_size)
+        ]
+        fewer = max(n for n in fitting if n < num_devices)
+        more = [n for n in fitting if n > num_devices][:1]
+        raise UserError(
+            f"a batch of {batch_size} images gives each of {num_devices} devices "
+            f"{batch_size // num_devices}, neither a multiple nor a divisor of "
+            f"encoder.norm_group={norm_group}: set num_devices to "
+            f"{' or '.join(map(str, [fewer, *more]))}, or encoder.norm_group to 0 for "
+            "statistics over the whole batch"
+        )
+
+
+def fits_devices(norm_group: int, num_devices: int, *, batch_size: int) -> bool:
+    """Whether each device holds whole blocks, or an equal part of one."""
+    if batch_size % num_devices:
+        return False
+    own = batch_size // num_devices
+    return norm_group == 0 or own % norm_group == 0 or norm_group % own == 0
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _sum_over_neighbors(
+    x: jax.Array, together: int, axis_name: str | None
+) -> jax.Array:
+    """The sum of x over this device and those that share its block."""
+    if together == 1:
+        return x
+    if together == parallel.axis_size(axis_name):
+        return parallel.psum(x, axis_name)
+    # psum has groups of devices too, but not inside of vmap. These arrays are small.
+    parts = jax.lax.all_gather(x, axis_name)
+    blocks = parts.reshape(-1, together, *x.shape).sum(axis=1)
+    return blocks[jax.lax.axis_index(axis_name) // together]
