@@ -209,7 +209,8 @@ def _rows(
     checkpoint: str, encoder: Backbone, run: Restored | None
 ) -> tuple[Row, Row, Row]:
     """The encoder, the same network untrained, and raw pixels."""
-    module = encoder.module.clone(norm_axis_name=AXIS)
+    # Fine-tuning normalises by the whole batch, which may be padded for the devices.
+    module = encoder.module.clone(norm_axis_name=AXIS, norm_group=0)
     network = {
         "depth": module.depth,
         "stem": module.stem,

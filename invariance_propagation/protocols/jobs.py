@@ -108,7 +108,7 @@ def linear(request: Request) -> Jobs:
     bench = request.bench()
     options = changed(_recipe(request, bench).linear, request.linear, "linear")
     measure = measures.linear(bench, options)
-    yield [Job("linear", 1, _settings(bench, options), bench, measure)]
+    yield [Job("linear", 2, _settings(bench, options), bench, measure)]
 
 
 def semi(request: Request) -> Jobs:
@@ -139,7 +139,7 @@ def _semi(request: Request, protocol: str, shares: Sequence[float]) -> Job:
 
     measure = measures.semi(bench, options, subset, shares)
     settings = _settings(bench, options) | {"lists": lists}
-    return Job(protocol, 1, settings, bench, measure, of_pixels=False)
+    return Job(protocol, 2, settings, bench, measure, of_pixels=False)
 
 
 def svm_of_classes(request: Request) -> Jobs:
@@ -175,7 +175,7 @@ def places(request: Request) -> Jobs:
     recipe = recipe_for(PLACES365, request.view.size)
     options = changed(recipe.linear, request.linear, "linear")
     measure = measures.linear(bench, options)
-    yield [Job("places", 1, _settings(bench, options), bench, measure)]
+    yield [Job("places", 2, _settings(bench, options), bench, measure)]
 
 
 def transfer(request: Request) -> Jobs:
@@ -191,11 +191,11 @@ def transfer(request: Request) -> Jobs:
         own = {"scores_of": class_accuracies}
         options = changed(recipe.linear, request.linear, "linear")
         measure = measures.linear(bench, options, **own)
-        probe = Job("transfer_linear", 1, _settings(bench, options), bench, measure)
+        probe = Job("transfer_linear", 2, _settings(bench, options), bench, measure)
         options = changed(recipe.finetune, request.finetune, "finetune")
         measure = measures.finetune(bench, options, lambda seed, x=train: x, **own)
         settings, kind = _settings(bench, options), "transfer_finetune"
-        yield [probe, Job(kind, 1, settings, bench, measure, of_pixels=False)]
+        yield [probe, Job(kind, 2, settings, bench, measure, of_pixels=False)]
 
 
 SVM_OPTIONS = {

@@ -61,7 +61,7 @@ def linear(
     if options.crop_scale or options.flip:
         return _linear_of_views(bench, options, scores_of)
     train, runner = bench.dataset.train, bench.runner
-    batch_size, steps, total = count_steps(options, len(train.labels), runner)
+    batch_size, steps, total = count_steps(options, len(train.labels))
     optimizer = sgd(options, options.learning_rate, steps)
     head = Head(bench.num_classes, options.std, options.scaled)
 
@@ -78,6 +78,7 @@ def linear(
             num_features=num_features,
             optimizer=optimizer,
             spec=given.spec,
+            batch_size=batch_size,
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
@@ -93,7 +94,7 @@ def linear(
 
 def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Measure:
     train, runner = bench.dataset.train, bench.runner
-    batch_size, steps, total = count_steps(options, len(train.labels), runner)
+    batch_size, steps, total = count_steps(options, len(train.labels))
     optimizer = sgd(options, options.learning_rate, steps)
     head = Head(bench.num_classes, options.std, options.scaled)
 
@@ -117,6 +118,7 @@ def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Meas
             num_features=num_features,
             optimizer=optimizer,
             spec=spec,
+            batch_size=batch_size,
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
@@ -143,7 +145,7 @@ def finetune(
     There are as many of them for each seed.
     """
     runner, held_out = bench.runner, bench.dataset.held_out
-    batch_size, steps, total = count_steps(options, len(train_of(0).labels), runner)
+    batch_size, steps, total = count_steps(options, len(train_of(0).labels))
     optimizers = {
         "backbone": sgd(options, options.learning_rate, steps),
         "head": sgd(options._replace(milestones=()), options.head_rate, steps),
@@ -165,6 +167,7 @@ def finetune(
             num_features=num_features,
             optimizers=optimizers,
             spec=spec,
+            batch_size=batch_size,
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
