@@ -57,15 +57,18 @@ def get_config() -> ConfigDict:
     # Threads that read and decode streamed pictures.
     config.num_threads = 4
 
-    # As in configs/default.py. Without a name it is the run's section, in which what is
-    # given here takes another value.
+    # As in configs/default.py. Without a name it is the run's section. Every other key
+    # that is set takes the place of the run's value, 0, False and '' as well; None
+    # leaves that value, or, of a data set that is named here, the default.
     config.data = ConfigDict()
     config.data.name = ""  # of a file of weights it must be given
-    config.data.folder = ""  # '' is the usual place
-    config.data.split = ""  # of a TFDS set: what to train on
-    config.data.num_train = 0  # 0: all
-    config.data.classes = False  # of an image folder: topmost folders are classes
-    config.data.held_out = 0.0  # of an image folder: share to test on
+    config.data.folder = config_dict.placeholder(str)  # '' is the usual place
+    # Of a TFDS set: what to train on; '' is the usual split.
+    config.data.split = config_dict.placeholder(str)
+    config.data.num_train = config_dict.placeholder(int)  # 0: all
+    # Of an image folder: whether topmost folders are classes; share to test on.
+    config.data.classes = config_dict.placeholder(bool)
+    config.data.held_out = config_dict.placeholder(float)
 
     # How an image is given to the encoder.
     config.view = ConfigDict()

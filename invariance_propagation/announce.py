@@ -51,6 +51,8 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
     print("; ".join(filter(None, known)))
     if not run.has_labels:
         print("no labels: kNN and purity are left out")
+    for remark in monitor.remarks(run):
+        print(f"note: {remark}")
     start_epoch = run.method.start_epoch
     if start_epoch is not None and start_epoch >= run.options.epochs:
         print(

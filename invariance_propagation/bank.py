@@ -23,10 +23,27 @@ def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
 def normalize(x: jax.Array) -> jax.Array:
     """Scales the rows of float [..., d] to unit length; a zero row stays zero.
 
-    The gradient is finite everywhere: that of a norm at 0 would be NaN.
+    Rows of any finite length are scaled, also where the square of a number would
+    overflow or vanish. A row with NaN or infinity becomes NaN. The gradient is finite
+    everywhere: that of a norm at 0 would be NaN.
     """
+    # The length of a result does not depend on the scale, so neither does a gradient.
+    x = x * lax.stop_gradient(safe_scale(x))
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def safe_scale(x: jax.Array) -> jax.Array:
+    """Finds a power of two for each row, float [..., 1], that makes its squares safe.
+
+    The largest number of a row of float [..., d] times this is near 1. To multiply by
+    a power of two rounds nothing off, so ordinary rows keep every bit. It is 1 for a
+    row of zeros, or with NaN or infinity.
+    """
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0))
+    most = jnp.finfo(x.dtype).maxexp - 2  # neither end is subnormal
+    return jnp.ldexp(jnp.ones_like(largest), -jnp.clip(exponent, -most, most))
 
 
 def update_bank(

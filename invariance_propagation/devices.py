@@ -105,7 +105,13 @@ class Runner(NamedTuple):
         return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
     def put_share(self, rows: np.ndarray) -> jax.Array:
-        """This process's `share` of a sharded host array -> the array on the devices."""
+        """This process's `share` of a sharded host array -> the array on the devices.
+
+        Rows of zeros pad it to a multiple of this process's devices.
+        """
+        count = self._home.size // (1 if self.mode == "pmap" else jax.process_count())
+        rest = [(0, -len(rows) % count)] + [(0, 0)] * (rows.ndim - 1)
+        rows = np.pad(rows, rest)
         if self.mode == "pmap":
             rows = rows.reshape(self._home.size, -1, *rows.shape[1:])
         sharding = NamedSharding(self._home, SHARDED)

@@ -17,6 +17,7 @@ from invariance_propagation.evaluation.cards import (
     table,
     write_card,
 )
+from invariance_propagation.evaluation.meaning import all_alike
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.origin import origin
 from invariance_propagation.parallel import AXIS
@@ -47,6 +48,15 @@ from invariance_propagation.weights import input_of, is_weights
 BATCH_SIZE = 256
 # Protocols that have data of their own.
 ON_THEIR_OWN = {"voc07_svm", "places", "transfer"}
+# The section `data` of a set that is named here, where a key is not set.
+DEFAULTS = {
+    "name": "",
+    "folder": "",
+    "split": "",
+    "num_train": 0,
+    "classes": False,
+    "held_out": 0.0,
+}
 
 
 def evaluate(
@@ -94,10 +104,7 @@ def evaluate(
     encoder = restore_backbone(checkpoint) if run is None else backbone_of(run)
     given = input_of(checkpoint) if run is None else run.config["augment"]
     view = view_of(checkpoint, encoder.channels, view, given)
-    data = dict(data)
-    if run is not None and not data["name"]:
-        # Another place or part of the same set.
-        data = run.config["data"] | {key: value for key, value in data.items() if value}
+    data = _data_of(run, data)
     if not data["name"] and (names is None or not ON_THEIR_OWN.issuperset(names)):
         raise UserError(f"data.name is missing: {checkpoint} does not say which")
     runner = devices.make_runner(parallel, num_devices)
@@ -138,6 +145,14 @@ def evaluate(
             print("\n" + table(found, published(found)), flush=True)
     print(f"\ncards: {folder / FOLDER}")
     return cards
+
+
+def _data_of(run: Restored | None, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `data`: of the run's own set if no other is named."""
+    if run is None or data["name"]:
+        return settings.override(DEFAULTS, data)
+    # Another place or part of the same set; '' names no other.
+    return settings.override(run.config["data"], {**data, "name": None})
 
 
 def _groups(names: list[str], request: Request) -> Iterator[list[Job]]:
@@ -195,7 +210,8 @@ def _rows(
     checkpoint: str, encoder: Backbone, run: Restored | None
 ) -> tuple[Row, Row, Row]:
     """The encoder, the same network untrained, and raw pixels."""
-    module = encoder.module.clone(norm_axis_name=AXIS)
+    # Fine-tuning normalises by the whole batch, which may be padded for the devices.
+    module = encoder.module.clone(norm_axis_name=AXIS, norm_group=0)
     network = {
         "depth": module.depth,
         "stem": module.stem,
@@ -281,5 +297,7 @@ def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
     scores = dict(job.measure(subject, seed))
     own = origin(job.bench.runner.num_devices)
     own["seconds"] = round(time.monotonic() - start, 2)
+    if all_alike(subject.queries()):
+        own["remarks"] = ["all images of the test have the same features"]
     made = card.made | {str(seed): own}
     return card.with_scores(seed, scores)._replace(made=made)

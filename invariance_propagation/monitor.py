@@ -11,6 +11,7 @@ import numpy as np
 
 from invariance_propagation.checkpoint import FOLDER
 from invariance_propagation.drafts import draft_of
+from invariance_propagation.evaluation import meaning
 from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.models import Outputs
 from invariance_propagation.paths import writing
@@ -20,6 +21,7 @@ from invariance_propagation.train_state import TrainState
 
 SUMMARY_FILE = "summary.json"
 SCORES = ("knn", "knn_embedding", "knn_bank")
+ALIKE = "knn_all_alike"
 PURITY_ANCHORS = 1024
 
 
@@ -41,7 +43,11 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
       If training images are embedded anew for it: `knn`, by the backbone's features,
       which is what one takes away, and `knn_embedding`, by the head's output. If the
       method's memory has a field `bank`: `knn_bank`, embeddings against it, the paper's
-      monitor.
+      monitor. If all held-out images have the same features, which no score shows:
+      `knn_all_alike`, 1.
+
+    Raises:
+      TrainingError: a feature that is NaN or infinite.
     """
     queries, scores = _embed(run, state, run.dataset.held_out.images), {}
     if run.knn.embed_anew:
@@ -51,7 +57,20 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     if hasattr(state.memory, "bank"):
         memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
         scores["knn_bank"] = _accuracy(run, memory.bank, queries.embedding)
+    if meaning.all_alike(queries.features):
+        scores[ALIKE] = 1.0
     return scores
+
+
+def remarks(run: Run) -> list[str]:
+    """What must be known of the labels and of K to read kNN and purity."""
+    labels = run.dataset.train.labels
+    if not run.has_labels:
+        return []
+    if not run.has_knn:
+        return meaning.remarks(labels, labels)
+    votes = meaning.remarks_on_votes(run.knn.num_neighbors, labels)
+    return meaning.remarks(labels, run.dataset.held_out.labels) + votes
 
 
 def has_scores(row: dict[str, Any]) -> bool:
@@ -76,6 +95,11 @@ def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str
     if run.has_labels and run.method.purity is not None:
         *hops, overall = purity(run, state, num_anchors=run.num_examples)
         summary |= {"purity_by_hop": hops, "purity": overall}
+    known = remarks(run)
+    if scored and ALIKE in scored[-1]:
+        known.append("all held-out images have the same features: nothing is learnt")
+    if known:
+        summary["remarks"] = known
     path = folder / SUMMARY_FILE
     with writing(path), draft_of(path) as draft:
         draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -105,7 +129,10 @@ def describe(scores: dict[str, float]) -> str:
         "knn_embedding": "by embedding",
         "knn_bank": "against the bank",
     }
-    return ", ".join(f"{percent(scores[name])} {by[name]}" for name in scores)
+    known = [f"{percent(scores[name])} {by[name]}" for name in by if name in scores]
+    if ALIKE in scores:
+        known.append("all held-out images have the same features")
+    return ", ".join(known)
 
 
 def percent(share: float | None) -> str:
@@ -137,6 +164,7 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
             for hop, share in enumerate(summary["purity_by_hop"], 1)
         ]
         lines += [f"  all hops: {percent(summary['purity'])}"]
+    lines += [f"note: {remark}" for remark in summary.get("remarks", ())]
     lines += [
         f"checkpoints: {folder / FOLDER}",
         f"logs: {folder / METRICS_FILE}",

@@ -67,6 +67,22 @@ def first_row(rows: int, axis_name: str | None) -> jax.Array | int:
     return 0 if axis_name is None else lax.axis_index(axis_name) * rows
 
 
+def row_weights(rows: int, batch_size: int | None, axis_name: str | None) -> jax.Array:
+    """Weights for this device's part of a batch that may be padded, float32 [rows].
+
+    The mean over devices of sums with these weights is the mean over the batch.
+
+    Args:
+      rows: rows of each device.
+      batch_size: B; rows beyond these pad the batch, and weigh 0. None: no row does.
+      axis_name: the device axis, or None.
+    """
+    devices = axis_size(axis_name)
+    total = devices * rows if batch_size is None else batch_size
+    number = first_row(rows, axis_name) + jax.numpy.arange(rows)
+    return jax.numpy.where(number < total, jax.numpy.float32(devices / total), 0)
+
+
 def local_rows(ids: jax.Array, rows: int, axis_name: str | None) -> jax.Array:
     """Global ids -> rows of this device's `rows`; one past the end if not its own."""
     local = ids - first_row(rows, axis_name)

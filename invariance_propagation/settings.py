@@ -51,6 +51,17 @@ def call(
     return function(**options(function, section, config, bound=more), **more)
 
 
+def override(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces values of a section by those that are set in `given`.
+
+    None alone means that a key is not set: 0, False, '' and () are values.
+    """
+    return {
+        **section,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
 def check_names(
     given: Iterable[str], known: Iterable[str], *, prefix: str = ""
 ) -> None:

@@ -10,12 +10,17 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes, settings
-from invariance_propagation.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.checkpoint import Checkpoints
 from invariance_propagation.claim import KEY, claim, look_at
-from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.horizon import check_horizon, how_to_train_on
+from invariance_propagation.identity import (
+    check_same_run,
+    crop_of,
+    identity_of,
+    sample_ids,
+)
 from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
@@ -32,8 +37,6 @@ from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import Window
 
-# 2: marks of content besides names, a random sample; runs of version 1 note none.
-DIGEST_VERSION = 2
 PARAMETERS_FILE = "parameters.txt"
 FILES = (METRICS_FILE, monitor.SUMMARY_FILE, PARAMETERS_FILE)
 
@@ -59,7 +62,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     run, folder = processes.everywhere(_build, config, workdir)
     processes.announce()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
-    identity = _identity(run)
+    identity = identity_of(run)
     facts = identity | {"config": json.loads(config.to_json_best_effort())}
     processes.check_same(facts, "config or data set")
     try:
@@ -68,7 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         )
         if summary is not None:
             return summary
-        facts |= {"versions": versions()} | _sample_ids(run) | _crop(run)
+        facts |= {"versions": versions()} | sample_ids(run) | crop_of(run)
         if start is not None:
             facts["started_from"] = start.facts
         return _train(run, start, facts, folder, checkpoints)
@@ -93,7 +96,7 @@ def _prepare_folder(
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     found = checkpoints.facts()
-    _check_same_run(found, run, folder, sampled=config.data.num_train > 0)
+    check_same_run(found, run, folder, sampled=config.data.num_train > 0)
     if found is not None:
         own = json.loads(config.to_json_best_effort())
         before = settings.by_new_names(found["config"])
@@ -253,61 +256,6 @@ def _loop(
                 exit_status(stop),
             )
     return state
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    return {
-        "dataset": run.dataset.name,
-        "num_examples": run.num_examples,
-        "digest": run.dataset.digest(),
-        "digest_version": DIGEST_VERSION,
-        "batch_size": run.options.batch_size,
-    }
-
-
-def _sample_ids(run: Run) -> dict[str, str]:
-    """Which image each row of the bank belongs to, where images have names."""
-    ids = run.dataset.train.ids
-    return {} if ids is None else {"sample_ids": pack_ids(ids)}
-
-
-def _crop(run: Run) -> dict[str, float]:
-    """The part of an image's shorter side that evaluation looks at."""
-    images = run.dataset.train.images
-    return {"share": images.share if isinstance(images, Pictures) else 1.0}
-
-
-def _check_same_run(
-    found: dict[str, Any] | None, run: Run, folder: Path, *, sampled: bool
-) -> None:
-    """Raises UserError where a workdir's run has other images or another batch.
-
-    What the data set is called does not matter: a folder may have been renamed.
-    """
-    if found is None:
-        return
-    if found["batch_size"] != run.options.batch_size:
-        raise UserError(
-            f"{folder} holds a run with train.batch_size={found['batch_size']}, this "
-            f"config has {run.options.batch_size}, and steps would be other images: set "
-            "it back, or choose another --workdir"
-        )
-    own = _identity(run)
-    same = found["num_examples"] == own["num_examples"]
-    if same and run.dataset.has_digest(found["digest"]):
-        return
-    reason = ""
-    if sampled and "digest_version" not in found:
-        reason = (
-            "; an earlier version began it, in which data.num_train took the first "
-            "images and not a random sample: go on with that version, or"
-        )
-    raise UserError(
-        f"{folder} holds a checkpoint of {found['dataset']} with "
-        f"{found['num_examples']} images (digest {found['digest']}), this config "
-        f"trains on {own['dataset']} with {own['num_examples']} (digest "
-        f"{own['digest']}){reason or ':'} choose another --workdir"
-    )
 
 
 def _last_row(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from invariance_propagation import init_bank, update_bank
+from invariance_propagation.bank import normalize
 from tests.reference import objective as oracle
 
 
@@ -180,3 +181,42 @@ def test_momentum_outside_the_unit_interval_is_an_error(
         update_bank(
             problem.bank, problem.indices, problem.embeddings, momentum=momentum
         )
+
+
+@pytest.mark.parametrize("scale", [3e38, 1e20, 1.0, 1e-20, 1e-37])
+def test_rows_of_any_length_are_scaled_to_one(scale: float) -> None:
+    x = np.array([[0.75, -1.0, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]], np.float32)
+    expected = [[0.6, -0.8, 0], [0, 0, 1], [0, 0, 0]]
+    found = normalize(x * np.float32(scale))
+    np.testing.assert_allclose(found, expected, atol=2e-7)
+
+
+def test_the_gradient_of_a_unit_row_is_exact_at_any_scale() -> None:
+    """d(x / |x|) = (g - u <u, g>) / |x|, and a row of zeros is finite."""
+    random = np.random.default_rng(0)
+    g = random.normal(size=8).astype(np.float32)
+    for scale in (1e20, 1.0, 1e-15):
+        x = (scale * random.normal(size=8)).astype(np.float32)
+        length = np.linalg.norm(np.float64(x))
+        unit = x / length
+        expected = (g - unit * (unit @ g)) / length
+        found = jax.grad(lambda x: normalize(x) @ g)(x)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 / length)
+    zero = jax.grad(lambda x: normalize(x) @ g)(np.zeros(8, np.float32))
+    assert np.isfinite(zero).all()
+
+
+def test_ordinary_rows_keep_every_bit() -> None:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(500, 64)) * random.uniform(1e-6, 1e6, (500, 1))
+    x = jnp.asarray(x, jnp.float32)
+    plain = x * jax.lax.rsqrt(jnp.square(x).sum(axis=1, keepdims=True))
+    np.testing.assert_array_equal(normalize(x), plain)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_nan_and_no_other(value: float) -> None:
+    x = np.array([[1.0, value], [3.0, 4.0]], np.float32)
+    found = np.asarray(normalize(x))
+    assert np.isnan(found[0, 1])
+    np.testing.assert_allclose(found[1], [0.6, 0.8], atol=1e-7)

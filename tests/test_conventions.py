@@ -42,7 +42,7 @@ LAYERS = (
     {"run", "protocols"},
     {"setup"},
     {"monitor", "plan", "scan", "preview", "restore", "gallery"},
-    {"announce", "horizon", "start", "compare"},
+    {"announce", "horizon", "identity", "start", "compare"},
     {"train", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with

@@ -1,23 +1,36 @@
 """Evaluation from a checkpoint to its cards and tables, on digits."""
 
+import functools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from configs import default, embed
 from configs.evaluate import get_config
 from invariance_propagation import evaluate as module
-from invariance_propagation.errors import UserError
+from invariance_propagation.data import sources
+from invariance_propagation.data.dataset import Dataset
+from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluate import evaluate
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
+from invariance_propagation.evaluation.recipes import (
+    IMAGENET,
+    Finetune,
+    Linear,
+    changed,
+)
 from invariance_propagation.export import export
-from invariance_propagation.protocols import measures
+from invariance_propagation.protocols import bench, measures
 from invariance_propagation.restore import restore_backbone
 from tests.stored_run import store_run
 
@@ -221,6 +234,28 @@ def test_nowhere_to_write_is_said_before_anything_is_measured(
         run(stored, "knn", output=str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize(
+    ("fill", "expected"), [(1.0, "same features"), (np.nan, "are NaN or infinite")]
+)
+def test_features_that_mean_nothing_are_marked_or_refused(
+    stored: Path, tmp_path: Path, monkeypatch, capsys, fill: float, expected: str
+) -> None:
+    def embedder(bench, backbone):
+        return lambda params, stats, images: np.full((len(images), 4), fill)
+
+    monkeypatch.setattr(bench, "embedder", embedder)
+    options = {"output": str(tmp_path), "num_seeds": 1}
+    if np.isnan(fill):
+        with pytest.raises(TrainingError, match="120 of 120 training .*" + expected):
+            run(stored, "knn", **options)
+        return
+    (card, *_) = run(stored, "knn", **options)
+    assert card.made["0"]["remarks"] == [
+        "all images of the test have the same features"
+    ]
+    assert f"note: step 7: {card.made['0']['remarks'][0]}" in capsys.readouterr().out
+
+
 def test_data_of_a_run_may_lie_elsewhere_or_be_fewer(
     stored: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +264,83 @@ def test_data_of_a_run_may_lie_elsewhere_or_be_fewer(
     assert {card.data["train"] for card in cards} == {50}
     with pytest.raises(UserError, match="digits ship with scikit-learn"):
         run(stored, "knn", **changes | {"data__folder": "/elsewhere"})
+
+
+# What a run may have, and what must be able to take its place.
+OF_A_RUN = {
+    "folder": ("/data", ""),
+    "split": ("train[:10%]", ""),
+    "num_train": (120, 0),
+    "classes": (True, False),
+    "held_out": (0.25, 0.0),
+}
+
+
+@pytest.mark.parametrize("key", OF_A_RUN)
+def test_nothing_is_a_value_too(
+    key: str, stored: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """0, False and '' take the place of the run's value; what is not set leaves it."""
+    before, nothing = OF_A_RUN[key]
+    loaded = []
+
+    def load(**section: Any) -> Dataset:
+        loaded.append(section)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(module.sources, "load", functools.wraps(sources.load)(load))
+    restored = module.restore_encoder(str(stored))
+    of_run = {name: value for name, (value, _) in OF_A_RUN.items()}
+    data = restored.config["data"] | of_run
+    restored = restored._replace(config=restored.config | {"data": data})
+    monkeypatch.setattr(module, "restore_encoder", lambda _: restored)
+    for value, expected in ((None, before), (nothing, nothing)):
+        arguments = get_config().to_dict() | {"checkpoint": str(stored)}
+        arguments |= {"protocols": "knn", "output": str(tmp_path)}
+        arguments["data"][key] = value
+        del arguments["task"]
+        with pytest.raises(UserError, match="far enough"):
+            evaluate(**arguments)
+        found = loaded.pop()
+        assert found.pop("size") == 8
+        assert found == data | {key: expected}
+
+
+def test_what_a_run_or_a_recipe_has_is_not_set_by_default() -> None:
+    """Any other default could not be told from the same value on the command line."""
+    config = get_config()
+    assert config.data.keys() == default.get_config().data.keys()
+    assert config.data.name == ""  # no set has this name
+    assert {name for name, x in config.data.items() if x is None} == OF_A_RUN.keys()
+    for section in ("view", "linear", "semi", "finetune"):
+        assert set(config[section].values()) == {None}, section
+    assert set(embed.get_config().view.values()) == {None}
+    assert embed.get_config().share is None
+    for kind, section in ((Linear, "linear"), (Finetune, "semi")):
+        assert set(config[section].keys()) == set(kind._fields)
+
+
+@pytest.mark.parametrize("name", Finetune._fields)
+def test_nothing_takes_the_place_of_a_recipes_value(name: str) -> None:
+    nothing = () if name in ("milestones", "crop_scale") else 0
+    section = dict.fromkeys(Finetune._fields) | {name: nothing}
+    try:
+        found = changed(IMAGENET.finetune, section, "finetune")
+    except UserError as error:
+        assert f"finetune.{name}=0: set it above 0" in str(error)
+    else:
+        assert found == IMAGENET.finetune._replace(**{name: nothing})
+
+
+@pytest.mark.parametrize("key", get_config().data.keys())
+def test_nothing_can_be_set_on_the_command_line(key: str, monkeypatch) -> None:
+    values, nothing = flags.FlagValues(), OF_A_RUN.get(key, ("", ""))[1]
+    argv = ["main.py", f"--config.data.{key}={nothing}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    holder = config_flags.DEFINE_config_dict("config", get_config(), flag_values=values)
+    values(argv)
+    assert holder.value.data[key] == nothing
+    assert type(holder.value.data[key]) is type(nothing)
 
 
 def test_an_exported_file_is_measured_as_its_checkpoint(

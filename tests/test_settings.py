@@ -107,3 +107,11 @@ def test_check_names() -> None:
         settings.check_names(iter(["sede"]), list(known))
     with pytest.raises(UserError, match=r"key a\.sed: did you mean a\.seed\?"):
         settings.check_names({"sed": 1}, known, prefix="a.")
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, "", (), 3, "x"])
+def test_whatever_is_set_takes_the_place_of_a_value(value: Any) -> None:
+    section = {"a": 120, "b": "left"}
+    assert settings.override(section, {"a": value}) == {"a": value, "b": "left"}
+    assert settings.override(section, {"a": None}) == section
+    assert section == {"a": 120, "b": "left"}

@@ -13,6 +13,7 @@ from invariance_propagation.data.augment import augment
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.methods import Method, invariance_propagation
 from invariance_propagation.models.encoder import Encoder
+from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
@@ -28,10 +29,12 @@ class TinyBackbone(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
         x = nn.Conv(8, (3, 3), strides=2, use_bias=False, padding=1)(images)
-        norm = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)
-        return nn.relu(norm(x)).mean(axis=(1, 2))
+        norm = BatchNorm(not train, axis_name=self.axis_name)
+        return nn.relu(norm(x, mask)).mean(axis=(1, 2))
 
 
 class Parts(NamedTuple):

@@ -19,7 +19,7 @@ def voc2007(folder: str, *, size: int) -> Dataset:
 
     Returns:
       A data set whose labels are targets, int8 [n, 20]: 1 where a class is shown, -1
-      where only by things that are hard to tell, 0 where it is not.
+      where VOC marks all of its objects as difficult, 0 where it is not shown.
     """
     dataset = load_records(
         f"{TFDS}voc/2007", folder, split="train+validation", size=size

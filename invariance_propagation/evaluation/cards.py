@@ -34,7 +34,8 @@ class Card(NamedTuple):
       network: its depth, stem, width, channels; empty where there is none.
       checkpoint: path, step and digest of its weights; empty where there are none.
       scores: of each score its value by seed, {'top1': {'0': 0.97}}.
-      made: by seed: commit, versions, machine, date, seconds.
+      made: by seed: commit, versions, machine, date, seconds; remarks, if there are
+        any.
     """
 
     protocol: str
@@ -130,11 +131,19 @@ def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
 
 
 class Table(NamedTuple):
-    """What was measured on what; names of the scores; of each row its title and cells."""
+    """Scores of several cards, as text.
+
+    Attributes:
+      title: what was measured on what.
+      columns: names of the scores.
+      rows: of each its title and cells.
+      remarks: why scores mean less than they seem to.
+    """
 
     title: str
     columns: list[str]
     rows: list[tuple[str, list[str]]]
+    remarks: list[str]
 
 
 def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Table:
@@ -169,14 +178,23 @@ def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Tabl
     )
     if "num_neighbors" in first.settings["options"]:
         title += f"; K = {first.settings['options']['num_neighbors']}"
-    return Table(title, names, rows)
+    remarks = [*first.settings.get("remarks", ())]
+    for card in cards:
+        found = {x: None for own in card.made.values() for x in _remarks(own)}
+        remarks += [f"{card.encoder}: {x}" for x in found]
+    return Table(title, names, rows, remarks)
 
 
 def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
     """The same as text."""
-    title, columns, rows = tabulate(cards, published)
+    title, columns, rows, remarks = tabulate(cards, published)
     lines = [["", *columns], *([name, *cells] for name, cells in rows)]
-    return "\n".join([title, *_aligned(lines)])
+    notes = [f"  note: {remark}" for remark in remarks]
+    return "\n".join([title, *_aligned(lines), *notes])
+
+
+def _remarks(made: Any) -> Sequence[str]:
+    return made.get("remarks", ()) if isinstance(made, Mapping) else ()
 
 
 def _cell(values: Iterable[float]) -> str:

@@ -41,10 +41,19 @@ class Head(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=start, name="output")(x)
 
 
-def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Of logits [b, C] and labels int [b]."""
+def mean_cross_entropy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
+    """Computes the mean over logits [b, C] and labels int [b].
+
+    Args:
+      weights: float [b], in place of 1 / b each. A row of weight 0 has no part in the
+        loss or its gradient, whatever it holds.
+    """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return loss.mean()
+    if weights is None:
+        return loss.mean()
+    return jnp.sum(jnp.where(weights > 0, weights * loss, 0))
 
 
 def accuracies(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, float]]:

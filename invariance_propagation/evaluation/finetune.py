@@ -37,6 +37,7 @@ def finetune_step(
     head: Head,
     view: Callable[..., jax.Array],
     optimizer: optax.GradientTransformation,
+    batch_size: int | None,
     axis_name: str | None,
 ) -> tuple[TuneState, jax.Array]:
     """One device's share of a step.
@@ -47,26 +48,34 @@ def finetune_step(
       seed: int32 [], of the views.
       indices: int32 [b], this device's images.
       images: what `view` takes.
-      backbone: images -> features float32 [b, F], with BatchNorm in training.
+      backbone: images -> features float32 [b, F], with BatchNorm in training; where
+        rows pad the batch, also `mask`, bool [b], for the rows that do not.
       head: classifies them.
       view: (seed, images, indices, step) -> float32 [b, H, W, C].
       optimizer: of all parameters.
+      batch_size: B; rows beyond these pad what the devices hold together. None: there
+        are none.
       axis_name: the device axis, or None for one device.
 
     Returns:
       The next state, and the mean loss.
     """
     views = view(seed, images, indices, state.step)
+    weights = parallel.row_weights(len(indices), batch_size, axis_name)
+    held = len(indices) * parallel.axis_size(axis_name)
+    padded = batch_size is not None and batch_size < held
+    rows = {"mask": weights > 0} if padded else {}
 
     def mean_loss(params):
         features, updates = backbone.apply(
             {"params": params["backbone"], "batch_stats": state.batch_stats},
             views,
             train=True,
+            **rows,
             mutable=["batch_stats"],
         )
         logits = head.apply({"params": params["head"]}, features)
-        loss = mean_cross_entropy(logits, labels[indices])
+        loss = mean_cross_entropy(logits, labels[indices], weights)
         # The mean inside and outside of the gradient: right in every runner.
         return parallel.pmean(loss, axis_name), updates.get("batch_stats", {})
 
@@ -92,6 +101,7 @@ def make_finetune(
     num_features: int,
     optimizers: dict[str, optax.GradientTransformation],
     spec: Any,
+    batch_size: int | None = None,
 ) -> Callable[..., TuneState]:
     """Compiles the training of backbone and head.
 
@@ -101,6 +111,7 @@ def make_finetune(
       num_features: F.
       optimizers: of 'backbone' and 'head'.
       spec: where the images lie.
+      batch_size: as for `finetune_step`.
 
     Returns:
       (given, params, batch_stats, labels int32 [N], seed) -> the last state, on the
@@ -118,7 +129,7 @@ def make_finetune(
 
     own = {"backbone": backbone, "head": head, "view": view, "optimizer": optimizer}
     step = runner.compile(
-        partial(finetune_step, **own, axis_name=AXIS),
+        partial(finetune_step, **own, batch_size=batch_size, axis_name=AXIS),
         (REPLICATED, REPLICATED, REPLICATED, SHARDED, spec),
         (REPLICATED, REPLICATED),
         donate=(0,),

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from invariance_propagation.bank import normalize
+from invariance_propagation.bank import normalize, safe_scale
 from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.meaning import check_finite
 
 QUERIES_AT_ONCE = 256
 
@@ -33,23 +34,34 @@ def knn_predict(
       num_classes: number of classes.
 
     Returns:
-      int32 [q], the class with most votes, the lower one where two are equal.
+      int32 [q], the class with most votes, the lower one where two are equal. Features
+      with NaN or infinity have no vote. A query with one of these is of no class, -1,
+      and so is every query where no feature is finite.
     """
     features = jnp.asarray(features, jnp.float32)
     queries = normalize(jnp.asarray(queries, jnp.float32))
     labels = jnp.asarray(labels)
-    # Features of unit length would be a copy of what may be 10 GB.
-    lengths = jnp.linalg.norm(features, axis=1)
+    # Features of unit length would be a copy of what may be 10 GB. Instead the queries
+    # take half of the exponent, so that no product overflows or vanishes, and each
+    # similarity the rest. All of these factors are powers of two: nothing is rounded.
+    safe = safe_scale(features)
+    lengths = jnp.linalg.norm(features * safe, axis=1)
+    known = jnp.isfinite(lengths)
+    _, exponent = jnp.frexp(jnp.min(safe))
+    half = jnp.ldexp(jnp.float32(1), exponent // 2)
+    rest = jnp.minimum(safe[:, 0] / half, 2.0**126)
     scale = 1 / jnp.where(lengths > 0, lengths, 1)
 
     def predict(query: jax.Array) -> jax.Array:
-        products = jnp.matmul(features, query, precision=lax.Precision.HIGHEST)
-        similarities = products * scale
+        products = jnp.matmul(features, query * half, precision=lax.Precision.HIGHEST)
+        similarities = jnp.where(known, products * rest * scale, -jnp.inf)
         similarities, nearest = lax.top_k(similarities, num_neighbors)
         # Relative to the best, so that a small temperature cannot overflow.
         votes = jnp.exp((similarities - similarities.max()) / temperature)
         one_hot = jax.nn.one_hot(labels[nearest], num_classes)
-        return jnp.argmax(votes @ one_hot).astype(jnp.int32)
+        sums = votes @ one_hot
+        found = jnp.argmax(sums).astype(jnp.int32)
+        return jnp.where(jnp.isnan(sums).any(), -1, found)
 
     return lax.map(predict, queries, batch_size=QUERIES_AT_ONCE)
 
@@ -76,8 +88,11 @@ def knn_accuracy(
 
     Raises:
       UserError: num_neighbors outside [1, n].
+      TrainingError: NaN or infinity among the features or the queries.
     """
     check_neighbors(num_neighbors, len(labels))
+    check_finite(features, "training images")
+    check_finite(queries, "held-out images")
     num_classes = int(max(labels.max(), query_labels.max())) + 1
     predicted = knn_predict(
         features,

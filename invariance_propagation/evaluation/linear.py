@@ -37,6 +37,7 @@ def probe_step(
     look: Callable[..., jax.Array],
     head: Head,
     optimizer: optax.GradientTransformation,
+    batch_size: int | None,
     axis_name: str | None,
 ) -> tuple[ProbeState, jax.Array]:
     """One device's share of a step.
@@ -50,16 +51,19 @@ def probe_step(
       look: (variables, images, indices, step) -> features float32 [b, F]; frozen.
       head: classifies them.
       optimizer: of the head's parameters.
+      batch_size: B; rows beyond these pad what the devices hold together. None: there
+        are none.
       axis_name: the device axis, or None for one device.
 
     Returns:
       The next state, and the mean loss.
     """
     features = look(variables, images, indices, state.step)
+    weights = parallel.row_weights(len(indices), batch_size, axis_name)
 
     def mean_loss(params):
         logits = head.apply({"params": params}, features)
-        loss = mean_cross_entropy(logits, labels[indices])
+        loss = mean_cross_entropy(logits, labels[indices], weights)
         # The mean inside and outside of the gradient: right in every runner.
         return parallel.pmean(loss, axis_name)
 
@@ -78,6 +82,7 @@ def make_probe(
     num_features: int,
     optimizer: optax.GradientTransformation,
     spec: Any,
+    batch_size: int | None = None,
 ) -> Callable[..., dict]:
     """Compiles the training of a head.
 
@@ -86,6 +91,7 @@ def make_probe(
       look, head, optimizer: as for `probe_step`.
       num_features: F.
       spec: where the images lie.
+      batch_size: as for `probe_step`.
 
     Returns:
       (given, variables, labels int32 [N], seed) -> the head's parameters after all
@@ -97,9 +103,9 @@ def make_probe(
         params = head.init(key, jnp.zeros((1, num_features)))["params"]
         return ProbeState(jnp.int32(0), params, optimizer.init(params))
 
-    own = {"look": look, "head": head, "optimizer": optimizer, "axis_name": AXIS}
+    own = {"look": look, "head": head, "optimizer": optimizer}
     step = runner.compile(
-        partial(probe_step, **own),
+        partial(probe_step, **own, batch_size=batch_size, axis_name=AXIS),
         (REPLICATED, REPLICATED, REPLICATED, SHARDED, spec),
         (REPLICATED, REPLICATED),
         donate=(0,),

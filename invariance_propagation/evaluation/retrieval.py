@@ -32,13 +32,17 @@ def most_similar(
       num_neighbors: k, from 1 to n.
 
     Returns:
-      Similarities float32 [q, k] in descending order, and rows int32 [q, k].
+      Similarities float32 [q, k] in descending order, and rows int32 [q, k]. A row of
+      the bank with NaN or infinity is like nothing: it comes last, with -inf.
     """
     bank = normalize(jnp.asarray(bank, jnp.float32))
     queries = normalize(jnp.asarray(queries, jnp.float32))
+    known = jnp.isfinite(bank).all(axis=1)
 
     def find(query: jax.Array) -> tuple[jax.Array, jax.Array]:
         similarities = jnp.matmul(bank, query, precision=lax.Precision.HIGHEST)
+        # NaN would be the largest of all.
+        similarities = jnp.where(known, similarities, -jnp.inf)
         return lax.top_k(similarities, num_neighbors)
 
     return lax.map(find, queries, batch_size=QUERIES_AT_ONCE)
@@ -91,7 +95,7 @@ def look_through(
     # What cannot be among the best is not worth a second look.
     is_full = found.rows.shape[1] >= num_neighbors
     least = found.similarities[:, num_neighbors - 1 :] if is_full else -np.inf
-    which, column = np.nonzero(rough >= least - ERROR)
+    which, column = np.nonzero((rough > -np.inf) & (rough >= least - ERROR))
     similarities = np.full(places.shape, -np.inf)
     for start in range(0, len(which), EXACT_AT_ONCE):
         i, j = (

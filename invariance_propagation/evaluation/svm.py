@@ -1,8 +1,10 @@
 """Linear SVMs on frozen features, one per class, scored by average precision.
 
-The protocol of Goyal et al. 2019 (arXiv 1905.01235) for VOC07, as OpenSelfSup has it.
-Low-shot SVMs have a fixed cost: there, the best of all costs is found by the labels of
-the test, which is not done here.
+The protocol of Goyal et al. 2019 (arXiv 1905.01235) for VOC07, in their released code
+(fair_self_supervision_benchmark, tools/svm) and in OpenSelfSup: the test is scored by
+interpolated average precision, the folds that choose a cost by scikit-learn's area.
+One departure: their code finds the best cost of low-shot SVMs by the labels of the
+test; here low-shot SVMs have a fixed cost.
 """
 
 import warnings
@@ -54,7 +56,7 @@ def mean_average_precision(
     Raises:
       UserError: there is no such class.
     """
-    features, queries = _normalize(features), _normalize(queries)
+    features, queries = _unit_rows(features), _unit_rows(queries)
 
     def score(c: int) -> float:
         train, test = targets[:, c] != IGNORED, query_targets[:, c] != IGNORED
@@ -62,7 +64,8 @@ def mean_average_precision(
         x = features if train.all() else features[train]
         y = targets[train, c]
         svm = _fit(x, y, _choose_cost(x, y, costs))
-        return _precision(svm, queries[test], query_targets[test, c])
+        scores = svm.decision_function(queries[test])
+        return interpolated_precision(scores, query_targets[test, c])
 
     defined = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
     defined &= (query_targets == 1).any(axis=0)
@@ -79,6 +82,28 @@ def mean_average_precision(
         # The protocol stops there, with a large cost often before the optimum.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return float(np.mean(list(pool.map(score, np.flatnonzero(defined)))))
+
+
+def interpolated_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Averages, over the positives, the best precision at their recall or a larger one.
+
+    This is the area below the monotone envelope of the curve of precision over recall,
+    as VOC has it since 2010. Equal scores are one point of the curve, so that the
+    order of the images does not matter.
+
+    Args:
+      scores: float [q], larger for what is more likely a positive.
+      targets: int [q], 1 positive, 0 negative; at least one is positive.
+
+    Returns:
+      In (0, 1].
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    # Recall falls along the curve, from 1 at the lowest threshold to 0.
+    precision, recall, _ = precision_recall_curve(targets, scores)
+    envelope = np.maximum.accumulate(precision[:-1])
+    return float(envelope @ -np.diff(recall))
 
 
 def few_images(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
@@ -122,11 +147,15 @@ def _choose_cost(x: np.ndarray, y: np.ndarray, costs: Sequence[float]) -> float:
     folds = min(FOLDS, int(y.sum()), int((1 - y).sum()))
     if folds < 2:
         return LOW_SHOT_COST
+    from sklearn.metrics import average_precision_score
+
     parts = list(StratifiedKFold(folds).split(x, y))
-    means = [
-        np.mean([_precision(_fit(x[a], y[a], cost), x[b], y[b]) for a, b in parts])
-        for cost in costs
-    ]
+
+    def area(cost: float, learn: np.ndarray, test: np.ndarray) -> float:
+        scores = _fit(x[learn], y[learn], cost).decision_function(x[test])
+        return average_precision_score(y[test], scores)
+
+    means = [np.mean([area(cost, *part) for part in parts]) for cost in costs]
     return costs[int(np.argmax(means))]
 
 
@@ -145,12 +174,7 @@ def _fit(x: np.ndarray, y: np.ndarray, cost: float):
     return svm.fit(x, y)
 
 
-def _precision(svm, x: np.ndarray, y: np.ndarray) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(y, svm.decision_function(x)))
-
-
-def _normalize(x: np.ndarray) -> np.ndarray:
+def _unit_rows(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float64)
+    x = x / np.maximum(np.abs(x).max(axis=1, keepdims=True), np.finfo(float).tiny)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -17,6 +17,11 @@ from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
+from invariance_propagation.evaluation.meaning import (
+    check_classes,
+    check_finite,
+    remarks,
+)
 from invariance_propagation.models.encoder import Outputs
 from invariance_propagation.parallel import REPLICATED
 
@@ -87,6 +92,7 @@ class Bench(NamedTuple):
       view: of its images.
       num_threads: that read streamed pictures.
       facts: what a card says of the data.
+      remarks: what a card says of labels that make its scores mean less.
     """
 
     runner: Runner
@@ -95,6 +101,7 @@ class Bench(NamedTuple):
     view: View
     num_threads: int
     facts: dict[str, Any]
+    remarks: list[str]
 
     @property
     def crop(self) -> dict[str, str]:
@@ -161,8 +168,8 @@ def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -
     """A bench of labelled images.
 
     Raises:
-      UserError: a split without labels, or of no image; or images of other channels
-        than the view's.
+      UserError: a split without labels, or of no image; a single class to learn; or
+        images of other channels than the view's.
     """
     for what, split in (
         ("to learn from", dataset.train),
@@ -181,12 +188,14 @@ def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -
             f"{len(view.mean)}: choose another data.name"
         )
     labels = (dataset.train.labels, dataset.held_out.labels)
+    check_classes(labels[0], dataset.name)
     if labels[0].ndim == 2:
         num_classes = labels[0].shape[1]
     else:
         num_classes = 1 + max(int(part.max()) for part in labels)
     facts = _facts(dataset) | {"classes": num_classes}
-    return Bench(runner, dataset, num_classes, view, num_threads, facts)
+    known = remarks(*labels)
+    return Bench(runner, dataset, num_classes, view, num_threads, facts, known)
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
@@ -223,13 +232,25 @@ def embedder(bench: Bench, backbone: nn.Module) -> Callable[..., np.ndarray]:
 def make_subject(
     bench: Bench, name: str, backbone: nn.Module, params: dict, batch_stats: dict
 ) -> Subject:
-    """A subject whose features are computed once, when they are first asked for."""
+    """Makes a subject whose features are computed once, when they are first asked for.
+
+    They raise TrainingError if one of them is NaN or infinite.
+    """
     embed = embedder(bench, backbone)
 
-    def features_of(split: Split) -> Callable[[], np.ndarray]:
-        return functools.cache(lambda: embed(params, batch_stats, split.images))
+    def features_of(split: Split, what: str) -> Callable[[], np.ndarray]:
+        @functools.cache
+        def features() -> np.ndarray:
+            found = embed(params, batch_stats, split.images)
+            check_finite(found, what)
+            return found
 
-    parts = features_of(bench.dataset.train), features_of(bench.dataset.held_out)
+        return features
+
+    parts = (
+        features_of(bench.dataset.train, "training images"),
+        features_of(bench.dataset.held_out, "images of the test"),
+    )
     return Subject(name, backbone, params, batch_stats, *parts)
 
 

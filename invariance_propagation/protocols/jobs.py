@@ -14,6 +14,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import class_accuracies
 from invariance_propagation.evaluation.knn import check_neighbors
+from invariance_propagation.evaluation.meaning import remarks_on_votes
 from invariance_propagation.evaluation.recipes import (
     Finetune,
     Linear,
@@ -97,7 +98,9 @@ def knn(request: Request) -> Jobs:
     if not options["temperature"] > 0:
         raise UserError(f"knn.temperature={options['temperature']}: set it above 0")
     measure = measures.knn(bench, **options)
-    yield [Job("knn", 1, _settings(bench, options), bench, measure, by_chance=False)]
+    votes = remarks_on_votes(options["num_neighbors"], bench.dataset.train.labels)
+    settings = _settings(bench, options, votes)
+    yield [Job("knn", 1, settings, bench, measure, by_chance=False)]
 
 
 def linear(request: Request) -> Jobs:
@@ -105,7 +108,7 @@ def linear(request: Request) -> Jobs:
     bench = request.bench()
     options = changed(_recipe(request, bench).linear, request.linear, "linear")
     measure = measures.linear(bench, options)
-    yield [Job("linear", 1, _settings(bench, options), bench, measure)]
+    yield [Job("linear", 2, _settings(bench, options), bench, measure)]
 
 
 def semi(request: Request) -> Jobs:
@@ -150,7 +153,7 @@ def svm_of_classes(request: Request) -> Jobs:
         )
     measure = measures.svm_of_classes(bench)
     settings = _settings(bench, SVM_OPTIONS)
-    yield [Job("svm", 1, settings, bench, measure, by_chance=False)]
+    yield [Job("svm", 2, settings, bench, measure, by_chance=False)]
 
 
 def voc07_svm(request: Request) -> Jobs:
@@ -159,7 +162,7 @@ def voc07_svm(request: Request) -> Jobs:
     bench = request.bench_of(dataset)
     measure = measures.svm_of_targets(dataset.train.labels, dataset.held_out.labels)
     settings = _settings(bench, SVM_OPTIONS)
-    yield [Job("voc07_svm", 2, settings, bench, measure, by_chance=False)]
+    yield [Job("voc07_svm", 3, settings, bench, measure, by_chance=False)]
 
 
 def places(request: Request) -> Jobs:
@@ -172,7 +175,7 @@ def places(request: Request) -> Jobs:
     recipe = recipe_for(PLACES365, request.view.size)
     options = changed(recipe.linear, request.linear, "linear")
     measure = measures.linear(bench, options)
-    yield [Job("places", 1, _settings(bench, options), bench, measure)]
+    yield [Job("places", 2, _settings(bench, options), bench, measure)]
 
 
 def transfer(request: Request) -> Jobs:
@@ -188,7 +191,7 @@ def transfer(request: Request) -> Jobs:
         own = {"scores_of": class_accuracies}
         options = changed(recipe.linear, request.linear, "linear")
         measure = measures.linear(bench, options, **own)
-        probe = Job("transfer_linear", 1, _settings(bench, options), bench, measure)
+        probe = Job("transfer_linear", 2, _settings(bench, options), bench, measure)
         options = changed(recipe.finetune, request.finetune, "finetune")
         measure = measures.finetune(bench, options, lambda seed, x=train: x, **own)
         settings, kind = _settings(bench, options), "transfer_finetune"
@@ -203,6 +206,7 @@ SVM_OPTIONS = {
     "low_shot_cost": svm.LOW_SHOT_COST,
     "low_shot": svm.LOW_SHOT,
     "draws": svm.DRAWS,
+    "average_precision": "interpolated",
 }
 PLACES365 = "places365"
 # Name in TFDS, and what to learn from; the test is the set's own.
@@ -251,9 +255,15 @@ def _recipe(request: Request, bench: Bench) -> Recipe:
     return recipe_for(request.data["name"], bench.view.size)
 
 
-def _settings(bench: Bench, options: Linear | Finetune | Mapping) -> dict[str, Any]:
+def _settings(
+    bench: Bench,
+    options: Linear | Finetune | Mapping,
+    remarks: Sequence[str] = (),
+) -> dict[str, Any]:
     own = dict(options) if isinstance(options, Mapping) else options._asdict()
     settings = {"view": bench.view._asdict() | {"crop": bench.crop}, "options": own}
+    if bench.remarks or remarks:
+        settings["remarks"] = [*bench.remarks, *remarks]
     if not isinstance(options, Mapping):
         settings["optimizer"] = f"SGD, momentum {MOMENTUM}"
     return settings

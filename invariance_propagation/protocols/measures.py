@@ -62,7 +62,7 @@ def linear(
     if options.crop_scale or options.flip:
         return _linear_of_views(bench, options, scores_of)
     train, runner = bench.dataset.train, bench.runner
-    batch_size, steps, total = count_steps(options, len(train.labels), runner)
+    batch_size, steps, total = count_steps(options, len(train.labels))
     optimizer = sgd(options, options.learning_rate, steps)
     head = Head(bench.num_classes, options.std, options.scaled)
 
@@ -79,6 +79,7 @@ def linear(
             num_features=num_features,
             optimizer=optimizer,
             spec=given.spec,
+            batch_size=batch_size,
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
@@ -94,7 +95,7 @@ def linear(
 
 def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Measure:
     train, runner = bench.dataset.train, bench.runner
-    batch_size, steps, total = count_steps(options, len(train.labels), runner)
+    batch_size, steps, total = count_steps(options, len(train.labels))
     optimizer = sgd(options, options.learning_rate, steps)
     head = Head(bench.num_classes, options.std, options.scaled)
 
@@ -118,6 +119,7 @@ def _linear_of_views(bench: Bench, options: Linear, scores_of: ScoresOf) -> Meas
             num_features=num_features,
             optimizer=optimizer,
             spec=spec,
+            batch_size=batch_size,
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
@@ -144,7 +146,7 @@ def finetune(
     There are as many of them for each seed.
     """
     runner, held_out = bench.runner, bench.dataset.held_out
-    batch_size, steps, total = count_steps(options, len(train_of(0).labels), runner)
+    batch_size, steps, total = count_steps(options, len(train_of(0).labels))
     head = Head(bench.num_classes, options.std)
 
     def given_of(seed: int) -> Input:
@@ -162,6 +164,7 @@ def finetune(
             num_features=num_features,
             optimizers=optimizers(options, steps),
             spec=spec,
+            batch_size=batch_size,
         )
 
     def measure(subject: Subject, seed: int) -> Scores:
@@ -226,13 +229,21 @@ def svm_of_targets(
     *,
     few: Callable[..., np.ndarray] = svm.few_of_each,
 ) -> Measure:
-    """As `svm.mean_average_precision` has them; low-shot scores are means of draws."""
+    """One SVM per class, by all labels and by a few; low-shot scores are means of draws.
+
+    Args:
+      targets, query_targets: int [n, C], 1 positive, 0 negative, -1 for what is hard to
+        tell. As in the code of Goyal et al. the latter is a negative for the SVMs of
+        all labels; it is left out of the low-shot draws and of the test.
+      few: draws the low-shot targets.
+    """
+    of_all = np.where(targets == svm.IGNORED, 0, targets)
 
     def measure(subject: Subject, seed: int) -> Scores:
         features, queries = subject.features(), subject.queries()
         yield (
             "mAP",
-            svm.mean_average_precision(features, targets, queries, query_targets),
+            svm.mean_average_precision(features, of_all, queries, query_targets),
         )
         for count in svm.LOW_SHOT:
             draws = []

@@ -9,8 +9,6 @@ import tqdm
 from invariance_propagation.data.augment import per_image_keys
 from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.pictures import Pictures
-from invariance_propagation.devices import Runner
-from invariance_propagation.errors import UserError
 from invariance_propagation.feed import Input, resident, streamed
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.protocols.bench import Bench, Subject
@@ -49,23 +47,13 @@ def make_view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:
     return view, given.spec
 
 
-def count_steps(
-    options: Any, num_examples: int, runner: Runner
-) -> tuple[int, int, int]:
-    """Images of a step, as many as there are if they are few; steps per epoch, in all.
+def count_steps(options: Any, num_examples: int) -> tuple[int, int, int]:
+    """Counts images of a step, steps of an epoch, and steps in all.
 
-    A batch is a multiple of the devices.
-
-    Raises:
-      UserError: fewer images than devices.
+    A step takes all images if they are fewer than a batch. The devices have no say:
+    what they cannot share evenly is padded.
     """
-    if num_examples < runner.num_devices:
-        raise UserError(
-            f"{num_examples} images with labels are too few for {runner.num_devices} "
-            f"devices: set num_devices to at most {num_examples}"
-        )
     size = min(options.batch_size, num_examples)
-    size = max(1, size // runner.num_devices) * runner.num_devices
     steps = num_examples // size
     return size, steps, steps * options.epochs
 

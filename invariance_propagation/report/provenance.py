@@ -64,7 +64,7 @@ def config(records: Sequence[Record]) -> str:
 
 
 def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:
-    title, columns, rows = tabulate(alike, published(alike))
+    title, columns, rows, remarks = tabulate(alike, published(alike))
     names = [*names, *(name for name, _ in rows[len(names) :])]
     named = [(name, "", *cells) for name, (_, cells) in zip(names, rows, strict=True)]
     details = (
@@ -72,4 +72,5 @@ def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:
         for name, card in zip(names, alike, strict=False)
     )
     head = page.heading(title), page.table(columns, named)
-    return page.block("", [*head, page.note("What they depend on:"), *details])
+    notes = map(page.note, [*remarks, "What they depend on:"])
+    return page.block("", [*head, *notes, *details])

@@ -96,3 +96,17 @@ def test_what_is_no_card_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(UserError, match="linear-x.json is no evaluation card"):
         read_card(path)
+
+
+def test_remarks_stand_below_the_table() -> None:
+    settings = make_card().settings | {"remarks": ["two classes only"]}
+    alike = {"0": {"remarks": ["all alike"]}, "1": {"remarks": ["all alike"]}}
+    card = make_card(settings=settings)
+    other = make_card(settings=settings, encoder="random encoder", made=alike)
+    assert table([card, other]).splitlines()[-2:] == [
+        "  note: two classes only",
+        "  note: random encoder: all alike",
+    ]
+    assert card.name() != make_card().name()
+    with pytest.raises(UserError, match="settings.remarks"):
+        table([card, make_card()])

@@ -27,7 +27,9 @@ class Linear(nn.Module):
     """Features that are linear in the pixels, without statistics."""
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
         flat = images.reshape(len(images), -1)
         return nn.Dense(8, use_bias=False)(flat)
 
@@ -44,6 +46,7 @@ def tune(
     num_devices: int = 1,
     mode: str = "pmap",
     rates: dict[str, float] = RATES,
+    batch_size: int | None = None,
 ) -> tuple[dict, TuneState]:
     """The backbone's first variables, and the last state."""
     runner = make_runner(mode, num_devices)
@@ -58,6 +61,7 @@ def tune(
         num_features=8,
         optimizers={name: optax.sgd(rate, 0.9) for name, rate in rates.items()},
         spec=REPLICATED,
+        batch_size=batch_size,
     )
 
     def given() -> Iterator[tuple]:
@@ -69,12 +73,14 @@ def tune(
     return variables, fit(given(), variables["params"], stats, LABELS, 7)
 
 
-def in_numpy(first: np.ndarray, head: dict) -> tuple[np.ndarray, ...]:
+def in_numpy(
+    first: np.ndarray, head: dict, batches: list[np.ndarray] = BATCHES
+) -> tuple[np.ndarray, ...]:
     """Both layers by the chain rule, SGD with momentum 0.9."""
     layers = [np.float64(first), *(np.float64(head[x]) for x in ("kernel", "bias"))]
     traces = [np.zeros_like(x) for x in layers]
     rates = RATES["backbone"], RATES["head"], RATES["head"]
-    for indices in BATCHES:
+    for indices in batches:
         x = IMAGES[indices].reshape(len(indices), -1) / 255
         a, b, c = layers
         logits = x @ a @ b + c
@@ -98,6 +104,45 @@ def test_both_layers_learn_at_their_own_rate(num_devices: int) -> None:
     for x, y in zip((found, output["kernel"], output["bias"]), expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
     assert int(state.step) == len(BATCHES)
+
+
+# Of 20 images the devices hold 7, 7 and 6, or 3 each and then 2; of 5, three hold none.
+PADDED = [
+    *((mode, 3, 20) for mode in ("pmap", "shard_map")),
+    *((mode, 8, 20) for mode in ("pmap", "shard_map")),
+    ("pmap", 8, 5),
+]
+
+
+@pytest.mark.parametrize(("mode", "num_devices", "count"), PADDED)
+def test_what_pads_a_batch_has_no_part_in_the_loss(
+    mode: str, num_devices: int, count: int
+) -> None:
+    batches = [x[:count] for x in BATCHES]
+    variables, state = tune(
+        Linear(), batches, num_devices=num_devices, mode=mode, batch_size=count
+    )
+    head = HEAD.init(jax.random.key(7), jnp.zeros((1, 8)))["params"]["output"]
+    expected = in_numpy(variables["params"]["Dense_0"]["kernel"], head, batches)
+    found = state.params["backbone"]["Dense_0"]["kernel"]
+    output = state.params["head"]["output"]
+    for x, y in zip((found, output["kernel"], output["bias"]), expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize(("mode", "num_devices", "count"), PADDED)
+def test_what_pads_a_batch_has_no_part_in_the_statistics(
+    mode: str, num_devices: int, count: int
+) -> None:
+    batches = [x[:count] for x in BATCHES]
+    options = {"mode": mode, "batch_size": count}
+    _, alone = tune(TinyBackbone(AXIS), batches, **options)
+    _, found = tune(TinyBackbone(AXIS), batches, num_devices=num_devices, **options)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+        (found.params, found.batch_stats),
+        (alone.params, alone.batch_stats),
+    )
 
 
 def test_a_rate_of_zero_leaves_a_backbone_as_it_is() -> None:

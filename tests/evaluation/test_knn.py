@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.knn import (
     QUERIES_AT_ONCE,
     knn_accuracy,
@@ -256,3 +256,58 @@ def test_a_class_may_be_on_one_side_alone() -> None:
             rows, np.array(labels), rows, np.array(truth), num_neighbors=1
         )
         assert accuracy == 0.5
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e36, 1e-20, 1e-36])
+def test_the_scale_of_features_and_queries_does_not_matter(scale: float) -> None:
+    task = make_task(11)
+    options = dict(num_neighbors=7, temperature=0.07, num_classes=NUM_CLASSES)
+    expected = np.asarray(knn_predict(*task, **options))
+    assert len(np.unique(expected)) > 2
+    for a, b in ((scale, 1), (1, scale), (scale, scale), (scale, 1 / scale)):
+        found = knn_predict(
+            task.features * np.float32(a),
+            task.labels,
+            task.queries * np.float32(b),
+            **options,
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_one_long_row_leaves_the_others_as_they_are() -> None:
+    task = make_task(12)
+    options = dict(num_neighbors=7, temperature=0.07, num_classes=NUM_CLASSES)
+    features = task.features.copy()
+    features[3] *= np.float32(1e30)
+    features[4] *= np.float32(1e-30)
+    np.testing.assert_array_equal(
+        knn_predict(features, task.labels, task.queries, **options),
+        knn_predict(*task, **options),
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_has_no_vote(value: float) -> None:
+    task = make_task(13)
+    options = dict(num_neighbors=7, temperature=0.07, num_classes=NUM_CLASSES)
+    expected = np.asarray(knn_predict(*task, **options))
+    assert len(np.unique(expected)) > 2
+    bad = np.ones((2, 6), np.float32)
+    bad[:, 2] = value
+    features = np.concatenate([task.features[:5], bad, task.features[5:]])
+    labels = np.insert(task.labels, 5, [0, 0])
+    found = knn_predict(features, labels, task.queries, **options)
+    np.testing.assert_array_equal(found, expected)
+    queries = task.queries.copy()
+    queries[8] = bad[0]
+    found = np.asarray(knn_predict(*task._replace(queries=queries), **options))
+    assert found[8] == -1
+    np.testing.assert_array_equal(np.delete(found, 8), np.delete(expected, 8))
+    nothing = knn_predict(
+        bad, labels[5:7], task.queries, **options | {"num_neighbors": 2}
+    )
+    assert (np.asarray(nothing) == -1).all()
+    truth = np.zeros(30, np.int32)
+    for given in ((features, labels, task.queries), (*task[:2], queries)):
+        with pytest.raises(TrainingError, match="NaN or infinite"):
+            knn_accuracy(*given, truth, num_neighbors=7)

@@ -36,6 +36,7 @@ def train(
     num_devices: int = 1,
     mode: str = "pmap",
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> dict:
     runner = make_runner(mode, num_devices)
     fit = make_probe(
@@ -45,6 +46,7 @@ def train(
         num_features=features.shape[1],
         optimizer=optimizer,
         spec=REPLICATED,
+        batch_size=batch_size,
     )
 
     def given() -> Iterator[tuple]:
@@ -96,6 +98,31 @@ def test_is_sgd(mode: str, num_devices: int) -> None:
     for name, x in expected.items():
         np.testing.assert_allclose(found["output"][name], x, rtol=2e-5, atol=2e-6)
         assert np.abs(x - first["output"][name]).max() > 0.05
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+@pytest.mark.parametrize(("num_devices", "count"), [(3, 20), (8, 20), (8, 5)])
+def test_what_pads_a_batch_has_no_part_in_it(
+    mode: str, num_devices: int, count: int
+) -> None:
+    features, labels = make_task()
+    # Rows that pad are those of image 0: it would be seen.
+    features[0] *= 50
+    random = np.random.default_rng(1)
+    batches = [1 + random.permutation(47)[:count] for _ in range(6)]
+    first = HEAD.init(jax.random.key(0), features[:1])["params"]
+    found = train(
+        batches,
+        features,
+        labels,
+        optax.sgd(0.5, 0.9),
+        num_devices=num_devices,
+        mode=mode,
+        batch_size=count,
+    )
+    expected = in_numpy(first, batches, features, labels, [0.5] * 6)
+    for name, x in expected.items():
+        np.testing.assert_allclose(found["output"][name], x, rtol=2e-5, atol=2e-6)
 
 
 def test_goes_where_scikit_learn_goes() -> None:

@@ -76,3 +76,25 @@ def test_a_row_of_zeros_is_like_nothing() -> None:
     vectors = np.array([[0, 0], [1, 0]], np.float32)
     found = in_blocks(vectors, vectors, 2, 2)
     assert found.similarities.tolist() == [[0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_like_nothing(value: float) -> None:
+    random = np.random.default_rng(1)
+    bank, queries = random.normal(size=(9, 6)), random.normal(size=(4, 6))
+    expected = most_similar(bank, queries, num_neighbors=9)
+    bank = np.concatenate([bank, np.full((1, 6), value)])
+    similarities, rows = map(np.asarray, most_similar(bank, queries, num_neighbors=10))
+    np.testing.assert_array_equal(rows[:, :9], expected[1])
+    np.testing.assert_allclose(similarities[:, :9], expected[0], atol=1e-6)
+    assert (rows[:, 9] == 9).all() and (similarities[:, 9] == -np.inf).all()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-20])
+def test_the_scale_does_not_matter(scale: float) -> None:
+    random = np.random.default_rng(2)
+    bank, queries = random.normal(size=(9, 6)), random.normal(size=(4, 6))
+    expected = most_similar(bank, queries, num_neighbors=9)
+    found = most_similar(scale * bank, scale * queries, num_neighbors=9)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
@@ -14,6 +13,7 @@ from invariance_propagation.evaluation.svm import (
     LOW_SHOT_COST,
     few_images,
     few_of_each,
+    interpolated_precision,
     mean_average_precision,
     one_hot,
 )
@@ -27,6 +27,15 @@ def make_task(seed: int, *, spread: float, count: int = 60):
     labels = np.arange(count) % CLASSES
     x = 3 * np.eye(CLASSES, 8)[labels] + random.normal(scale=spread, size=(count, 8))
     return (x * random.uniform(0.1, 50, (count, 1))).astype(np.float32), labels
+
+
+def slow_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """For each positive the best precision at any threshold that still finds it."""
+    found = []
+    for score in scores[positive]:
+        below = [x for x in scores if x <= score]
+        found.append(max(positive[scores >= x].mean() for x in below))
+    return float(np.mean(found))
 
 
 def targets_of(labels: np.ndarray) -> np.ndarray:
@@ -56,6 +65,50 @@ def test_without_information_it_is_the_share_of_positives() -> None:
     assert found == pytest.approx(np.mean([14 / 40, 13 / 40, 13 / 40]))
 
 
+@pytest.mark.parametrize(
+    ("ranked", "expected"),
+    [
+        # Precision at the positives is 1, 1/2, 3/5; from each rank on 1, 3/5, 3/5.
+        ([1, 0, 0, 1, 1], (1 + 3 / 5 + 3 / 5) / 3),
+        # 1/2, 2/3, 3/4, and the best of them lies ahead of all: the area has 0.6389.
+        ([0, 1, 1, 1], 3 / 4),
+        ([0, 0, 1], 1 / 3),
+        ([1, 1, 0, 0], 1.0),
+    ],
+)
+def test_precision_is_interpolated(ranked: list[int], expected: float) -> None:
+    scores = -np.arange(len(ranked), dtype=float)
+    assert interpolated_precision(scores, np.array(ranked)) == pytest.approx(expected)
+
+
+def test_precision_is_the_oracle_with_ties_in_any_order() -> None:
+    random = np.random.default_rng(3)
+    for count in (2, 7, 40):
+        for levels in (1, 3, 1000):
+            scores = random.integers(levels, size=count) - levels / 2
+            positive = random.random(count) < 0.4
+            positive[0] = True
+            expected = slow_precision(scores, positive)
+            order = random.permutation(count)
+            for given in (slice(None), order):
+                found = interpolated_precision(scores[given], positive[given])
+                assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-20])
+def test_the_scale_of_the_features_does_not_matter(scale: float) -> None:
+    x, labels = make_task(4, spread=1.0)
+    queries, truth = make_task(5, spread=1.0)
+    targets, query_targets = targets_of(labels), targets_of(truth)
+    options = {"costs": (1.0,)}
+    found, expected = (
+        mean_average_precision(a * x, targets, a * queries, query_targets, **options)
+        for a in (np.float32(scale), 1)
+    )
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found < 0.99
+
+
 def test_is_a_grid_search_of_scikit_learn() -> None:
     x, labels = make_task(2, spread=1.6)
     queries, truth = make_task(3, spread=1.6)
@@ -71,7 +124,7 @@ def test_is_a_grid_search_of_scikit_learn() -> None:
         search.fit(normalize(x.astype(np.float64)), labels == c)
         chosen.add(search.best_params_["C"])
         scores = search.decision_function(normalize(queries.astype(np.float64)))
-        expected.append(average_precision_score(truth == c, scores))
+        expected.append(slow_precision(scores, truth == c))
     found = mean_average_precision(
         x, targets_of(labels), queries, targets_of(truth), costs=costs
     )

@@ -172,6 +172,8 @@ def test_voc_learns_from_trainval(stored: Path, request_of, monkeypatch) -> None
         assert set(np.flatnonzero(targets == -1)) == set(row["labels"]) - sure
     assert set(measured(job)) == {"mAP", "1 a class"}
     assert not job.by_chance
+    assert job.version == 3
+    assert job.settings["options"]["average_precision"] == "interpolated"
 
 
 def test_what_is_hard_to_tell_is_ignored() -> None:
@@ -253,3 +255,36 @@ def test_a_card_says_how_it_was_trained_and_cropped(request_on) -> None:
     ((job,),) = PROTOCOLS["linear"](request_on(12))
     assert job.settings["optimizer"] == "SGD, momentum 0.9"
     assert job.settings["view"]["crop"] == {"train": "whole", "held_out": "whole"}
+
+
+def labelled(train: list[int], held_out: list[int]) -> Dataset:
+    return Dataset(
+        "labelled",
+        *(
+            Split(np.zeros((len(x), 8, 8, 3), np.uint8), np.array(x, np.int32))
+            for x in (train, held_out)
+        ),
+    )
+
+
+def test_a_single_class_is_refused(request_of) -> None:
+    for held_out in ([2, 2], [0, 1]):
+        with pytest.raises(UserError, match="all 3 training images are of one class"):
+            request_of().bench_of(labelled([2, 2, 2], held_out))
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "semi", "svm"])
+def test_labels_that_say_little_are_on_every_card(request_of, protocol: str) -> None:
+    request = request_of()
+    bench = request.bench_of(labelled([0, 1] * 4, [0, 1, 5]))
+    ((job,),) = PROTOCOLS[protocol](request._replace(bench=lambda: bench))
+    (remark,) = job.settings["remarks"]
+    assert remark.startswith("1 of 3 images of the test are of classes without")
+
+
+def test_too_many_votes_are_on_the_card(request_on) -> None:
+    ((few,),) = PROTOCOLS["knn"](request_on(12, knn={"num_neighbors": 5}))
+    assert "remarks" not in few.settings
+    ((many,),) = PROTOCOLS["knn"](request_on(12, knn={"num_neighbors": 12}))
+    (remark,) = many.settings["remarks"]
+    assert remark.startswith("K = 12, but no class has more than 3 training images")

@@ -8,13 +8,14 @@ from PIL import Image
 
 from invariance_propagation.data.folder import image_folder
 from invariance_propagation.devices import make_runner
-from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.recipes import SMALL
 from invariance_propagation.evaluation.subsets import draw_share
 from invariance_propagation.parallel import AXIS
 from invariance_propagation.protocols import measures, training
 from invariance_propagation.protocols.bench import (
     Bench,
+    Subject,
     View,
     make_bench,
     pixels,
@@ -125,10 +126,78 @@ def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
     assert {(0.01, 3), (0.1, 3)} <= set(asked)
 
 
-def test_a_batch_is_no_larger_than_what_there_is(bench: Bench) -> None:
-    runner = bench.runner
-    assert training.count_steps(SEMI, 5, runner) == (4, 1, 6)
-    assert training.count_steps(SEMI, 100, runner) == (8, 12, 72)
-    assert training.count_steps(SEMI._replace(batch_size=1), 5, runner) == (2, 2, 12)
-    with pytest.raises(UserError, match="1 images .* 2 devices: set num_devices to"):
-        training.count_steps(SEMI, 1, runner)
+def test_a_batch_is_no_larger_than_what_there_is() -> None:
+    assert training.count_steps(SEMI, 5) == (5, 1, 6)
+    assert training.count_steps(SEMI, 100) == (8, 12, 72)
+    assert training.count_steps(SEMI._replace(batch_size=1), 5) == (1, 5, 30)
+
+
+def test_difficult_images_are_negatives_of_the_svms_of_all_labels(monkeypatch) -> None:
+    """As Goyal et al. have them; they are neither drawn for a few nor tested."""
+    monkeypatch.setattr(svm, "LOW_SHOT", (2,))
+    monkeypatch.setattr(svm, "DRAWS", 1)
+    random = np.random.default_rng(0)
+    x, queries = random.normal(size=(60, 6)), random.normal(size=(50, 6))
+    targets, truth = (
+        np.where(y > 0.8, 1, np.where(y > 0.2, -1, 0)).astype(np.int8)
+        for y in (x[:, :3] + random.normal(size=(60, 3)), queries[:, :3])
+    )
+    subject = Subject("given", None, {}, {}, lambda: x, lambda: queries)
+    found = dict(measures.svm_of_targets(targets, truth)(subject, 0))
+
+    def expected(learn: np.ndarray, **costs) -> float:
+        return svm.mean_average_precision(x, learn, queries, truth, **costs)
+
+    assert found["mAP"] == expected(np.where(targets == 1, 1, 0))
+    assert found["mAP"] != expected(targets)
+    few = svm.few_of_each(targets, 2, seed=0)
+    assert ((few == -1) | (few == targets)).all()
+    assert found["2 a class"] == expected(few, costs=(svm.LOW_SHOT_COST,))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+def test_twenty_labels_teach_the_same_on_any_number_of_devices(
+    bench: Bench, monkeypatch, protocol: str, streamed: bool
+) -> None:
+    """The same batches, of all labels, and the same classifier."""
+    train = bench.dataset.train
+    few = train.take(np.arange(0, len(train.labels), 4)[:20])
+    if not streamed:
+        few = few._replace(images=few.images[:])
+    assert len(few.labels) == 20 and len(set(few.labels.tolist())) == 2
+    dataset = bench.dataset._replace(train=few)
+    logits, seen = [], []
+    apply = measures.apply_head
+
+    def keep(*args):
+        logits.append(apply(*args))
+        return logits[-1]
+
+    def bar(feed, total, subject):
+        for indices, images in feed:
+            flat = np.asarray(indices).ravel()
+            seen.append(flat[:20])
+            yield indices, images
+
+    monkeypatch.setattr(measures, "apply_head", keep)
+    monkeypatch.setattr(measures, "bar", bar)
+    for num_devices in (1, 3, 8):
+        runner = make_runner("pmap", num_devices)
+        own = make_bench(runner, dataset, VIEW, 2)
+        options = SEMI._replace(batch_size=64, crop_scale=(0.5, 1.0))
+        if protocol == "linear":
+            options = LINEAR._replace(batch_size=64, crop_scale=(0.5, 1.0))
+            measure = measures.linear(own, options)
+        else:
+            measure = measures.finetune(own, options, lambda seed: few)
+        dict(measure(network(own), 0))
+    epochs = options.epochs
+    assert len(seen) == 3 * epochs
+    np.testing.assert_array_equal(seen[:epochs], seen[epochs : 2 * epochs])
+    np.testing.assert_array_equal(seen[:epochs], seen[2 * epochs :])
+    assert all(sorted(indices) == list(range(20)) for indices in seen)
+    one, three, eight = logits
+    np.testing.assert_allclose(three, one, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(eight, one, rtol=1e-3, atol=1e-4)
+    assert np.abs(one).max() > 0.1

@@ -1,0 +1,96 @@
+"""What a score can mean: checks of features and labels, and remarks for its readers."""
+
+import numpy as np
+
+from invariance_propagation.errors import TrainingError, UserError
+
+# Relative to the largest feature; below it a difference is one of rounding.
+ROUNDING = 1e-6
+
+
+def check_finite(features: np.ndarray, what: str) -> None:
+    """Checks that no feature is NaN or infinite.
+
+    Args:
+      features: float [n, F].
+      what: names the images in the error, such as 'training images'.
+
+    Raises:
+      TrainingError: names the first row that is not finite.
+    """
+    features = np.asarray(features)
+    # A mask of all features would be a quarter of what may be 10 GB.
+    known = np.isfinite(features.max(axis=1)) & np.isfinite(features.min(axis=1))
+    if not known.all():
+        first = int(np.argmin(known))
+        raise TrainingError(
+            f"the features of {np.sum(~known):,} of {len(known):,} {what} are NaN or "
+            f"infinite, first those of number {first}: look at that image, or train "
+            "with a smaller learning rate"
+        )
+
+
+def all_alike(features: np.ndarray) -> bool:
+    """Tells whether every row of float [n, F] is the same, up to rounding."""
+    features = np.asarray(features)
+    lowest, highest = features.min(axis=0), features.max(axis=0)
+    largest = np.maximum(np.abs(lowest), np.abs(highest)).max()
+    # Halved: the difference of two finite numbers may overflow.
+    return bool((highest / 2 - lowest / 2).max() <= ROUNDING * largest)
+
+
+def check_classes(labels: np.ndarray, name: str) -> None:
+    """Checks that there is something to tell apart.
+
+    Args:
+      labels: of the training images: int [n], or targets [n, C] as in `data.voc`.
+      name: of the data set.
+
+    Raises:
+      UserError: all labels are of one class.
+    """
+    if labels.ndim == 1 and len(np.unique(labels)) < 2:
+        raise UserError(
+            f"data {name}: all {len(labels):,} training images are of one class, so "
+            "every answer is right: choose data with two classes or more (of an image "
+            "folder, a folder for each class; of a small data.num_train, a larger one)"
+        )
+
+
+def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
+    """Says what readers of a score must know of the labels it is computed from.
+
+    Args:
+      labels: of the training images: int [n], or targets [n, C] as in `data.voc`.
+      held_out: of the images of the test, likewise.
+
+    Returns:
+      A sentence each, without a full stop; none if there is nothing unusual.
+    """
+    if labels.ndim == 2:
+        counts = [np.sum(x == 1, axis=0) for x in (labels, held_out)]
+        missing = int(np.sum(np.minimum(*counts) == 0))
+        return [f"{missing} of {labels.shape[1]} classes are left out"] * bool(missing)
+    found, trained, tested = [], np.unique(labels), np.unique(held_out)
+    if len(trained) == 1:
+        found.append("one class: every answer is right, whatever was learnt")
+    elif len(tested) == 1:
+        found.append("all images of the test are of one class")
+    unknown = int(np.sum(~np.isin(held_out, trained)))
+    if unknown:
+        found.append(
+            f"{unknown:,} of {len(held_out):,} images of the test are of classes "
+            "without a training image: no answer to them can be right"
+        )
+    return found
+
+
+def remarks_on_votes(num_neighbors: int, labels: np.ndarray) -> list[str]:
+    """Says if no class int [n] has enough images for a majority of K votes."""
+    largest = int(np.bincount(labels).max())
+    if num_neighbors < 2 * largest:
+        return []
+    return [
+        f"K = {num_neighbors}, but no class has more than {largest} training images: "
+        "most votes are of other classes; set a smaller knn.num_neighbors"
+    ]

@@ -1,0 +1,64 @@
+"""What a score can mean: NaN, features that are all alike, and labels that say little."""
+
+import numpy as np
+import pytest
+
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.evaluation import meaning
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_first_row_that_is_not_finite_is_named(value: float) -> None:
+    x = np.ones((9, 4), np.float32)
+    meaning.check_finite(3e38 * x, "training images")
+    x[5, 2] = x[7, 0] = value
+    with pytest.raises(TrainingError) as error:
+        meaning.check_finite(x, "training images")
+    expected = "2 of 9 training images are NaN or infinite, first those of number 5"
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 3e38])
+def test_rows_are_alike_up_to_rounding(scale: float) -> None:
+    row = np.float32(scale) * np.linspace(-1, 1, 5, dtype=np.float32)
+    rows = np.stack([row] * 6)
+    assert meaning.all_alike(rows)
+    assert meaning.all_alike(rows * np.float32(1 - 1e-7))
+    rows[3, 0] *= 0.999
+    assert not meaning.all_alike(rows)
+    assert meaning.all_alike(np.zeros((3, 2)))
+
+
+def test_one_class_is_refused() -> None:
+    for labels in ([0, 0, 0], [7, 7]):
+        with pytest.raises(UserError, match="x: all . training images are of one"):
+            meaning.check_classes(np.array(labels), "x")
+    meaning.check_classes(np.array([0, 7]), "x")
+    meaning.check_classes(np.eye(3, dtype=np.int8), "x")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        ([0, 1], [1, 0], []),
+        ([0, 1, 2], [1, 0], []),
+        ([4, 4], [4], ["one class: every answer is right"]),
+        ([0, 1], [1, 1], ["all images of the test are of one class"]),
+        ([0, 1], [1, 2, 3, 0], ["2 of 4 images of the test are of classes without"]),
+        ([[1, 0], [0, 1]], [[1, 1]], []),
+        ([[1, 0, -1], [0, 1, 0]], [[1, 0, 1]], ["2 of 3 classes are left out"]),
+    ],
+)
+def test_labels_that_say_little_are_remarked_on(train, test, expected) -> None:
+    found = meaning.remarks(np.array(train), np.array(test))
+    assert len(found) == len(expected)
+    for remark, start in zip(found, expected, strict=True):
+        assert remark.startswith(start)
+
+
+def test_more_votes_than_a_class_can_win_are_remarked_on() -> None:
+    labels = np.array([0] * 10 + [1] * 6)
+    assert meaning.remarks_on_votes(10, labels) == []
+    assert meaning.remarks_on_votes(16, labels) == []
+    (remark,) = meaning.remarks_on_votes(20, labels)
+    assert remark.startswith("K = 20, but no class has more than 10 training images")
