@@ -13,7 +13,7 @@ from invariance_propagation import announce, monitor, processes, settings
 from invariance_propagation.checkpoint import Checkpoints
 from invariance_propagation.claim import KEY, claim, look_at
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.errors import Stopped, UserError
+from invariance_propagation.errors import Stopped
 from invariance_propagation.horizon import check_horizon, how_to_train_on
 from invariance_propagation.identity import (
     check_same_run,
