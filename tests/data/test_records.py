@@ -85,7 +85,6 @@ def test_small_images_are_arrays(
     assert load(name=name, folder=str(folder), num_train=5).train.images.shape[0] == 5
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
 def test_a_damaged_small_image_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +101,7 @@ def test_a_damaged_small_image_is_named(
         load_records("cifar10", str(folder), split="", size=32)
 
 
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
 def test_pictures_of_any_size_are_streamed(folder: Path, name: str) -> None:
     dataset = load(name=name, folder=str(folder), num_train=20, size=16)
     images = dataset.train.images
