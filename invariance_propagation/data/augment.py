@@ -65,8 +65,7 @@ def augment(
       crop_scale: (low, high) part of the area to crop; (): only resize, if need be.
       crop_ratio: (low, high) width / height of the crop.
       rotation: largest angle, in degrees, by which the image turns either way; 0 is
-        off, here and below. These three are for handwriting: small images that are
-        not made smaller, see `warp`.
+        off, here and below. These three are for handwriting.
       shear: largest slope by which it leans either way, in pixels per row.
       stretch: largest part by which it grows or shrinks, in each direction apart.
       flip: probability of a horizontal flip.
