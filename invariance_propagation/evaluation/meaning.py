@@ -3,6 +3,7 @@
 import numpy as np
 
 from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.evaluation.classifier import TOP
 
 # Relative to the largest feature; below it a difference is one of rounding.
 ROUNDING = 1e-6
@@ -76,6 +77,12 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
         found.append("one class: every answer is right, whatever was learnt")
     elif len(tested) == 1:
         found.append("all images of the test are of one class")
+    classes = 1 + max(int(trained.max()), int(tested.max()))
+    if len(trained) < 2 * TOP <= classes:
+        found.append(
+            f"only {len(trained)} of {classes} classes have training images, so top5 "
+            "says little"
+        )
     unknown = int(np.sum(~np.isin(held_out, trained)))
     if unknown:
         found.append(
@@ -83,6 +90,17 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
             "without a training image: no answer to them can be right"
         )
     return found
+
+
+def remarks_on_few(targets: np.ndarray, count: int) -> list[str]:
+    """Says if a class of int [n, C], 1 where positive, has fewer than `count` images."""
+    smallest = int(np.sum(targets == 1, axis=0).min())
+    if smallest >= count:
+        return []
+    return [
+        f"the smallest class has {smallest} training images: scores by more images a "
+        f"class, up to {count}, are by all that it has"
+    ]
 
 
 def remarks_on_votes(num_neighbors: int, labels: np.ndarray) -> list[str]:

@@ -14,7 +14,10 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import class_accuracies
 from invariance_propagation.evaluation.knn import check_neighbors
-from invariance_propagation.evaluation.meaning import remarks_on_votes
+from invariance_propagation.evaluation.meaning import (
+    remarks_on_few,
+    remarks_on_votes,
+)
 from invariance_propagation.evaluation.recipes import (
     Finetune,
     Linear,
@@ -152,7 +155,9 @@ def svm_of_classes(request: Request) -> Jobs:
             f"--config.protocols, or set data.num_train to at most {svm.MOST_IMAGES:,}"
         )
     measure = measures.svm_of_classes(bench)
-    settings = _settings(bench, SVM_OPTIONS)
+    targets = svm.one_hot(bench.dataset.train.labels, bench.num_classes)
+    few = remarks_on_few(targets, max(svm.LOW_SHOT))
+    settings = _settings(bench, SVM_OPTIONS, few)
     yield [Job("svm", 2, settings, bench, measure, by_chance=False)]
 
 
@@ -161,7 +166,8 @@ def voc07_svm(request: Request) -> Jobs:
     dataset = voc2007(request.other["tfds_folder"], size=request.view.size)
     bench = request.bench_of(dataset)
     measure = measures.svm_of_targets(dataset.train.labels, dataset.held_out.labels)
-    settings = _settings(bench, SVM_OPTIONS)
+    few = remarks_on_few(dataset.train.labels, max(svm.LOW_SHOT))
+    settings = _settings(bench, SVM_OPTIONS, few)
     yield [Job("voc07_svm", 3, settings, bench, measure, by_chance=False)]
 
 

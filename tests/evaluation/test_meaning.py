@@ -45,6 +45,8 @@ def test_one_class_is_refused() -> None:
         ([4, 4], [4], ["one class: every answer is right"]),
         ([0, 1], [1, 1], ["all images of the test are of one class"]),
         ([0, 1], [1, 2, 3, 0], ["2 of 4 images of the test are of classes without"]),
+        ([0, 90], [90, 0], ["only 2 of 91 classes have training images, so top5"]),
+        (list(range(10)), [0, 9], []),
         ([[1, 0], [0, 1]], [[1, 1]], []),
         ([[1, 0, -1], [0, 1, 0]], [[1, 0, 1]], ["2 of 3 classes are left out"]),
     ],
@@ -54,6 +56,14 @@ def test_labels_that_say_little_are_remarked_on(train, test, expected) -> None:
     assert len(found) == len(expected)
     for remark, start in zip(found, expected, strict=True):
         assert remark.startswith(start)
+
+
+def test_classes_too_small_for_a_low_shot_score_are_remarked_on() -> None:
+    targets = np.repeat(np.eye(3, dtype=np.int8), [96, 100, 12], axis=0)
+    targets[100, 2] = -1
+    (remark,) = meaning.remarks_on_few(targets, 96)
+    assert remark.startswith("the smallest class has 12 training images")
+    assert meaning.remarks_on_few(targets, 12) == []
 
 
 def test_more_votes_than_a_class_can_win_are_remarked_on() -> None:
