@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from invariance_propagation.bank import normalize
-
 # This many similarities per row of a block are held at once.
 QUERIES_AT_ONCE = 64
 # float32 finds this many more rows than are asked for, of which float64 takes the best.
@@ -20,11 +18,15 @@ ERROR = 1e-4
 EXACT_AT_ONCE = 4096
 
 
-@partial(jax.jit, static_argnames=("num_neighbors",))
 def most_similar(
-    bank: jax.Array, queries: jax.Array, *, num_neighbors: int = 10
-) -> tuple[jax.Array, jax.Array]:
+    bank: np.ndarray, queries: np.ndarray, *, num_neighbors: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the rows of a bank that are most like each query.
+
+    Where all rows point nearly the same way, as in a network that has learnt little,
+    their cosines differ by less than float32 can tell. So the mean direction c is
+    subtracted first: for a and b of length 1,
+    cos = 1 - |a - c|^2 / 2 + (a - c).(b - c) - |b - c|^2 / 2.
 
     Args:
       bank: float [n, d], normalised here.
@@ -32,18 +34,36 @@ def most_similar(
       num_neighbors: k, from 1 to n.
 
     Returns:
-      Similarities float32 [q, k] in descending order, and rows int32 [q, k]. A row of
-      the bank with NaN or infinity is like nothing: it comes last, with -inf.
+      Similarities float64 [q, k] in descending order, of float32's precision, and rows
+      int [q, k]. A row of the bank with NaN or infinity is like nothing: it comes last,
+      with -inf.
     """
-    bank = normalize(jnp.asarray(bank, jnp.float32))
-    queries = normalize(jnp.asarray(queries, jnp.float32))
-    known = jnp.isfinite(bank).all(axis=1)
+    rows, unit = _unit_rows(np.asarray(bank)), _unit_rows(np.asarray(queries))
+    known = np.isfinite(rows).all(axis=1)
+    rows[~known] = 0
+    center = rows[known].mean(axis=0) if known.any() else 0
+    # A row of zeros has no length of 1: its cosine is 0.
+    bias = (_squared(rows) - 1) / 2
+    rest = (_squared(unit) + 1) / 2
+    rows -= center
+    unit -= center
+    bias -= _squared(rows) / 2
+    bias[~known] = -np.inf
+    rest -= _squared(unit) / 2
+    parts = (x.astype(np.float32) for x in (rows, bias, unit))
+    scores, places = _best(*parts, num_neighbors=num_neighbors)
+    return np.float64(scores) + rest[:, None], np.asarray(places)
+
+
+@partial(jax.jit, static_argnames=("num_neighbors",))
+def _best(
+    vectors: jax.Array, bias: jax.Array, queries: jax.Array, *, num_neighbors: int
+) -> tuple[jax.Array, jax.Array]:
+    """The largest of vectors.query + bias for each query, and their places."""
 
     def find(query: jax.Array) -> tuple[jax.Array, jax.Array]:
-        similarities = jnp.matmul(bank, query, precision=lax.Precision.HIGHEST)
-        # NaN would be the largest of all.
-        similarities = jnp.where(known, similarities, -jnp.inf)
-        return lax.top_k(similarities, num_neighbors)
+        scores = jnp.matmul(vectors, query, precision=lax.Precision.HIGHEST) + bias
+        return lax.top_k(scores, num_neighbors)
 
     return lax.map(find, queries, batch_size=QUERIES_AT_ONCE)
 
@@ -77,8 +97,7 @@ def look_through(
     """Goes on with a search through one more block of rows.
 
     The result after all blocks does not depend on how the rows were divided into
-    them. float32 proposes, float64 decides: features of a network that has learnt
-    little differ by less than float32 can tell.
+    them: float32 proposes, float64 decides.
 
     Args:
       found: of the blocks before.
@@ -91,7 +110,7 @@ def look_through(
       The best of both, at most `num_neighbors` for each query.
     """
     count = min(num_neighbors + SPARE, len(vectors))
-    rough, places = map(np.asarray, most_similar(vectors, queries, num_neighbors=count))
+    rough, places = most_similar(vectors, queries, num_neighbors=count)
     # What cannot be among the best is not worth a second look.
     is_full = found.rows.shape[1] >= num_neighbors
     least = found.similarities[:, num_neighbors - 1 :] if is_full else -np.inf
@@ -118,3 +137,8 @@ def _unit_rows(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return x / np.where(length > 0, length, 1)
+
+
+def _squared(x: np.ndarray) -> np.ndarray:
+    """The squared length of each row."""
+    return np.einsum("nd,nd->n", x, x)
