@@ -94,7 +94,7 @@ def evaluate(
     if num_seeds < 1:
         raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
     local(checkpoint, key="checkpoint")
-    for key, value in (("data.folder", data["folder"]), *_places(other)):
+    for key, value in (("data.folder", data["folder"] or ""), *_places(other)):
         local(value, key=key)
     folder = _folder(checkpoint, output)
     if output or folder.is_dir():  # else there is no run, which is said below

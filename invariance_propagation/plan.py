@@ -10,6 +10,7 @@ import psutil
 from ml_collections import ConfigDict
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.models.norm import fits_devices
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
 
@@ -185,12 +186,17 @@ def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
 
     devices, batch_size = plan.num_devices, run.options.batch_size
     over = _fullness(plan, limits)
-    best = None
-    if batch_size > devices:
+    group, best = config.encoder.norm_group or 1, None
+    smaller = [
+        size
+        for size in range(devices, batch_size, devices)
+        if size % group == 0 and fits_devices(group, devices, batch_size=size)
+    ]
+    if smaller:
         size = size_with("train.batch_size")
-        best = largest_fit(size, devices, batch_size, over, devices)
+        best = largest_fit(lambda i: size(smaller[i]), 0, len(smaller), over, 1)
     if best is not None:
-        return f"set train.batch_size to at most {best}"
+        return f"set train.batch_size to at most {smaller[best]}"
     least = max(batch_size, run.method.fewest_examples, run.knn.num_neighbors)
     if run.num_examples > least:
         size = size_with("data.num_train")

@@ -69,7 +69,7 @@ def build(config: ConfigDict) -> Run:
     check_neighbors(knn.num_neighbors, num_examples)
 
     encoder = settings.call(make_encoder, "encoder", config)
-    norm_group = encoder.backbone.norm_group
+    norm_group = config.encoder.norm_group or 0
     devices.one_cpu_device_per_core(
         options.batch_size,
         fits=partial(fits_devices, norm_group, batch_size=options.batch_size),

@@ -40,9 +40,9 @@ def pictures() -> Iterator[None]:
         yield
 
 
-def config_of(num_devices: int, mode: str = "pmap", **changes: Any) -> ConfigDict:
+def config_of(num_devices: int, **changes: Any) -> ConfigDict:
     config = cifar10.get_config()
-    config.num_devices, config.parallel = num_devices, mode
+    config.num_devices = num_devices
     config.encoder.update(width=4, hidden=8)
     config.method.update(background_size=64, start_epoch=0)
     config.knn.num_neighbors = 5
@@ -77,14 +77,11 @@ def of_one_device(quick_compilation: None, pictures: None) -> np.ndarray:
     return after_two_steps(num_devices=1)
 
 
-@pytest.mark.parametrize(
-    ("num_devices", "mode"),
-    [(2, "pmap"), (4, "pmap"), (8, "pmap"), (4, "shard_map")],
-)
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
 def test_embeddings_are_the_same_for_every_number_of_devices(
-    of_one_device: np.ndarray, num_devices: int, mode: str
+    of_one_device: np.ndarray, num_devices: int
 ) -> None:
-    found = after_two_steps(num_devices=num_devices, mode=mode)
+    found = after_two_steps(num_devices=num_devices)
     np.testing.assert_allclose(found, of_one_device, atol=1e-5)
 
 

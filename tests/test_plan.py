@@ -104,6 +104,13 @@ def test_what_does_not_fit_is_refused(
         plan.print_plan(tiny_config())
 
 
+def test_an_advised_batch_is_one_that_blocks_of_images_fit(by_rule) -> None:
+    # 24 images would fit the memory, but not as 12 on each of 2 devices in blocks of 8.
+    by_rule(plan.Limits(1500, 10**9))
+    with pytest.raises(UserError, match="train.batch_size to at most 16$"):
+        plan.print_plan(tiny_config(encoder__norm_group=8))
+
+
 def test_the_most_images_are_named_where_no_batch_fits(by_rule) -> None:
     by_rule(plan.Limits(2000, 10**9))
     with pytest.raises(UserError, match="data.num_train to at most 680"):

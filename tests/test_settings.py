@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import pytest
 from ml_collections import ConfigDict
 
+from configs import digits
 from invariance_propagation import settings
 from invariance_propagation.errors import UserError
+from invariance_propagation.setup import make_encoder
 
 
 def blend(*, color: str, amount: float = 0.5, num_examples: int = 0) -> dict[str, Any]:
@@ -115,3 +117,14 @@ def test_whatever_is_set_takes_the_place_of_a_value(value: Any) -> None:
     assert settings.override(section, {"a": value}) == {"a": value, "b": "left"}
     assert settings.override(section, {"a": None}) == section
     assert section == {"a": 120, "b": "left"}
+
+
+@pytest.mark.parametrize(("over_all", "group"), [(True, 0), (False, None)])
+def test_a_checkpoint_of_before_norm_group_is_read(over_all: bool, group) -> None:
+    encoder = dict(digits.get_config().encoder)
+    del encoder["norm_group"]
+    stored = {"seed": 1, "encoder": encoder | {"cross_replica_norm": over_all}}
+    config = settings.by_new_names(stored)
+    assert config == {"seed": 1, "encoder": encoder | {"norm_group": group}}
+    assert settings.call(make_encoder, "encoder", config).backbone.norm_group == 0
+    assert settings.by_new_names(config) == config

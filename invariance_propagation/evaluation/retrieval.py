@@ -136,7 +136,8 @@ def _unit_rows(x: np.ndarray) -> np.ndarray:
     """float64 [..., d] of unit length; a row of zeros stays as it is."""
     x = x.astype(np.float64)
     length = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x / np.where(length > 0, length, 1)
+    with np.errstate(invalid="ignore"):  # infinity becomes NaN
+        return x / np.where(length > 0, length, 1)
 
 
 def _squared(x: np.ndarray) -> np.ndarray:
