@@ -143,3 +143,14 @@ def test_of_many_kinds_the_most_frequent_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "x.png", "0.a", "1.a", *(f"x.k{i}" for i in range(20)))
     text = list_pictures(tmp_path).passed_over()
     assert text.startswith("2 .a, 1 .k") and text.endswith(", 9 of other kinds")
+
+
+def test_a_folder_inside_one_that_is_linked_later_is_listed_once(
+    tmp_path: Path,
+) -> None:
+    root, away = tmp_path / "root", tmp_path / "away"
+    touch(away, "sub/x.png", "y.png")
+    link(root, "a", away / "sub")
+    link(root, "b", away)
+    found = list_pictures(root)
+    assert found.ids == ["a/x.png", "b/y.png"] and found.passed == {listing.AGAIN: 1}
