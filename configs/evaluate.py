@@ -69,6 +69,11 @@ def get_config() -> ConfigDict:
     # Of an image folder: whether topmost folders are classes; share to test on.
     config.data.classes = config_dict.placeholder(bool)
     config.data.held_out = config_dict.placeholder(float)
+    # Of an image folder: see configs/default.py.
+    config.data.stretch_depth = config_dict.placeholder(bool)
+    config.data.outside_links = config_dict.placeholder(bool)
+    config.data.scan = config_dict.placeholder(str)
+    config.data.max_unreadable = config_dict.placeholder(float)
 
     # How an image is given to the encoder.
     config.view = ConfigDict()

@@ -18,7 +18,7 @@ from configs import default, embed
 from configs.evaluate import get_config
 from invariance_propagation import evaluate as module
 from invariance_propagation.data import sources
-from invariance_propagation.data.dataset import Dataset
+from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluate import evaluate
 from invariance_propagation.evaluation import svm
@@ -126,14 +126,21 @@ def test_a_card_says_what_its_number_is_of(
     assert expected <= card.made["0"].keys()
 
 
+def rows_of_the_run() -> np.ndarray:
+    """The digits that `data.num_train` draws for seed 0."""
+    rows = np.arange(len(load_digits().target) - 450)
+    return Split(rows, None).sample(NUM_TRAIN, seed=0).images
+
+
 def test_raw_pixels_are_as_scikit_learn_has_them(all_of_digits: list[Card]) -> None:
     options = next(x for x in all_of_digits if x.protocol == "knn").settings["options"]
     assert options == {"num_neighbors": 2, "temperature": 0.07}
     digits = load_digits()
+    learnt = rows_of_the_run()
     classifier = KNeighborsClassifier(
         2, metric="cosine", weights=lambda distances: np.exp(-distances / 0.07)
     )
-    classifier.fit(digits.data[:NUM_TRAIN], digits.target[:NUM_TRAIN])
+    classifier.fit(digits.data[learnt], digits.target[learnt])
     expected = classifier.score(digits.data[-450:], digits.target[-450:])
     found = scores_of(all_of_digits, "knn")["raw pixels"]["top1"]["0"]
     assert found == pytest.approx(expected, abs=1.5 / 450)
@@ -145,7 +152,7 @@ def test_lists_of_labels_are_kept(all_of_digits: list[Card], stored: Path) -> No
         f"digits-10pct-seed{i}" for i in (0, 1)
     ]
     # A tenth of each class, rounded up.
-    sizes = np.bincount(load_digits().target[:NUM_TRAIN])
+    sizes = np.bincount(load_digits().target[rows_of_the_run()])
     lines = (stored / "label_lists" / names[0]).read_text().splitlines()
     assert len(lines) == np.ceil(sizes / 10).sum()
 
@@ -273,6 +280,10 @@ OF_A_RUN = {
     "num_train": (120, 0),
     "classes": (True, False),
     "held_out": (0.25, 0.0),
+    "stretch_depth": (True, False),
+    "outside_links": (True, False),
+    "scan": ("headers", ""),
+    "max_unreadable": (0.5, 0.0),
 }
 
 
@@ -302,7 +313,7 @@ def test_nothing_is_a_value_too(
         with pytest.raises(UserError, match="far enough"):
             evaluate(**arguments)
         found = loaded.pop()
-        assert found.pop("size") == 8
+        assert (found.pop("size"), found.pop("seed")) == (8, 0)
         assert found == data | {key: expected}
 
 

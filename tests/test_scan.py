@@ -75,7 +75,7 @@ def test_train_and_val_and_their_classes_are_said(
 def test_the_scan_looks_again(config, tmp_path: Path, monkeypatch) -> None:
     print_scan(config)
     looked = []
-    monkeypatch.setattr(usable, "decode", looked.append)
+    monkeypatch.setattr(usable, "decode", lambda content, **_: looked.append(content))
     print_scan(config)
     assert len(looked) == 6
 
