@@ -116,7 +116,8 @@ def get_config() -> ConfigDict:
     # soon as images find the same neighbours again [ours].
     config.method.start = "epoch"
     config.method.start_epoch = 30  # T of 'epoch': the first one, from 0 [paper]
-    # Of 'auto': the share of an image's neighbours that must be found again [ours].
+    # Of 'auto': the share of an image's neighbours that must be found again, beyond the
+    # share that chance alone finds again [ours].
     config.method.start_overlap = 0.05
     # How lambda is switched on: 'binary', at once [paper]; 'gaussian', growing up to T,
     # which the released code has and its commands do not use.

@@ -111,7 +111,7 @@ def background_threshold(
     largest, lowest = parallel.pmax(jnp.stack([largest, -lowest]), axis_name)
     guess = _guess(sample, share * devices, -lowest, largest, axis_name)
     nothing = jnp.full_like(largest, -jnp.inf)
-    everything = jnp.full(largest.shape, jnp.iinfo(jnp.int32).max)
+    everything = jnp.full(largest.shape, jnp.iinfo(jnp.int32).max, jnp.int32)
     bracket = Bracket(
         _key(nothing), _key(largest), everything, jnp.zeros_like(everything)
     )
@@ -160,17 +160,19 @@ def _guess(
       axis_name: the device axis, or None.
     """
     rank = sample.shape[1] * share
-    ranks = jnp.array([rank + SPREAD * rank**0.5, rank - SPREAD * rank**0.5])
+    ranks = [rank + SPREAD * rank**0.5, rank - SPREAD * rank**0.5]
+    ranks = jnp.array(ranks, jnp.float32)
+    parts = jnp.arange(1, GUESS_ARITY, dtype=jnp.float32)
     low, high = (
         jnp.repeat(low[:, None], 2, axis=1),
         jnp.repeat(high[:, None], 2, axis=1),
     )
     for _ in range(GUESS_ROUNDS):
         step = (high - low) / GUESS_ARITY
-        values = low[:, :, None] + step[:, :, None] * jnp.arange(1, GUESS_ARITY)
+        values = low[:, :, None] + step[:, :, None] * parts
         above = _count_above(sample, values.reshape(len(values), -1))
         above = parallel.psum(above, axis_name).reshape(values.shape)
-        place = jnp.sum(above >= ranks[:, None], axis=2)
+        place = jnp.sum(above >= ranks[:, None], axis=2, dtype=jnp.int32)
         low = low + step * place
         high = low + step
     return jnp.stack([low[:, 0], high[:, 1]], axis=1)
@@ -208,7 +210,7 @@ def _proposals(bracket: Bracket, size: int) -> jax.Array:
     # Of `inside` entries spread evenly, this is how far counts stray.
     stray = jnp.sqrt((part * (1 - part) + 0.25 / inside) / inside)
     span = _value(high) - _value(low)
-    values = _value(low) + span * (part + stray * jnp.array(STRAYS))
+    values = _value(low) + span * (part + stray * jnp.array(STRAYS, jnp.float32))
     # Inside the bracket, or it would not get smaller; an infinite end gives a NaN.
     keys = jnp.where(jnp.isfinite(values), _key(values), halfway)
     keys = jnp.clip(keys, low + 1, high - 1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from invariance_propagation import parallel
+from invariance_propagation.arguments import check_ids, check_vectors
 
 
 def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
@@ -17,7 +18,9 @@ def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
       float32 [N, d], uniform in (-a, a) with a = 1 / sqrt(d / 3).
     """
     bound = (3 / dim) ** 0.5
-    return jax.random.uniform(key, (num_examples, dim), minval=-bound, maxval=bound)
+    return jax.random.uniform(
+        key, (num_examples, dim), jnp.float32, minval=-bound, maxval=bound
+    )
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -68,10 +71,15 @@ def update_bank(
       rows are untouched.
 
     Raises:
-      ValueError: momentum outside [0, 1].
+      ValueError: momentum outside [0, 1]; an id that is not in [0, N) or one twice,
+        where ids are known (not inside of `jit`); another dtype or shape.
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum={momentum}: the bank's momentum is in [0, 1]")
+    check_vectors("bank", bank, like=(None, None))
+    below = len(bank) if axis_name is None else None
+    check_ids("indices", indices, ndim=1, below=below, unique=True)
+    check_vectors("embeddings", embeddings, like=(len(indices), bank.shape[1]))
     bank = jnp.asarray(bank, jnp.float32)
     embeddings = normalize(jnp.asarray(embeddings, jnp.float32))
     embeddings = parallel.all_gather(embeddings, axis_name)

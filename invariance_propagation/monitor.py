@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from invariance_propagation.checkpoint import FOLDER
+from invariance_propagation.data.order import random_rows
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.evaluation import meaning
 from invariance_propagation.evaluation.knn import knn_accuracy
@@ -22,14 +23,25 @@ from invariance_propagation.train_state import TrainState
 SUMMARY_FILE = "summary.json"
 SCORES = ("knn", "knn_embedding", "knn_bank")
 ALIKE = "knn_all_alike"
-PURITY_ANCHORS = 1024
+# Up to so many images purity is of all of them; of more, of a sample of so many.
+PURITY_ANCHORS = 4096
+PURITY_SAMPLE = 0x9D2C7F
 
 
 def purity(
     run: Run, state: TrainState, *, num_anchors: int = PURITY_ANCHORS
 ) -> list[float | None]:
-    """Purity per hop and over all, of the first so many images; None if undefined."""
-    indices = np.arange(min(num_anchors, run.num_examples))
+    """Measures purity per hop and over all; None where it is undefined.
+
+    The anchors are all images, or a random sample of `num_anchors`, which the run's
+    seed decides: the first ones would be the first classes of a sorted folder.
+    """
+    indices = random_rows(
+        min(num_anchors, run.num_examples),
+        num_examples=run.num_examples,
+        seed=run.seed,
+        purpose=PURITY_SAMPLE,
+    )
     # Without the other processes, which need not ask at the same time.
     memory = run.runner.local(state.memory)
     values = run.method.purity(memory, run.dataset.train.labels, indices)

@@ -52,9 +52,9 @@ def nearest(
     # A column that is among the k best lies in one of the k best blocks, and top_k
     # prefers the lower of equals.
     _, blocks = lax.top_k(maxima, min(count, maxima.shape[1]))
-    columns = blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)
+    columns = blocks[:, :, None] * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
     columns = columns.reshape(len(rest), -1)
-    row = jnp.arange(len(rest))[:, None]
+    row = jnp.arange(len(rest), dtype=jnp.int32)[:, None]
     values = rest.at[row, columns].get(mode="fill", fill_value=-jnp.inf)
     columns = columns + parallel.first_row(rest.shape[1], axis_name)
     values = jnp.concatenate([values, few.values], axis=1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from invariance_propagation import parallel
+from invariance_propagation.arguments import check_ids, check_vectors
 from invariance_propagation.bank import normalize
 from invariance_propagation.errors import UserError
 from invariance_propagation.losses import (
@@ -81,12 +82,19 @@ def invp_losses(
       Losses, in log-space throughout: finite at tau = 0.07 in float32.
 
     Raises:
-      ValueError: an argument out of its range; M > N; k + 1 > N.
+      ValueError: an argument out of its range; M > N; k + 1 > N; an id that is not in
+        [0, N) or one twice among `indices`, where ids are known (not inside of `jit`);
+        a bank of another length than the graph; another dtype or shape.
 
     Source: Wang et al. 2020, arXiv 2010.11694; objective.py of
       WangFeng18/InvariancePropagation.
     """
+    check_ids("graph", graph, ndim=2, below=len(graph))
+    check_ids("indices", indices, ndim=1, below=len(graph), unique=True)
     count, num_examples, num_neighbors = len(indices), *graph.shape
+    rows = -(-num_examples // parallel.axis_size(axis_name))
+    check_vectors("bank", bank, like=(rows, None))
+    check_vectors("embeddings", embeddings, like=(count, bank.shape[1]))
     check_ranges(
         num_hops=num_hops,
         num_hard=num_hard,
@@ -99,7 +107,8 @@ def invp_losses(
         num_examples=num_examples,
         num_neighbors=num_neighbors,
     )
-    indices, bank, graph = map(jnp.asarray, (indices, bank, graph))
+    indices, graph = (jnp.asarray(x, jnp.int32) for x in (indices, graph))
+    bank = jnp.asarray(bank, jnp.float32)
     anchors = normalize(jnp.asarray(embeddings, jnp.float32))
     all_indices = parallel.all_gather(indices, axis_name)
     walked = propagate(graph, all_indices, num_hops=num_hops)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import jax.numpy as jnp
 import optax
 
 from invariance_propagation.errors import UserError
@@ -126,7 +127,9 @@ def make_schedule(
             }
             parts.append(optax.piecewise_constant_schedule(rate, drops))
     joints += [epoch * steps_per_epoch for epoch in restart_epochs]
-    return optax.join_schedules(parts, joints) if joints else parts[0]
+    rate = optax.join_schedules(parts, joints) if joints else parts[0]
+    # In float32 also where JAX_ENABLE_X64 is set; it holds steps up to 16.8 million.
+    return lambda step: rate(jnp.asarray(step, jnp.float32))
 
 
 def _check_restarts(

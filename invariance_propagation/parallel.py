@@ -79,7 +79,7 @@ def row_weights(rows: int, batch_size: int | None, axis_name: str | None) -> jax
     """
     devices = axis_size(axis_name)
     total = devices * rows if batch_size is None else batch_size
-    number = first_row(rows, axis_name) + jax.numpy.arange(rows)
+    number = first_row(rows, axis_name) + jax.numpy.arange(rows, dtype=jax.numpy.int32)
     return jax.numpy.where(number < total, jax.numpy.float32(devices / total), 0)
 
 

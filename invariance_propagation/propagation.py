@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from invariance_propagation import parallel
+from invariance_propagation.arguments import check_ids
 
 
 def init_graph(num_examples: int, num_neighbors: int) -> jax.Array:
@@ -21,12 +22,19 @@ def init_graph(num_examples: int, num_neighbors: int) -> jax.Array:
 
     Returns:
       int32 [N, k].
+
+    Raises:
+      ValueError: k < 1 or k + 1 > N.
     """
+    if not 1 <= num_neighbors < num_examples:
+        raise ValueError(
+            f"num_neighbors={num_neighbors}, but there are {num_examples} images: give "
+            f"a number from 1 to {num_examples - 1}"
+        )
     own = jnp.arange(num_examples, dtype=jnp.int32)[:, None]
     return jnp.broadcast_to(own, (num_examples, num_neighbors))
 
 
-@partial(jax.jit, static_argnames="num_hops")
 def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax.Array:
     """Walks the graph from each anchor and lists everything it reaches.
 
@@ -41,7 +49,8 @@ def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax
       reach itself; `distinct` tells which to keep.
 
     Raises:
-      ValueError: num_hops < 1.
+      ValueError: num_hops < 1; an id that is not in [0, N), where ids are known (not
+        inside of `jit`); another dtype or shape.
 
     Source: Wang et al. 2020 (arXiv 2010.11694); the released code concatenates hops
     in this order.
@@ -53,8 +62,14 @@ def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax
     """
     if num_hops < 1:
         raise ValueError(f"num_hops={num_hops}: at least 1 hop is needed")
-    graph = jnp.asarray(graph, jnp.int32)
-    frontier = jnp.asarray(indices)[:, None]
+    check_ids("graph", graph, ndim=2, below=len(graph))
+    check_ids("indices", indices, ndim=1, below=len(graph))
+    return _walk(jnp.asarray(graph, jnp.int32), jnp.asarray(indices), num_hops)
+
+
+@partial(jax.jit, static_argnums=2)
+def _walk(graph: jax.Array, indices: jax.Array, num_hops: int) -> jax.Array:
+    frontier = indices[:, None]
     hops = []
     for _ in range(num_hops):
         frontier = graph[frontier].reshape(frontier.shape[0], -1)
@@ -62,7 +77,6 @@ def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax
     return jnp.concatenate(hops, axis=1)
 
 
-@jax.jit
 def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
     """Which slots make the ids a set: first occurrences that are not the anchor.
 
@@ -73,13 +87,27 @@ def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
     Returns:
       bool [b, slots].
 
+    Raises:
+      ValueError: another dtype or shape.
+
     >>> import numpy as np
     >>> print(distinct(np.array([[1, 2, 2, 0, 0, 1]]), np.array([0])))
     [[ True  True False False False False]]
     """
-    positives, indices = jnp.asarray(positives), jnp.asarray(indices)
+    check_ids("positives", positives, ndim=2)
+    check_ids("indices", indices, ndim=1)
+    if len(positives) != len(indices):
+        raise ValueError(
+            f"positives has {len(positives)} rows, indices {len(indices)} ids: give a "
+            "row for each anchor"
+        )
+    return _first_of_each(jnp.asarray(positives), jnp.asarray(indices))
+
+
+@jax.jit
+def _first_of_each(positives: jax.Array, indices: jax.Array) -> jax.Array:
     # Slots are few: comparing all pairs is ten times as fast as a sort on a CPU.
-    place = jnp.arange(positives.shape[1])
+    place = jnp.arange(positives.shape[1], dtype=jnp.int32)
     earlier = place[None, :] < place[:, None]
     same = positives[:, :, None] == positives[:, None, :]
     return ~jnp.any(same & earlier, axis=2) & (positives != indices[:, None])
@@ -102,7 +130,20 @@ def update_graph(
 
     Returns:
       int32 [N, k]; all other rows are untouched.
+
+    Raises:
+      ValueError: an id that is not in [0, N) or one twice among `indices`, where ids are
+        known (not inside of `jit`); another dtype or shape.
     """
+    check_ids("graph", graph, ndim=2, below=len(graph))
+    count, width = graph.shape
+    check_ids("indices", indices, ndim=1, below=count, unique=True)
+    check_ids("neighbors", neighbors, ndim=2, below=count)
+    if neighbors.shape != (len(indices), width):
+        raise ValueError(
+            f"neighbors has the shape {list(neighbors.shape)}: give "
+            f"{[len(indices), width]}, a row of the graph for each of indices"
+        )
     rows = parallel.all_gather(jnp.asarray(neighbors, jnp.int32), axis_name)
     return (
         jnp.asarray(graph, jnp.int32)

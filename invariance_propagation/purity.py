@@ -32,7 +32,9 @@ def hop_purity(
     graph, labels = jnp.asarray(graph), jnp.asarray(labels)
     sizes = [graph.shape[1] ** hop for hop in range(1, num_hops + 1)]
     hop_of_slot = jnp.repeat(
-        jnp.arange(num_hops), jnp.array(sizes), total_repeat_length=sum(sizes)
+        jnp.arange(num_hops, dtype=jnp.int32),
+        jnp.array(sizes, jnp.int32),
+        total_repeat_length=sum(sizes),
     )
 
     def count(index: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 Not in the paper, which starts at an epoch that is set beforehand. A graph whose rows
 are another at each visit leads to arbitrary images; so what is watched is the share of
-its neighbours that an image finds again.
+its neighbours that an image finds again, beyond what it would find by chance.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from invariance_propagation.errors import UserError
 
 NOT_YET = -1
+# Standard deviations by which chance alone may be above its mean.
+STRAYS = 5.0
 
 
 class Readiness(NamedTuple):
@@ -41,7 +43,7 @@ def update_readiness(
       overlap: float32 [], share of the neighbours of this step's images that were in
         their rows of the graph, in [0, 1].
       step: int32 [], from 0.
-      threshold: share from which on the graph is ready.
+      threshold: share from which on the graph is ready, see `threshold_of`.
       steps_per_epoch: the weights of the mean fall to 1/e in so many steps.
 
     Returns:
@@ -57,7 +59,39 @@ def is_ready(readiness: Readiness) -> jax.Array:
     return readiness.since != NOT_YET
 
 
-def check_threshold(threshold: float) -> None:
+def check_overlap(start_overlap: float) -> None:
     """Raises UserError unless it is a share that can be reached and missed."""
-    if not 0 < threshold < 1:
-        raise UserError(f"start_overlap={threshold}: set it between 0 and 1")
+    if not 0 < start_overlap < 1:
+        raise UserError(f"start_overlap={start_overlap}: set it between 0 and 1")
+
+
+def threshold_of(
+    start_overlap: float, *, num_examples: int, num_neighbors: int
+) -> float:
+    """Computes the share of kept neighbours from which on a graph is ready.
+
+    Random neighbours keep k / (N - 1) on average, and the mean over an epoch, of N k
+    neighbours, strays around that. In a small set that alone would reach
+    `start_overlap`, so it comes on top, and is at least `STRAYS` standard deviations.
+
+    Args:
+      start_overlap: share beyond chance, as `check_overlap` has it.
+      num_examples: N.
+      num_neighbors: k.
+
+    Returns:
+      A share between 0 and 1.
+
+    Raises:
+      UserError: the set is so small that no overlap is beyond chance.
+    """
+    chance = num_neighbors / (num_examples - 1)
+    spread = (chance * (1 - chance) / (num_examples * num_neighbors)) ** 0.5
+    threshold = chance + max(start_overlap, STRAYS * spread)
+    if threshold >= 1:
+        raise UserError(
+            f"start='auto' cannot tell what is kept from chance: random neighbours keep "
+            f"{chance:.0%} with num_neighbors={num_neighbors} of {num_examples} images; "
+            "set start='epoch', or start_overlap and num_neighbors lower"
+        )
+    return threshold

@@ -152,13 +152,13 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
     axis_name, rows = search.axis_name, len(bank)
     similarities = _product(anchors, bank.T, search.precision)
     if axis_name is not None and search.num_examples % lax.axis_size(axis_name):
-        column = jnp.arange(rows) + parallel.first_row(rows, axis_name)
+        column = jnp.arange(rows, dtype=jnp.int32) + parallel.first_row(rows, axis_name)
         similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
 
     # The anchor and the positives are looked up, and leave the array. What is written
     # depends on what was read, or XLA would keep a copy for the reading; a NaN stays.
     columns = parallel.local_rows(ids, rows, axis_name)
-    row = jnp.arange(len(anchors))[:, None]
+    row = jnp.arange(len(anchors), dtype=jnp.int32)[:, None]
     looked_up = similarities.at[row, columns].get(mode="fill", fill_value=0.0)
     gone = jnp.where(jnp.isnan(looked_up), looked_up, -jnp.inf)
     rest = similarities.at[row, columns].set(gone, mode="drop")

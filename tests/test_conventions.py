@@ -30,7 +30,7 @@ NAME = "invariance_propagation"
 # line, never to the same one: there is no cycle, and neighbours on a line, such as
 # data and methods, know nothing of each other.
 LAYERS = (
-    {"drafts", "errors", "parallel", "version"},
+    {"arguments", "drafts", "errors", "parallel", "version"},
     {"paths", "processes"},
     {"auto", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
@@ -49,7 +49,7 @@ LAYERS = (
 # nothing of networks, configs, data or files below it.
 CORE = {"background", "bank", "losses", "nearest", "objective", "propagation"}
 CORE |= {"purity", "readiness", "search"}
-BELOW_CORE = {"auto", "errors", "parallel", "version"}
+BELOW_CORE = {"arguments", "auto", "errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
 SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}

@@ -82,3 +82,33 @@ def test_without_held_out_images_purity_is_remarked_on() -> None:
     assert monitor.remarks(run) == [ONE_CLASS]
     run.has_labels = False
     assert monitor.remarks(run) == []
+
+
+@pytest.mark.parametrize(("count", "looked_at"), [(900, 900), (90_000, 4096)])
+def test_purity_is_of_images_of_all_classes(count: int, looked_at: int) -> None:
+    """In a folder that is sorted by class, the first ones are of its first classes."""
+    labels = np.arange(count) * 30 // count
+    asked = []
+
+    def measure(memory: None, labels: np.ndarray, indices: np.ndarray) -> list[float]:
+        asked.append(indices)
+        return [np.mean(labels[indices] < 3), float("nan")]
+
+    def run_of(seed: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            num_examples=count,
+            seed=seed,
+            runner=SimpleNamespace(local=lambda memory: memory),
+            method=SimpleNamespace(purity=measure),
+            dataset=SimpleNamespace(train=SimpleNamespace(labels=labels)),
+        )
+
+    state = SimpleNamespace(memory=None)
+    share, undefined = monitor.purity(run_of(0), state)
+    assert share == pytest.approx(0.1, abs=0.02) and undefined is None
+    assert monitor.purity(run_of(0), state)[0] == share
+    monitor.purity(run_of(1), state)
+    first, again, other = asked
+    assert len(np.unique(first)) == looked_at
+    np.testing.assert_array_equal(first, again)
+    assert np.array_equal(first, other) == (looked_at == count)

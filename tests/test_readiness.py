@@ -11,9 +11,10 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.readiness import (
     NOT_YET,
     Readiness,
-    check_threshold,
+    check_overlap,
     init_readiness,
     is_ready,
+    threshold_of,
     update_readiness,
 )
 
@@ -62,4 +63,38 @@ def test_an_epoch_of_one_step_counts_alone() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, float("nan")])
 def test_impossible_thresholds(threshold: float) -> None:
     with pytest.raises(UserError, match="start_overlap"):
-        check_threshold(threshold)
+        check_overlap(threshold)
+
+
+@pytest.mark.parametrize("num_examples", [20, 35, 60, 100, 1000])
+@pytest.mark.parametrize("batch_size", [5, 20])
+def test_random_neighbors_never_start(num_examples: int, batch_size: int) -> None:
+    k, epochs = 4, 200
+    random = np.random.default_rng(num_examples)
+
+    def draw() -> np.ndarray:
+        """k other images for each of a batch."""
+        keys = random.random((batch_size, num_examples - 1))
+        return np.argpartition(keys, k, axis=1)[:, :k]
+
+    per_epoch = num_examples // batch_size
+    overlaps = [
+        np.mean([np.isin(a, b) for a, b in zip(draw(), draw(), strict=True)])
+        for _ in range(epochs * per_epoch)
+    ]
+    threshold = threshold_of(0.05, num_examples=num_examples, num_neighbors=k)
+    options = {"threshold": threshold, "steps_per_epoch": per_epoch}
+    assert np.mean(overlaps) == pytest.approx(k / (num_examples - 1), rel=0.1)
+    assert watch(overlaps, **options)[-1].since == NOT_YET
+    kept = [0.9] * 3 * per_epoch
+    assert watch(overlaps[:per_epoch] + kept, **options)[-1].since != NOT_YET
+
+
+def test_of_many_images_chance_is_subtracted() -> None:
+    found = threshold_of(0.05, num_examples=1000, num_neighbors=4)
+    assert found == pytest.approx(0.05 + 4 / 999)
+
+
+def test_too_few_images_to_tell_are_refused() -> None:
+    with pytest.raises(UserError, match="random neighbours keep 100%.*start='epoch'"):
+        threshold_of(0.05, num_examples=5, num_neighbors=4)

@@ -98,7 +98,7 @@ def augment(
     radius = blur_radius(blur_sigma, size)
 
     def view(key: jax.Array, image: jax.Array) -> jax.Array:
-        uniform = jax.random.uniform(key, NUMBERS)
+        uniform = jax.random.uniform(key, NUMBERS, jnp.float32)
         chance = draw(uniform, odds)
         parts = (
             lambda x: color_jitter(x, chance.order, chance.factors, adjustments),

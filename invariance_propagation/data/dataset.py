@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from invariance_propagation.data.order import random_rows
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import printable
 
@@ -35,11 +36,8 @@ class Split(NamedTuple):
         """
         if count == len(self.images):
             return self
-        # NumPy may change its permutation, but not the bits of Philox.
-        key = np.array([seed % 2**64, SAMPLE], np.uint64)
-        random = np.random.Philox(key=key)
-        order = np.argsort(random.random_raw(len(self.images)), kind="stable")
-        return self.take(np.sort(order[:count]))
+        own = {"num_examples": len(self.images), "seed": seed, "purpose": SAMPLE}
+        return self.take(random_rows(count, **own))
 
     def take(self, rows: np.ndarray) -> "Split":
         """These of it, int [m], in this order."""

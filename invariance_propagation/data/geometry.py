@@ -81,8 +81,8 @@ def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.
     box is larger than `size`, the image is smoothed first, against aliasing.
     """
     top, left, box_height, box_width = jnp.asarray(box, jnp.float32)
-    middle = jnp.array(image.shape[:2]) / 2
-    steps = jnp.arange(0.5, size) / size
+    middle = jnp.array(image.shape[:2], jnp.float32) / 2
+    steps = jnp.arange(0.5, size, dtype=jnp.float32) / size
     y, x = jnp.meshgrid(
         top + steps * box_height, left + steps * box_width, indexing="ij"
     )
@@ -173,7 +173,8 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
 
 def blur_matrix(sigma: jax.Array, size: int, radius: int) -> jax.Array:
     """Weights [size, size] of the blur, the reflected edges folded in."""
-    here, there = jnp.arange(0.0, size)[:, None], jnp.arange(0.0, size)[None]
+    here = jnp.arange(size, dtype=jnp.float32)[:, None]
+    there = here.T
 
     def weigh(distance: jax.Array, exists: jax.Array) -> jax.Array:
         near = exists & (jnp.abs(distance) <= radius)

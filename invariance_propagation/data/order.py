@@ -1,4 +1,4 @@
-"""The order in which images are visited: a function of (seed, epoch) alone."""
+"""Which images are visited when, and which are drawn: functions of a seed alone."""
 
 import numpy as np
 
@@ -19,3 +19,26 @@ def epoch_order(
     steps = num_examples // batch_size
     order = random.permutation(num_examples)[: steps * batch_size]
     return order.reshape(steps, batch_size).astype(np.int32)
+
+
+def random_rows(
+    count: int, *, num_examples: int, seed: int, purpose: int
+) -> np.ndarray:
+    """Draws `count` of N images at random, without repeats.
+
+    The same seed draws the same ones of as many, and a smaller count some of those that
+    a larger one draws.
+
+    Args:
+      count: how many, at most N.
+      num_examples: N.
+      seed: of the run.
+      purpose: a number that sets this draw apart from what else the seed decides.
+
+    Returns:
+      int [count], in ascending order.
+    """
+    # NumPy may change its permutation, but not the bits of Philox.
+    random = np.random.Philox(key=np.array([seed % 2**64, purpose], np.uint64))
+    order = np.argsort(random.random_raw(num_examples), kind="stable")
+    return np.sort(order[:count])

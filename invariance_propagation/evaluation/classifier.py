@@ -34,8 +34,8 @@ class Head(nn.Module):
         x = features
         if self.scaled:
             size = x.shape[-1]
-            scale = self.param("scale", nn.initializers.ones, (size,))
-            shift = self.param("shift", nn.initializers.zeros, (size,))
+            scale = self.param("scale", nn.initializers.ones, (size,), jnp.float32)
+            shift = self.param("shift", nn.initializers.zeros, (size,), jnp.float32)
             x = x / np.sqrt(1 + EPSILON) * scale + shift
         start = nn.initializers.normal(self.std)
         return nn.Dense(self.num_classes, kernel_init=start, name="output")(x)

@@ -58,7 +58,7 @@ def knn_predict(
         similarities, nearest = lax.top_k(similarities, num_neighbors)
         # Relative to the best, so that a small temperature cannot overflow.
         votes = jnp.exp((similarities - similarities.max()) / temperature)
-        one_hot = jax.nn.one_hot(labels[nearest], num_classes)
+        one_hot = jax.nn.one_hot(labels[nearest], num_classes, dtype=jnp.float32)
         sums = votes @ one_hot
         found = jnp.argmax(sums).astype(jnp.int32)
         return jnp.where(jnp.isnan(sums).any(), -1, found)

@@ -17,9 +17,10 @@ from invariance_propagation.propagation import init_graph, update_graph
 from invariance_propagation.purity import hop_purity
 from invariance_propagation.readiness import (
     Readiness,
-    check_threshold,
+    check_overlap,
     init_readiness,
     is_ready,
+    threshold_of,
     update_readiness,
 )
 from invariance_propagation.search import buffer_bytes
@@ -83,7 +84,8 @@ def invariance_propagation(
       propagation_weight: lambda; 0 leaves instance discrimination.
       start: of the propagation term, 'epoch' [paper] or 'auto': by `readiness`.
       start_epoch: for 'epoch': T, the first one, from 0, in which the term is on.
-      start_overlap: for 'auto': the share of neighbours kept between visits.
+      start_overlap: for 'auto': the share of neighbours kept between visits, beyond
+        what random ones would be.
       ramp: 'binary', or 'gaussian' to grow up to T, see `ramp_up`.
       background_size: M, or 'auto'.
       num_examples: N.
@@ -124,8 +126,10 @@ def invariance_propagation(
         raise UserError(f"start={start!r}: choose one of {', '.join(STARTS)}")
     if start == "auto" and ramp != "binary":
         raise UserError(f"ramp={ramp!r} leads up to start_epoch: set start='epoch'")
-    check_threshold(start_overlap)
+    check_overlap(start_overlap)
     by_itself = start == "auto" and propagation_weight > 0
+    sizes = {"num_examples": num_examples, "num_neighbors": num_neighbors}
+    threshold = threshold_of(start_overlap, **sizes) if by_itself else 1.0
 
     def init_memory(key, embeddings=None):
         if embeddings is None:
@@ -179,7 +183,7 @@ def invariance_propagation(
                 memory.readiness,
                 parallel.pmean(aux.found.overlap, axis_name),
                 step,
-                threshold=start_overlap,
+                threshold=threshold,
                 steps_per_epoch=steps_per_epoch,
             )
             memory = memory._replace(readiness=readiness)
