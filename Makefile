@@ -1,16 +1,21 @@
 # Everything runs in .venv, which `make` fills with the tested versions.
 PYTHON ?= python3
 VENV := .venv
+RUN := runs/digits
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint browser evidence benchmark growth clean
+.PHONY: demo test test-all lint browser evidence benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
-	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
-	$(BIN)/python main.py --config=configs/report.py --config.workdir=runs/digits
+	$(BIN)/python main.py --config=configs/digits.py --workdir=$(RUN)
+	$(BIN)/python benchmarks/digits_seeds.py --beside=$(RUN)
+	$(BIN)/python main.py --config=configs/report.py --config.workdir=$(RUN)
 
 test: $(VENV)/installed-dev  ## All tests and doctests.
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.13.
+	tests/all_pythons.sh
 
 lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .
@@ -36,7 +41,7 @@ growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million ima
 	$(BIN)/python benchmarks/growth.py
 
 clean:  ## Remove the environment; runs stay.
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-3.11 .venv-3.13
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

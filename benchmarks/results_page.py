@@ -56,7 +56,8 @@ digits and 150 on Fashion-MNIST ('auto'); what runs print of themselves is by an
 with their anchor's label, by hop, at the end. ± is the standard deviation over seeds. All
 runs are given the same 1 % of the labels, the untrained network one list for each of its
 seeds. Minutes are those of training, on cores that other programs shared. *Not run yet*
-means what it says.
+means what it says. Digits were measured with the settings of version 0.1, which
+`benchmarks/evidence.py` holds (`MEASURED_WITH`); those of the demo may differ from them.
 
 ![Scores of every run, and what became of the neighbours](results.png)"""
 

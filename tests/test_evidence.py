@@ -6,7 +6,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from flax.traverse_util import flatten_dict
 
+from configs import default, digits
 from tests.tiny_run import ROOT
 
 
@@ -97,6 +99,18 @@ def test_a_cell_leaves_a_card_and_is_not_run_again(evidence, calls) -> None:
     assert "--config.method.form=released" in calls[0] and len(calls) == 2
     evidence.run_cell("digits", "released", 1)
     assert len(calls) == 2
+
+
+def test_other_settings_of_the_demo_do_not_change_the_cells(evidence, calls) -> None:
+    """Each key that digits sets is named, so that its value then is the one used."""
+    evidence.run_cell("digits", "start-30", 0)
+    named = dict(x.removeprefix("--config.").split("=", 1) for x in calls[0][2:])
+    demo, usual = (x.get_config() for x in (digits, default))
+    flat, plain = (flatten_dict(x.to_dict(), sep=".") for x in (demo, usual))
+    changed = {key for key, value in flat.items() if plain[key] != value}
+    assert changed - {"data.name"} <= named.keys()
+    assert named["method.start_epoch"] == "30"  # that of the cell comes last
+    assert named["train.epochs"] == "60" and named["encoder.width"] == "16"
 
 
 @pytest.mark.parametrize("settings", ["SETS", "EVALUATIONS"])

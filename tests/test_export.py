@@ -4,12 +4,12 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -17,7 +17,7 @@ from invariance_propagation import export as module
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.export import export
 from invariance_propagation.restore import float32, restore_backbone, restore_encoder
-from tests.reference import torchvision_resnet as reference
+from tests.reference.fixed import fixed_images
 from tests.stored_run import DIM, IDS, store_run
 
 DEFAULTS = {"what": "backbone", "format": "", "output": ""}
@@ -39,16 +39,20 @@ def expected(stored):
     restored = restore_encoder(stored[0])
     variables = {"params": restored.params, "batch_stats": restored.batch_stats}
     encoder = float32(restored.encoder)
-    images = reference.fixed_images(3, 9, 1)
+    images = fixed_images(3, 9, 1)
     run = jax.jit(lambda x: encoder.apply(variables, x, train=False))
     return images, run(images.transpose(0, 2, 3, 1))
 
 
-def torch_network(head: str) -> torch.nn.Module:
+def torch_network(reference: ModuleType, head: str):
     network = reference.TorchResNet(18, "cifar", 4, channels=1)
     if head == "mlp":
-        layers = torch.nn.Linear(32, 6), torch.nn.ReLU(), torch.nn.Linear(6, DIM)
-        network.fc = torch.nn.Sequential(*layers)
+        layers = (
+            reference.nn.Linear(32, 6),
+            reference.nn.ReLU(),
+            reference.nn.Linear(6, DIM),
+        )
+        network.fc = reference.nn.Sequential(*layers)
     return network
 
 
@@ -61,10 +65,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def test_torchvision_takes_the_weights(
     stored, expected, tmp_path: Path, what: str, format: str
 ) -> None:
+    # Imported here: it needs PyTorch, which only this test compares with.
+    from tests.reference import torchvision_resnet as reference
+
     path = run_export(
         stored[0], what=what, format=format, output=str(tmp_path / f"w.{format}")
     )
-    network = torch_network("mlp" if what == "encoder" else "none")
+    network = torch_network(reference, "mlp" if what == "encoder" else "none")
     network = reference.load(network, read(path))  # strict: each name, and no other
     images, outputs = expected
     wanted = outputs.embedding if what == "encoder" else outputs.features

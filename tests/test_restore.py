@@ -23,7 +23,7 @@ from invariance_propagation.restore import (
     restore_memory,
     workdir_of,
 )
-from tests.reference import torchvision_resnet as reference
+from tests.reference.fixed import fixed_images, trained_like
 from tests.stored_run import IDS, store_run
 
 # Orbax's complaint about what is damaged.
@@ -162,12 +162,15 @@ def test_a_backbone_is_the_same_from_either_source(
 
 
 def test_public_weights_need_no_checkpoint(tmp_path: Path) -> None:
+    # Imported here: it needs PyTorch, which only this test compares with.
+    from tests.reference import torchvision_resnet as reference
+
     network = reference.TorchResNet(50, "imagenet", width=2)
-    weights = reference.trained_like(reference.shapes_of(network))
+    weights = trained_like(reference.shapes_of(network))
     save_file(weights, tmp_path / "w.safetensors")
     backbone = restore_backbone(tmp_path / "w.safetensors")
     assert (backbone.module.depth, backbone.module.width) == (50, 2)
-    images = reference.fixed_images(2, 32)
+    images = fixed_images(2, 32)
     variables = {"params": backbone.params, "batch_stats": backbone.batch_stats}
     run = jax.jit(lambda x: backbone.module.apply(variables, x, train=False))
     expected = reference.run(reference.load(network, weights), images)

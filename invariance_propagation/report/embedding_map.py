@@ -1,6 +1,8 @@
 """The embeddings in two dimensions, and how often images are named as neighbours."""
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 
 import matplotlib
 import numpy as np
@@ -26,16 +28,39 @@ def project(rows: np.ndarray) -> dict[str, np.ndarray]:
     # Imported here: scikit-learn takes a second.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
 
     pca = PCA(2, random_state=0)
     flat = pca.fit_transform(rows)
     share = pca.explained_variance_ratio_.sum()
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0)
-    with threadpool_limits(1):  # beside other programs, threads that wait would spin
+    with _one_thread():
         near = tsne.fit_transform(rows.astype(np.float32))
     return {f"PCA ({share:.0%} of the variance)": flat, "t-SNE": near}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps scikit-learn's OpenMP loops to one thread while the block runs.
+
+    Beside other programs, threads that wait would spin. Without OMP_NUM_THREADS
+    scikit-learn lets joblib count physical cores, and joblib prints a warning and a
+    traceback where the system does not tell: LOKY_MAX_CPU_COUNT, which the warning
+    advises, only helps if it is lower than the number of cores.
+    """
+    from threadpoolctl import threadpool_limits
+
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def draw(

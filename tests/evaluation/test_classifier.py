@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from invariance_propagation.errors import TrainingError
@@ -68,6 +67,7 @@ def test_of_equal_logits_the_lower_class_counts_as_the_likelier() -> None:
 
 def test_a_scaled_head_is_the_batch_norm_of_the_released_code() -> None:
     """In evaluation mode from the first step on: mean 0, variance 1, learnt affine."""
+    torch = pytest.importorskip("torch")
     random = np.random.default_rng(1)
     x = random.normal(size=(5, 6)).astype(np.float32)
     head = Head(3, scaled=True)
@@ -93,6 +93,7 @@ def test_first_weights_are_as_said() -> None:
 
 
 def test_cross_entropy_is_pytorchs() -> None:
+    torch = pytest.importorskip("torch")
     random = np.random.default_rng(2)
     logits = random.normal(scale=9, size=(7, 4)).astype(np.float32)
     labels = random.integers(4, size=7)

@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from invariance_propagation.models.onnx_graph import onnx_model
 from tests.reference import torchvision_resnet as reference
+from tests.reference.fixed import fixed_images, trained_like
 
 
 def run(model: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
@@ -30,12 +30,12 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
 )
 def test_features_are_pytorchs(depth, stem, width, channels, size) -> None:
     network = reference.TorchResNet(depth, stem, width, channels)
-    weights = reference.trained_like(reference.shapes_of(network))
+    weights = trained_like(reference.shapes_of(network))
     model = onnx_model(weights, notes={"step": "7"})
     network = reference.load(network, weights)
     # One graph for every batch, height and width.
     for count, side in ((2, size), (1, size + 3)):
-        images = reference.fixed_images(count, side, channels)
+        images = fixed_images(count, side, channels)
         (features,) = run(model, images)
         expected = reference.run(network, images)
         assert np.abs(expected).max() > 0.2
@@ -49,15 +49,19 @@ def test_features_are_pytorchs(depth, stem, width, channels, size) -> None:
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_a_head_gives_embeddings_too(head: str) -> None:
     network = reference.TorchResNet(18, "cifar", 4)
-    images = reference.fixed_images(3, 9)
-    layers = [torch.nn.Linear(32, 5)]
+    images = fixed_images(3, 9)
+    layers = [reference.nn.Linear(32, 5)]
     if head == "mlp":
-        layers = [torch.nn.Linear(32, 6), torch.nn.ReLU(), torch.nn.Linear(6, 5)]
-    network.fc = layers[0] if head == "linear" else torch.nn.Sequential(*layers)
-    weights = reference.trained_like(reference.shapes_of(network))
+        layers = [
+            reference.nn.Linear(32, 6),
+            reference.nn.ReLU(),
+            reference.nn.Linear(6, 5),
+        ]
+    network.fc = layers[0] if head == "linear" else reference.nn.Sequential(*layers)
+    weights = trained_like(reference.shapes_of(network))
     features, embedding = run(onnx_model(weights, notes={}), images)
     expected = reference.run(reference.load(network, weights), images)
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-4)
-    network.fc = torch.nn.Identity()
+    network.fc = reference.nn.Identity()
     expected = reference.run(network, images)
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import torch
 
 from invariance_propagation.errors import UserError
 from invariance_propagation.models import Encoder, ResNet
@@ -19,6 +18,7 @@ from invariance_propagation.models.torchvision import (
     variable_shapes,
 )
 from tests.reference import torchvision_resnet as reference
+from tests.reference.fixed import fixed_images, trained_like
 
 RECORD = Path(reference.__file__).parent / "torchvision.json"
 TOLERANCE = 1e-4  # of features of order 1
@@ -58,8 +58,8 @@ def test_the_reference_is_torchvision(depth: int, record) -> None:
     assert {
         name: "x".join(map(str, shape)) for name, shape in shapes.items()
     } == recorded["shapes"]
-    network = reference.load(network, reference.trained_like(shapes))
-    features = reference.run(network, reference.fixed_images(2, 64))
+    network = reference.load(network, trained_like(shapes))
+    features = reference.run(network, fixed_images(2, 64))
     found = features[:, :: recorded["step"]]
     np.testing.assert_allclose(found, recorded["features"], rtol=0, atol=1e-5)
 
@@ -67,11 +67,11 @@ def test_the_reference_is_torchvision(depth: int, record) -> None:
 @pytest.mark.parametrize("depth", [18, 50])
 def test_torchvision_weights_run_here(depth: int, record) -> None:
     shapes = reference.shapes_of(torch_network(depth, "imagenet"))
-    weights = reference.trained_like(shapes)
+    weights = trained_like(shapes)
     module, channels = infer_backbone(weights)
     assert (module.depth, module.stem, module.width) == (depth, "imagenet", 64)
     variables = flax_variables(weights, module, channels)
-    features = flax_outputs(module, variables, reference.fixed_images(2, 64))
+    features = flax_outputs(module, variables, fixed_images(2, 64))
     recorded = record[f"resnet{depth}"]
     assert_close(features[:, :: recorded["step"]], np.array(recorded["features"]))
 
@@ -87,11 +87,11 @@ def test_torchvision_weights_run_here(depth: int, record) -> None:
 )
 def test_both_directions(depth, stem, width, channels, size) -> None:
     network = torch_network(depth, stem, width, channels)
-    weights = reference.trained_like(reference.shapes_of(network))
+    weights = trained_like(reference.shapes_of(network))
     module = ResNet(depth, stem, width)
     assert infer_backbone(weights) == (module, channels)
     variables = flax_variables(weights, module, channels)
-    images = reference.fixed_images(2, size, channels)
+    images = fixed_images(2, size, channels)
     features = flax_outputs(module, variables, images)
     assert_close(features, reference.run(reference.load(network, weights), images))
 
@@ -109,11 +109,13 @@ def test_both_directions(depth, stem, width, channels, size) -> None:
     assert_close(features, reference.run(reference.load(network, back), images))
 
 
-def torch_head(head: str, features: int, hidden: int, dim: int) -> torch.nn.Module:
+def torch_head(head: str, features: int, hidden: int, dim: int) -> reference.nn.Module:
     if head == "linear":
-        return torch.nn.Linear(features, dim)
-    return torch.nn.Sequential(
-        torch.nn.Linear(features, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, dim)
+        return reference.nn.Linear(features, dim)
+    return reference.nn.Sequential(
+        reference.nn.Linear(features, hidden),
+        reference.nn.ReLU(),
+        reference.nn.Linear(hidden, dim),
     )
 
 
@@ -121,9 +123,9 @@ def torch_head(head: str, features: int, hidden: int, dim: int) -> torch.nn.Modu
 def test_a_head_is_fc(head: str) -> None:
     module = Encoder(ResNet(18, "cifar", 4), head, hidden=6, dim=5)
     network = torch_network(18, "cifar", 4, head=torch_head(head, 32, 6, 5))
-    weights = reference.trained_like(reference.shapes_of(network))
+    weights = trained_like(reference.shapes_of(network))
     variables = flax_variables(weights, module)
-    images = reference.fixed_images(2, 9)
+    images = fixed_images(2, 9)
     outputs = flax_outputs(module, variables, images)
     assert_close(
         outputs.embedding, reference.run(reference.load(network, weights), images)
@@ -139,9 +141,7 @@ def test_a_head_is_fc(head: str) -> None:
 
 @pytest.fixture
 def weights():
-    return reference.trained_like(
-        reference.shapes_of(torch_network(18, "cifar", width=2))
-    )
+    return trained_like(reference.shapes_of(torch_network(18, "cifar", width=2)))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.reference import torchvision_resnet as reference
+from tests.reference.fixed import fixed_images, trained_like
 
 RECORD = Path(__file__).parent / "torchvision.json"
 
@@ -33,8 +34,8 @@ def main() -> None:
         network = getattr(torchvision.models, name)(weights=None)
         network.fc = torch.nn.Identity()
         shapes = reference.shapes_of(network)
-        weights = reference.trained_like(shapes)
-        images = reference.fixed_images(2, 64)
+        weights = trained_like(shapes)
+        images = fixed_images(2, 64)
         features = reference.run(reference.load(network, weights), images)
         own = reference.load(reference.TorchResNet(depth, "imagenet"), weights)
         assert list(reference.shapes_of(own).items()) == list(shapes.items())

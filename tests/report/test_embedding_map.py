@@ -1,5 +1,9 @@
 """Maps keep what they must keep, and name the classes."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -35,6 +39,26 @@ def test_tsne_leaves_neighbours_together(clusters, projections) -> None:
     apart = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(apart, np.inf)
     assert np.mean(labels[apart.argmin(axis=1)] == labels) > 0.95
+
+
+def test_a_machine_that_does_not_tell_its_cores_is_no_warning() -> None:
+    """joblib counts physical cores by lscpu, then by cat: PATH leads to neither."""
+    program = (
+        "import os, numpy as np\n"
+        "from invariance_propagation.report.embedding_map import project\n"
+        "rows = np.random.default_rng(0).normal(size=(60, 8))\n"
+        "assert project(rows)['t-SNE'].shape == (60, 2)\n"
+        "print(os.environ.get('OMP_NUM_THREADS'))\n"
+    )
+    usual = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    for variables, kept in (({}, "None"), ({"OMP_NUM_THREADS": "3"}, "3")):
+        done = subprocess.run(
+            [sys.executable, "-W", "always", "-c", program],
+            env=usual | {"PATH": "/nowhere"} | variables,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{kept}\n", "")
 
 
 def test_few_images_can_be_mapped() -> None:
