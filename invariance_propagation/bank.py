@@ -16,7 +16,14 @@ def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
 
     Returns:
       float32 [N, d], uniform in (-a, a) with a = 1 / sqrt(d / 3).
+
+    Raises:
+      ValueError: N or d below 1.
     """
+    if num_examples < 1 or dim < 1:
+        raise ValueError(
+            f"num_examples={num_examples}, dim={dim}: give numbers of 1 and above"
+        )
     bound = (3 / dim) ** 0.5
     return jax.random.uniform(
         key, (num_examples, dim), jnp.float32, minval=-bound, maxval=bound
@@ -79,7 +86,7 @@ def update_bank(
     check_vectors("bank", bank, like=(None, None))
     below = len(bank) if axis_name is None else None
     check_ids("indices", indices, ndim=1, below=below, unique=True)
-    check_vectors("embeddings", embeddings, like=(len(indices), bank.shape[1]))
+    check_vectors("embeddings", embeddings, like=(len(indices), jnp.shape(bank)[1]))
     bank = jnp.asarray(bank, jnp.float32)
     embeddings = normalize(jnp.asarray(embeddings, jnp.float32))
     embeddings = parallel.all_gather(embeddings, axis_name)

@@ -136,12 +136,12 @@ def update_graph(
         known (not inside of `jit`); another dtype or shape.
     """
     check_ids("graph", graph, ndim=2, below=len(graph))
-    count, width = graph.shape
+    count, width = jnp.shape(graph)
     check_ids("indices", indices, ndim=1, below=count, unique=True)
     check_ids("neighbors", neighbors, ndim=2, below=count)
-    if neighbors.shape != (len(indices), width):
+    if jnp.shape(neighbors) != (len(indices), width):
         raise ValueError(
-            f"neighbors has the shape {list(neighbors.shape)}: give "
+            f"neighbors has the shape {list(jnp.shape(neighbors))}: give "
             f"{[len(indices), width]}, a row of the graph for each of indices"
         )
     rows = parallel.all_gather(jnp.asarray(neighbors, jnp.int32), axis_name)

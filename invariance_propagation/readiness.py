@@ -59,7 +59,7 @@ def is_ready(readiness: Readiness) -> jax.Array:
     return readiness.since != NOT_YET
 
 
-def check_overlap(start_overlap: float) -> None:
+def check_threshold(start_overlap: float) -> None:
     """Raises UserError unless it is a share that can be reached and missed."""
     if not 0 < start_overlap < 1:
         raise UserError(f"start_overlap={start_overlap}: set it between 0 and 1")
@@ -70,12 +70,12 @@ def threshold_of(
 ) -> float:
     """Computes the share of kept neighbours from which on a graph is ready.
 
-    Random neighbours keep k / (N - 1) on average, and the mean over an epoch, of N k
-    neighbours, strays around that. In a small set that alone would reach
+    Random neighbours keep k / (N - 1) on average, and the mean over an epoch, of N k / 2
+    neighbours or more, strays around that. In a small set that alone would reach
     `start_overlap`, so it comes on top, and is at least `STRAYS` standard deviations.
 
     Args:
-      start_overlap: share beyond chance, as `check_overlap` has it.
+      start_overlap: share beyond chance, as `check_threshold` has it.
       num_examples: N.
       num_neighbors: k.
 
@@ -86,7 +86,9 @@ def threshold_of(
       UserError: the set is so small that no overlap is beyond chance.
     """
     chance = num_neighbors / (num_examples - 1)
-    spread = (chance * (1 - chance) / (num_examples * num_neighbors)) ** 0.5
+    # A batch just above half of the images leaves almost half of them out of an epoch.
+    looked_at = num_examples * num_neighbors / 2
+    spread = (chance * (1 - chance) / looked_at) ** 0.5
     threshold = chance + max(start_overlap, STRAYS * spread)
     if threshold >= 1:
         raise UserError(

@@ -11,6 +11,7 @@ import pytest
 
 from invariance_propagation import (
     distinct,
+    init_bank,
     init_graph,
     invp_losses,
     propagate,
@@ -109,5 +110,13 @@ def test_a_graph_needs_more_images_than_neighbors() -> None:
         init_graph(4, 4)
 
 
-def test_lists_of_ids_are_taken() -> None:
-    assert propagate([[1], [2], [0]], [0], num_hops=2).tolist() == [[1, 2]]
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_lists_are_taken(function: Callable) -> None:
+    found = call(function, **{name: x.tolist() for name, x in GOOD.items()})
+    jax.tree.map(np.testing.assert_array_equal, found, call(function))
+
+
+@pytest.mark.parametrize(("num_examples", "dim"), [(0, 4), (4, 0), (4, -1)])
+def test_a_bank_has_rows_and_columns(num_examples: int, dim: int) -> None:
+    with pytest.raises(ValueError, match=f"num_examples={num_examples}, dim={dim}"):
+        init_bank(jax.random.key(0), num_examples, dim)

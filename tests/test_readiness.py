@@ -11,7 +11,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.readiness import (
     NOT_YET,
     Readiness,
-    check_overlap,
+    check_threshold,
     init_readiness,
     is_ready,
     threshold_of,
@@ -63,7 +63,7 @@ def test_an_epoch_of_one_step_counts_alone() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, float("nan")])
 def test_impossible_thresholds(threshold: float) -> None:
     with pytest.raises(UserError, match="start_overlap"):
-        check_overlap(threshold)
+        check_threshold(threshold)
 
 
 @pytest.mark.parametrize("num_examples", [20, 35, 60, 100, 1000])

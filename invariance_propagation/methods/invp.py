@@ -17,7 +17,7 @@ from invariance_propagation.propagation import init_graph, update_graph
 from invariance_propagation.purity import hop_purity
 from invariance_propagation.readiness import (
     Readiness,
-    check_overlap,
+    check_threshold,
     init_readiness,
     is_ready,
     threshold_of,
@@ -126,7 +126,7 @@ def invariance_propagation(
         raise UserError(f"start={start!r}: choose one of {', '.join(STARTS)}")
     if start == "auto" and ramp != "binary":
         raise UserError(f"ramp={ramp!r} leads up to start_epoch: set start='epoch'")
-    check_overlap(start_overlap)
+    check_threshold(start_overlap)
     by_itself = start == "auto" and propagation_weight > 0
     sizes = {"num_examples": num_examples, "num_neighbors": num_neighbors}
     threshold = threshold_of(start_overlap, **sizes) if by_itself else 1.0

@@ -150,6 +150,47 @@ def test_second_loss_starts_by_itself(make_problem) -> None:
     assert 0 < weights.index(max(weights)) < 12
 
 
+def first_start(num_examples: int, batch: int, *, stable: bool, epochs: int) -> int:
+    """The step from which propagation is on; -1 if it never is.
+
+    Embeddings are random at every step, or each image's row of the bank.
+    """
+    steps_per_epoch = num_examples // batch
+    method = make_method(
+        start="auto",
+        num_examples=num_examples,
+        steps_per_epoch=steps_per_epoch,
+        background_size=num_examples // 2,
+    )
+    rng = np.random.default_rng(num_examples)
+    orders = [rng.permutation(num_examples) for _ in range(epochs)]
+    orders = np.concatenate([x[: steps_per_epoch * batch] for x in orders])
+
+    def take(memory: Any, inputs: tuple) -> tuple[Any, None]:
+        step, indices = inputs
+        key = jax.random.fold_in(jax.random.key(1), step)
+        noise = jax.random.normal(key, (len(indices), DIM))
+        outputs = Outputs(memory.bank[indices] if stable else noise)
+        aux = method.loss(outputs, make_batch(indices), memory, step)[1]
+        return method.update_memory(
+            memory, outputs, make_batch(indices), aux, step
+        ), None
+
+    inputs = jnp.arange(epochs * steps_per_epoch), orders.reshape(-1, batch)
+    last, _ = jax.lax.scan(take, method.init_memory(jax.random.key(0)), inputs)
+    return int(last.readiness.since)
+
+
+@pytest.mark.parametrize(
+    "num_examples, batch",
+    [(20, 16), (20, 11), (30, 10), (50, 26), (100, 32), (100, 20)],
+)
+def test_random_neighbours_never_start(num_examples: int, batch: int) -> None:
+    """Of few images chance keeps much more than the threshold: 4 of 19 are 21 %."""
+    assert first_start(num_examples, batch, stable=False, epochs=1000) == -1
+    assert 0 < first_start(num_examples, batch, stable=True, epochs=60)
+
+
 def test_only_what_starts_by_itself_is_watched() -> None:
     for method in (
         make_method(),
