@@ -5,6 +5,7 @@ On D devices each holds Np / D rows; row r of shard s is image s * Np / D + r.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from invariance_propagation import parallel
@@ -86,7 +87,7 @@ def update_bank(
     check_vectors("bank", bank, like=(None, None))
     below = len(bank) if axis_name is None else None
     check_ids("indices", indices, ndim=1, below=below, unique=True)
-    check_vectors("embeddings", embeddings, like=(len(indices), jnp.shape(bank)[1]))
+    check_vectors("embeddings", embeddings, like=(len(indices), np.shape(bank)[1]))
     bank = jnp.asarray(bank, jnp.float32)
     embeddings = normalize(jnp.asarray(embeddings, jnp.float32))
     embeddings = parallel.all_gather(embeddings, axis_name)

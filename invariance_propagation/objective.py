@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from invariance_propagation import parallel
@@ -91,10 +92,10 @@ def invp_losses(
     """
     check_ids("graph", graph, ndim=2, below=len(graph))
     check_ids("indices", indices, ndim=1, below=len(graph), unique=True)
-    count, num_examples, num_neighbors = len(indices), *jnp.shape(graph)
+    count, num_examples, num_neighbors = len(indices), *np.shape(graph)
     rows = -(-num_examples // parallel.axis_size(axis_name))
     check_vectors("bank", bank, like=(rows, None))
-    check_vectors("embeddings", embeddings, like=(count, jnp.shape(bank)[1]))
+    check_vectors("embeddings", embeddings, like=(count, np.shape(bank)[1]))
     check_ranges(
         num_hops=num_hops,
         num_hard=num_hard,

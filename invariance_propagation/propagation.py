@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invariance_propagation import parallel
 from invariance_propagation.arguments import check_ids
@@ -136,12 +137,12 @@ def update_graph(
         known (not inside of `jit`); another dtype or shape.
     """
     check_ids("graph", graph, ndim=2, below=len(graph))
-    count, width = jnp.shape(graph)
+    count, width = np.shape(graph)
     check_ids("indices", indices, ndim=1, below=count, unique=True)
     check_ids("neighbors", neighbors, ndim=2, below=count)
-    if jnp.shape(neighbors) != (len(indices), width):
+    if np.shape(neighbors) != (len(indices), width):
         raise ValueError(
-            f"neighbors has the shape {list(jnp.shape(neighbors))}: give "
+            f"neighbors has the shape {list(np.shape(neighbors))}: give "
             f"{[len(indices), width]}, a row of the graph for each of indices"
         )
     rows = parallel.all_gather(jnp.asarray(neighbors, jnp.int32), axis_name)
