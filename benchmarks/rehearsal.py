@@ -71,6 +71,10 @@ class Repeated(NamedTuple):
     def __call__(self, index: int) -> bytes:
         return self.content(index % self.count)
 
+    def mark(self, index: int) -> bytes:
+        """As `Pictures.mark`."""
+        return self.content.mark(index % self.count)
+
 
 def shipped_pictures() -> list[Image.Image]:
     """Photographs inside scikit-learn and scikit-image."""

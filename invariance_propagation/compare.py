@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, printable
 from invariance_propagation.evaluation.kept import (
     VECTORS,
     Block,
@@ -92,9 +92,10 @@ def _in_kept(
             return None
         difference = differs(kept, gallery.facts)
         if difference:
-            print(f"{path} is of {difference}: its features are made again")
+            print(printable(f"{path} is of {difference}: its features are made again"))
             return None
-        print(f"comparing by {by} with {gallery.count:,} {gallery.title}, in {path}")
+        title = printable(f"{gallery.title}, in {path}")
+        print(f"comparing by {by} with {gallery.count:,} {title}")
         blocks = read_blocks(path, by)
         bar = tqdm.tqdm(blocks, unit="block", disable=None, leave=False)
         found = _search(bar, queries, num_neighbors)
@@ -106,7 +107,9 @@ def _in_kept(
                 f"{path} cannot be read ({error}), and the {gallery.title} are gone: "
                 f"{INSTEAD}"
             ) from error
-        print(f"{path} cannot be read ({error}): its features are made again")
+        print(
+            printable(f"{path} cannot be read ({error}): its features are made again")
+        )
         return None
 
 
@@ -121,12 +124,14 @@ def _anew(
 ) -> tuple[Found, bool]:
     """Embeds the images and searches them; also returns whether features are kept."""
     print(
-        f"embedding {gallery.count:,} {gallery.title} to compare by {by}, once: "
-        f"{_size(num_bytes)} of features are kept in {gallery.path}"
+        f"embedding {gallery.count:,} {printable(gallery.title)} to compare by {by}, once: "
+        f"{_size(num_bytes)} of features are kept in {printable(str(gallery.path))}"
     )
 
     def report(line: str) -> None:
-        print(f"{line}: the features are not kept, and are made again next time")
+        print(
+            f"{printable(line)}: the features are not kept, and are made again next time"
+        )
 
     failed: list[str] = []
 
@@ -165,6 +170,6 @@ def _size(num_bytes: int) -> str:
 
 def _name_left_out(failed: Sequence[str]) -> None:
     for reason in failed[:SHOWN]:
-        print(f"not compared with: {reason}")
+        print(f"not compared with: {printable(reason)}")
     if len(failed) > SHOWN:
         print(f"not compared with: {len(failed) - SHOWN:,} more pictures")

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.errors import TrainingError, UserError, printable
 from invariance_propagation.models.onnx_graph import onnx_model
 from invariance_propagation.models.torchvision import is_head, to_torchvision
 from invariance_propagation.paths import check_file, local, not_writable
@@ -98,7 +98,7 @@ def _export_network(checkpoint: str, what: str, format: str, output: str) -> Pat
         check = _compare(restored, draft)
         _put_in_place(draft, path, about | {"check": check})
     print(
-        f"{path}: {what} of step {restored.step}; the largest difference from the "
+        f"{printable(str(path))}: {what} of step {restored.step}; the largest difference from the "
         f"checkpoint's is {check['largest_difference']:.1e}"
     )
     return path
@@ -119,7 +119,8 @@ def _export_memory(checkpoint: str, output: str) -> Path:
         check = {"compared": "arrays read back from this file with the checkpoint's"}
         about = {"what": "memory", "source": _source(memory.facts), "check": check}
         _put_in_place(draft, path, about)
-    print(f"{path}: memory of step {step}, {len(memory.bank):,} rows")
+    rows = f"{len(memory.bank):,} rows"
+    print(f"{printable(str(path))}: memory of step {step}, {rows}")
     return path
 
 

@@ -15,7 +15,7 @@ from invariance_propagation.data.folder import Files
 from invariance_propagation.data.listing import list_pictures
 from invariance_propagation.data.passes import Look, content_digest
 from invariance_propagation.data.pictures import Pictures
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, printable
 from invariance_propagation.evaluation.kept import Damaged, read_facts
 from invariance_propagation.paths import local
 
@@ -78,14 +78,15 @@ def training_images(
         # What the message advises, after its last colon, is for training.
         reason = str(error).rsplit(": ", 1)[0]
         if not differs(_facts_or_none(path), own):
-            print(f"the {title} are gone ({reason}): what is kept of them is taken")
+            gone = printable(f"the {title} are gone ({reason})")
+            print(f"{gone}: what is kept of them is taken")
             count, packed = run["num_examples"], run.get("sample_ids")
             ids = packed and unpack_ids(packed)
             return Gallery(title, numbering, count, None, ids, own, path)
         raise UserError(f"the {title} are gone ({reason}): {INSTEAD}") from error
     if own["data"] != run["digest"]:
         print(
-            f"the {title} are not those of the checkpoint any more (digest "
+            f"the {printable(title)} are not those of the checkpoint any more (digest "
             f"{own['data']}, not {run['digest']}): neighbours are rows of what is there"
         )
     return Gallery(title, numbering, len(images), images, ids, own, path)

@@ -129,8 +129,10 @@ def test_a_picture_that_cannot_be_read_stops_the_run(
         copy = pictures / path.name
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    (pictures / "30.png").write_bytes(b"no picture")
-    config = folder_config(pictures, method__bank_start="uniform")
+    damaged = pictures / "30.png"
+    damaged.write_bytes(damaged.read_bytes()[:50])  # its header is whole
+    changes = {"method__bank_start": "uniform", "data__scan": "headers"}
+    config = folder_config(pictures, **changes)
     with pytest.raises(TrainingError, match="30.png cannot be used"):
         train_and_evaluate(config, str(tmp_path / "run"))
 

@@ -28,13 +28,14 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Sums are in another order over two processes, and where two images are as near as their
 # rounding can tell, another is the neighbour; then two runs are no longer one. Where
-# BatchNorm takes its statistics over 8 images, which one device has, and learning is
+# BatchNorm takes its statistics over 16 images, which one device has, and learning is
 # slow, embeddings depend on no such sum. (tests/two_processes.py looks at BatchNorm
 # over all devices.)
 CHANGES = {
-    "encoder__norm_group": 8,
+    "encoder__norm_group": 16,
+    "train__batch_size": 64,
     "optimizer__learning_rate": 1e-6,
-    "train__epochs": 5,
+    "train__epochs": 10,
     "train__evaluate_every": 0,
     "train__checkpoint_every": 8,
     "train__keep_checkpoints": 8,

@@ -32,9 +32,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What was decoded, as it is decoded."""
     found, decode = [], usable.decode
 
-    def noted(content: bytes) -> np.ndarray:
+    def noted(content: bytes, **options: bool) -> np.ndarray:
         found.append(content)
-        return decode(content)
+        return decode(content, **options)
 
     monkeypatch.setattr(usable, "decode", noted)
     return found
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(folder: Path) -> None:
 
 
 def test_whatever_a_decoder_raises_is_a_fault(folder: Path, monkeypatch) -> None:
-    def decode(content: bytes) -> None:
+    def decode(content: bytes, **options: bool) -> None:
         raise SyntaxError("broken PNG file") if content else None
 
     monkeypatch.setattr(usable, "decode", decode)
