@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from invariance_propagation import devices, settings
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, printable
 from invariance_propagation.evaluation.cards import (
     FOLDER,
     Card,
@@ -142,8 +142,9 @@ def evaluate(
     for jobs in _groups(names or usual(bench()), request):
         for found in _measure(jobs, rows, num_seeds, folder):
             cards += found
-            print("\n" + table(found, published(found)), flush=True)
-    print(f"\ncards: {folder / FOLDER}")
+            lines = table(found, published(found)).splitlines()
+            print("", *map(printable, lines), sep="\n", flush=True)
+    print(f"\ncards: {printable(str(folder / FOLDER))}")
     return cards
 
 
