@@ -65,8 +65,12 @@ def test_devices_and_runners_agree(alone, mode: str, num_devices: int) -> None:
 
 
 @pytest.mark.parametrize("mode", devices.MODES)
-def test_a_start_by_itself_is_the_same_on_all_devices(mode: str) -> None:
-    options = {"start": "auto", "start_overlap": 0.1}
+def test_a_start_by_itself_is_the_same_on_all_devices(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # These few steps keep little more than chance would: 4 of 92 and the 2 % below.
+    monkeypatch.setattr("invariance_propagation.readiness.STRAYS", 0.0)
+    options = {"start": "auto", "start_overlap": 0.02}
     expected = take_alone(**options)
     result = tiny.run_mapped(mode, 4, NUM_STEPS, **options)
     check(result, expected)
