@@ -17,6 +17,10 @@ from invariance_propagation.train_state import TrainState
 # the term starts it is 0.09 on digits, 0.08 on Fashion-MNIST (two thirds of the
 # positives are right); 0.007 in a run of the latter whose neighbours then got worse.
 STABLE_OVERLAP = 0.05
+# Above this mean cosine of a batch's embeddings the network maps all images to about the
+# same point. Untrained networks do too, so the first epochs are not judged.
+COLLAPSED = 0.9
+FIRST_JUDGED = 10  # epoch, from 0
 # Keys and sections that do not change what is learnt.
 NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
 # What they change of the images, the digest of the data set tells.
@@ -100,6 +104,24 @@ def propagation_starts(
             f"do harm; a later start (method.start_epoch > {epoch}, or "
             "method.start='auto') may serve better"
         )
+
+
+def collapse(row: dict[str, Any], before: dict[str, Any], progress: Progress) -> None:
+    """That all images have about the same embedding, in the first row that shows it."""
+    if not _collapsed(row) or _collapsed(before):
+        return
+    progress.say(
+        f"warning: in epoch {row['epoch']} all images have nearly the same embedding "
+        f"(mean cosine {row['similarity']:.2f}): the training has collapsed and will "
+        "hardly recover; start again in another --workdir with a lower "
+        "optimizer.learning_rate or a higher optimizer.warmup_epochs"
+    )
+
+
+def _collapsed(row: dict[str, Any]) -> bool:
+    return (
+        row.get("epoch", 0) >= FIRST_JUDGED and row.get("similarity", 0.0) >= COLLAPSED
+    )
 
 
 def _propagates(row: dict[str, Any]) -> bool:

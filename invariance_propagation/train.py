@@ -233,6 +233,7 @@ def _loop(
             log.write(row)
             progress.show(row, always=last)
             announce.propagation_starts(row, before, progress)
+            announce.collapse(row, before, progress)
             before = row
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0
         every = options.evaluate_every

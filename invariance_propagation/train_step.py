@@ -74,6 +74,7 @@ def train_step(
     metrics = {
         "loss": loss,
         **parallel.pmean(aux.metrics, axis_name),
+        "similarity": mean_similarity(outputs.embedding, axis_name=axis_name),
         "gradient_norm": optax.tree.norm(grads),
     }
     # A step that is not finite ends the run, and leaves zeros.
@@ -89,6 +90,23 @@ def train_step(
         memory=memory,
     )
     return state, metrics
+
+
+def mean_similarity(embeddings: jax.Array, *, axis_name: str | None) -> jax.Array:
+    """Measures how alike embeddings are: the mean cosine of all pairs of a batch.
+
+    Args:
+      embeddings: float [b, d], this device's rows, all of about one length.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      A scalar: 1 if all rows are the same, about 1 / B for B directions at random (the
+      pairs include each row with itself), 0 if all rows are zero.
+    """
+    center = parallel.pmean(embeddings.mean(axis=0), axis_name)
+    square = parallel.pmean(jnp.square(embeddings).sum(axis=1).mean(), axis_name)
+    least = jnp.finfo(square.dtype).tiny
+    return jnp.square(center).sum() / jnp.maximum(square, least)
 
 
 def zero_unless_finite(tree: Any, values: Any) -> Any:

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from invariance_propagation.announce import changed_settings, propagation_starts
+from invariance_propagation.announce import (
+    changed_settings,
+    collapse,
+    propagation_starts,
+)
 
 OFF = {"epoch": 1, "propagation_weight": 0.0, "neighbor_overlap": 0.25}
 ON = {"epoch": 2, "propagation_weight": 0.6, "neighbor_overlap": 0.3}
@@ -61,3 +65,14 @@ def test_what_is_learnt_otherwise_from_here_on_is_named(capsys) -> None:
     assert "has method.temperature = 0.1 so far, this config 0.2" in (
         capsys.readouterr().out
     )
+
+
+def test_a_collapse_is_told_once_and_not_of_the_first_epochs() -> None:
+    said, before = Spoken(), {}
+    for epoch, similarity in enumerate([0.99] * 10 + [0.5, 0.95, 0.96, 0.2]):
+        row = {"epoch": epoch, "similarity": similarity}
+        collapse(row, before, said)
+        before = row
+    (warning,) = said
+    assert warning.startswith("warning: in epoch 11 all images have nearly the same")
+    assert "mean cosine 0.95" in warning and "optimizer.warmup_epochs" in warning

@@ -1,5 +1,6 @@
 """A whole step: the same on any number of devices and in any runner."""
 
+import functools
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from invariance_propagation import devices, parallel
 from invariance_propagation.data.augment import normalize
+from invariance_propagation.train_step import mean_similarity
 from tests import tiny
 
 NUM_STEPS = 20
@@ -226,3 +228,17 @@ def test_the_memory_is_written_in_place() -> None:
         assert large in text, "the test looks for the wrong shape"
         copies = re.findall(rf"= {re.escape(large)}\S* copy\(", text)
         assert not copies, f"{len(copies)} copies of {large}"
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_similarity_is_the_mean_cosine_of_all_pairs(devices: int) -> None:
+    rows = np.random.default_rng(3).normal(1.0, 1.0, (24, 5)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    of_devices = jax.vmap(
+        functools.partial(mean_similarity, axis_name="device"), axis_name="device"
+    )
+    found = of_devices(rows.reshape(devices, -1, 5))
+    np.testing.assert_allclose(found, (rows @ rows.T).mean(), rtol=1e-5)
+    same = np.tile(rows[:1], (24, 1)).reshape(devices, -1, 5)
+    np.testing.assert_allclose(of_devices(same), 1.0, rtol=1e-5)
+    assert np.all(of_devices(np.zeros_like(same)) == 0)
