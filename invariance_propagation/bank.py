@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.arguments import check_ids, check_vectors
+from invariance_propagation.arguments import check_ids, check_vectors, integer, real
 
 
 def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
@@ -21,10 +21,7 @@ def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
     Raises:
       ValueError: N or d below 1.
     """
-    if num_examples < 1 or dim < 1:
-        raise ValueError(
-            f"num_examples={num_examples}, dim={dim}: give numbers of 1 and above"
-        )
+    num_examples, dim = integer("num_examples", num_examples), integer("dim", dim)
     bound = (3 / dim) ** 0.5
     return jax.random.uniform(
         key, (num_examples, dim), jnp.float32, minval=-bound, maxval=bound
@@ -82,6 +79,7 @@ def update_bank(
       ValueError: momentum outside [0, 1]; an id that is not in [0, N) or one twice,
         where ids are known (not inside of `jit`); another dtype or shape.
     """
+    momentum = real("momentum", momentum)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum={momentum}: the bank's momentum is in [0, 1]")
     check_vectors("bank", bank, like=(None, None))

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.arguments import check_ids, check_vectors
+from invariance_propagation.arguments import check_ids, check_vectors, integer, real
 from invariance_propagation.bank import normalize
 from invariance_propagation.errors import UserError
 from invariance_propagation.losses import (
@@ -108,6 +108,8 @@ def invp_losses(
         num_examples=num_examples,
         num_neighbors=num_neighbors,
     )
+    num_hops, num_hard = int(num_hops), int(num_hard)
+    background_size, temperature = int(background_size), float(temperature)
     indices, graph = (jnp.asarray(x, jnp.int32) for x in (indices, graph))
     bank = jnp.asarray(bank, jnp.float32)
     anchors = normalize(jnp.asarray(embeddings, jnp.float32))
@@ -168,13 +170,11 @@ def check_ranges(
     num_neighbors: int,
 ) -> None:
     """Raises UserError, a ValueError, for what `invp_losses` cannot work with."""
-    if num_hops < 1:
-        raise UserError(f"num_hops={num_hops}: set it to 1 or above")
-    if num_hard < 1:
-        raise UserError(f"num_hard={num_hard}: set it to 1 or above")
-    if num_neighbors < 1:
-        raise UserError(f"num_neighbors={num_neighbors}: set it to 1 or above")
-    if not 1 <= background_size <= num_examples:
+    integer("num_hops", num_hops)
+    integer("num_hard", num_hard)
+    integer("num_neighbors", num_neighbors)
+    integer("background_size", background_size)
+    if background_size > num_examples:
         raise UserError(
             f"background_size={background_size}, but the bank holds {num_examples} "
             f"images: set it from 1 to {num_examples}"
@@ -184,7 +184,7 @@ def check_ranges(
             f"num_neighbors={num_neighbors}, but the bank holds {num_examples} "
             f"images: set it to at most {num_examples - 1}"
         )
-    if not temperature > 0:
+    if not real("temperature", temperature) > 0:
         raise UserError(f"temperature={temperature}: set it above 0, e.g. to 0.2")
     for name, value, known in (
         ("form", form, FORMS),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invariance_propagation import parallel
-from invariance_propagation.arguments import check_ids
+from invariance_propagation.arguments import check_ids, integer
 
 
 def init_graph(num_examples: int, num_neighbors: int) -> jax.Array:
@@ -27,7 +27,9 @@ def init_graph(num_examples: int, num_neighbors: int) -> jax.Array:
     Raises:
       ValueError: k < 1 or k + 1 > N.
     """
-    if not 1 <= num_neighbors < num_examples:
+    num_examples = integer("num_examples", num_examples, least=2)
+    num_neighbors = integer("num_neighbors", num_neighbors)
+    if num_neighbors >= num_examples:
         raise ValueError(
             f"num_neighbors={num_neighbors}, but there are {num_examples} images: give "
             f"a number from 1 to {num_examples - 1}"
@@ -61,8 +63,7 @@ def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax
     >>> print(propagate(graph, np.array([0]), num_hops=2))
     [[1 2 2 0 0 1]]
     """
-    if num_hops < 1:
-        raise ValueError(f"num_hops={num_hops}: at least 1 hop is needed")
+    num_hops = integer("num_hops", num_hops)
     check_ids("graph", graph, ndim=2, below=len(graph))
     check_ids("indices", indices, ndim=1, below=len(graph))
     return _walk(jnp.asarray(graph, jnp.int32), jnp.asarray(indices), num_hops)

@@ -118,5 +118,72 @@ def test_lists_are_taken(function: Callable) -> None:
 
 @pytest.mark.parametrize(("num_examples", "dim"), [(0, 4), (4, 0), (4, -1)])
 def test_a_bank_has_rows_and_columns(num_examples: int, dim: int) -> None:
-    with pytest.raises(ValueError, match=f"num_examples={num_examples}, dim={dim}"):
+    with pytest.raises(ValueError, match="=(0|-1): set it to 1 or above"):
         init_bank(jax.random.key(0), num_examples, dim)
+
+
+losses = partial(invp_losses, *(GOOD[name] for name in FUNCTIONS[list(FUNCTIONS)[2]]))
+walk = partial(propagate, GOOD["graph"], GOOD["indices"])
+move = partial(update_bank, GOOD["bank"], GOOD["indices"], GOOD["embeddings"])
+INTEGERS = [
+    (walk, "num_hops", 2),
+    *((losses, name, 2) for name in ("num_hops", "num_hard", "background_size")),
+    (partial(init_graph, num_neighbors=2), "num_examples", 9),
+    (partial(init_graph, 9), "num_neighbors", 2),
+    (partial(init_bank, jax.random.key(0), dim=4), "num_examples", 9),
+    (partial(init_bank, jax.random.key(0), 9), "dim", 4),
+]
+REALS = [(losses, "temperature", 0.25), (move, "momentum", 0.25)]
+
+
+def options_of(function: Callable) -> dict[str, int]:
+    return {"background_size": 9} if function is losses else {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [2.5, 2.0, "2", None, True, (2,), np.float32(2), 0, -1]
+)
+@pytest.mark.parametrize(("function", "name", "good"), INTEGERS)
+def test_an_option_that_is_no_count_is_named(function, name, good, wrong) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}=.*(integer|or above)"):
+        function(**options_of(function) | {name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [np.inf, np.nan, "0.2", None, (0.2,), 1j, -1])
+@pytest.mark.parametrize(("function", "name", "good"), REALS)
+def test_an_option_that_is_no_number_is_named(function, name, good, wrong) -> None:
+    with pytest.raises(ValueError, match=f"^{name}="):
+        function(**options_of(function) | {name: wrong})
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.array, jnp.int32])
+@pytest.mark.parametrize(("function", "name", "good"), INTEGERS)
+def test_integers_of_any_kind_are_taken(function, name, good, kind) -> None:
+    options = options_of(function)
+    found = function(**options | {name: kind(good)})
+    expected = function(**options | {name: good})
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.array, jnp.float32])
+@pytest.mark.parametrize(("function", "name", "good"), REALS)
+def test_numbers_of_any_kind_are_taken(function, name, good, kind) -> None:
+    options = options_of(function)
+    found = function(**options | {name: kind(good)})
+    expected = function(**options | {name: good})
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_an_option_that_is_traced_is_named_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"num_hops=\(traced\).*static_argnames"):
+        jax.jit(lambda n: walk(num_hops=n))(2)
+    with pytest.raises(ValueError, match=r"temperature=\(traced\)"):
+        jax.jit(lambda t: losses(background_size=9, temperature=t))(0.2)
+
+
+def test_an_id_below_zero_is_no_positive() -> None:
+    positives = with_one("positives", -1)
+    with pytest.raises(ValueError, match="^positives holds the id -1"):
+        distinct(positives, GOOD["indices"])
+    with pytest.raises(ValueError, match="^indices holds the id -1"):
+        distinct(GOOD["positives"], with_one("indices", -1))
