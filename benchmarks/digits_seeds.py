@@ -76,7 +76,7 @@ def describe(workdir: Path, record: dict[str, Any]) -> str:
     if not summary.exists():
         sys.exit(f"error: {workdir} is not finished: run make demo again")
     facts = next(workdir.glob("checkpoints/*/facts/metadata"))
-    settings = settings_of(json.loads(facts.read_text())["config"])
+    settings = settings_of(json.loads(facts.read_text())["facts"]["config"])
     if settings != record["settings"] or not (lines := lines_of(record)):
         lines = ["these settings have not been measured over ten seeds"]
     score = json.loads(summary.read_text())["knn_trained"]
@@ -99,8 +99,14 @@ def lines_of(record: dict[str, Any]) -> list[str]:
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """A config read from JSON, without its seed."""
-    return {name: value for name, value in config.items() if name != "seed"}
+    """What decides the score of a config read from JSON, but for its seed."""
+    from flax.traverse_util import flatten_dict
+
+    from invariance_propagation.announce import what_trains
+
+    known, decides = flatten_dict(config, sep="."), set(what_trains(config)) - {"seed"}
+    decides |= {x for x in known if x == "train.epochs" or x.startswith("knn.")}
+    return {name: known[name] for name in sorted(decides)}
 
 
 def read_record() -> dict[str, Any]:

@@ -232,7 +232,7 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
 def minutes(workdir: Path, rows: list[dict[str, Any]]) -> float:
     """Spent in steps, at the median rate of the epochs."""
     facts = next(workdir.glob("checkpoints/*/facts/metadata"))
-    images = rows[-1]["step"] * json.loads(facts.read_text())["batch_size"]
+    images = rows[-1]["step"] * json.loads(facts.read_text())["facts"]["batch_size"]
     rate = statistics.median(row["images_per_second"] for row in rows)
     return images / rate / 60
 

@@ -173,4 +173,7 @@ def get_config() -> ConfigDict:
     # command goes on; 0: at the end.
     config.train.stop_after_steps = 0
     config.train.stop_after_hours = 0.0  # likewise
+    # Where a workdir holds what is left of a run, and no checkpoint that can be read:
+    # move that aside and begin at step 0. A run that can go on does so all the same.
+    config.train.start_over = False
     return config.lock()

@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=256, norm_group=0)
     config.method.update(
-        background_size=512, temperature=0.1, propagation_weight=2.0, start_epoch=20
+        background_size=512, temperature=0.3, propagation_weight=2.0, start_epoch=20
     )
-    config.optimizer.update(learning_rate=0.06, weight_decay=5e-4)
+    config.optimizer.update(learning_rate=0.12, weight_decay=5e-4)
     config.knn.num_neighbors = 10
     config.train.update(epochs=60, evaluate_every=20, checkpoint_every=200)
     return config

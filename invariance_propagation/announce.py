@@ -27,7 +27,7 @@ NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
 NO_MATTER |= {"data.outside_links", "data.scan", "data.max_unreadable"}
 NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
 NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
-NO_MATTER |= {"train.num_threads", "train.num_workers"}
+NO_MATTER |= {"train.num_threads", "train.num_workers", "train.start_over"}
 NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
 # Where the schedule ends, and starts again, is compared in `horizon`.
 NO_MATTER |= {"optimizer.restart_epochs", "optimizer.restart_rates"}
@@ -70,14 +70,22 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
     """What a workdir's checkpoint was trained with, and this config has otherwise."""
-    old, new = (flatten_dict(config, sep=".") for config in (before, now))
+    old, new = what_trains(before), what_trains(now)
     for name in sorted(old.keys() & new.keys()):
-        trains = name not in NO_MATTER and name.split(".")[0] not in NO_MATTER
-        if trains and old[name] != new[name]:
+        if old[name] != new[name]:
             print(
                 f"warning: the run in this workdir has {name} = {old[name]} so far, "
                 f"this config {new[name]}: another run needs another --workdir"
             )
+
+
+def what_trains(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that change what is learnt, by their names with dots."""
+    return {
+        name: value
+        for name, value in flatten_dict(config, sep=".").items()
+        if name not in NO_MATTER and name.split(".")[0] not in NO_MATTER
+    }
 
 
 def propagation_starts(

@@ -7,6 +7,8 @@ the run and a CRC-32 per array, because Orbax returns a flipped bit unnoticed.
 
 import base64
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import zlib
@@ -18,11 +20,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from invariance_propagation.damage import trouble_of_machine
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.paths import plain, reason, remedy
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+
+
+class NoneWhole(TrainingError):
+    """There are checkpoints, and all of them are damaged."""
 
 
 class Checkpoints:
@@ -48,12 +55,14 @@ class Checkpoints:
           TrainingError: this or the previous save failed.
         """
         arrays = _leaves(state)
-        facts = facts | {"arrays": {name: _describe(x) for name, x in arrays.items()}}
+        known = {name: _describe(x) for name, x in arrays.items()}
+        facts = facts | {"step": step, "arrays": known}
+        stored = {"facts": facts, "digest": digest_of_facts(facts)}
         try:
             saved = self._open().save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)
+                    state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(stored)
                 ),
             )
         except Exception as error:
@@ -92,11 +101,16 @@ class Checkpoints:
                 raise self._failed(None, error) from error
 
     def facts(self) -> dict[str, Any] | None:
-        """The facts of the newest checkpoint that has any; None without one."""
+        """The facts of the newest checkpoint that has any; None without one.
+
+        Raises:
+          TrainingError: the machine cannot read them now.
+        """
         for step in steps_in(self.workdir):
             try:
                 return self._read_facts(step)
             except Exception as error:
+                self._check_machine(step, error)
                 logging.debug("facts of step %d: %s", step, error)
         return None
 
@@ -108,8 +122,9 @@ class Checkpoints:
     def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest checkpoint that is whole.
 
-        One that cannot be read, or whose arrays have changed, is set aside in
-        `damaged_checkpoints` with a warning, and the one before is tried.
+        One that is damaged, which its checksums or what cannot be decoded prove, is
+        passed over. Once an older one turns out whole, the damaged ones are moved to
+        `damaged_checkpoints` with a warning; otherwise nothing is moved.
 
         Args:
           target: pytree of jax.ShapeDtypeStruct.
@@ -119,20 +134,27 @@ class Checkpoints:
 
         Raises:
           UserError: an array of another shape, as after a change of the network.
-          TrainingError: there are checkpoints, but none can be read.
+          NoneWhole: there are checkpoints, and all are damaged.
+          TrainingError: the machine cannot read one now.
         """
-        steps = steps_in(self.workdir)
-        for step in steps:
+        damaged: dict[int, str] = {}
+        for step in steps_in(self.workdir):
             try:
-                return step, *self.read(step, target)
+                state, facts = self.read(step, target)
             except UserError:
                 raise
             except Exception as error:
-                self._set_aside(step, reason(error))
-        if steps:
-            raise TrainingError(
-                f"no checkpoint in {self.folder} can be read (they now lie in "
-                f"{self.workdir / DAMAGED}): choose another --workdir to start over"
+                self._check_machine(step, error)
+                damaged[step] = reason(error)
+                continue
+            for other, why in damaged.items():
+                self._set_aside(other, why)
+            return step, state, facts
+        if damaged:
+            newest, why = next(iter(damaged.items()))
+            raise NoneWhole(
+                f"no checkpoint in {self.folder} is whole (step {newest}: {why}); "
+                "nothing was moved"
             )
         return None
 
@@ -171,8 +193,16 @@ class Checkpoints:
         return self._manager
 
     def _read_facts(self, step: int) -> dict[str, Any]:
-        # Not by the manager, which clears away what another process is writing.
-        return read_item(ocp.JsonCheckpointHandler(), self.folder / str(step) / "facts")
+        return read_facts(self.folder / str(step))
+
+    def _check_machine(self, step: int, error: Exception) -> None:
+        """Raises TrainingError unless the checkpoint is to blame for this error."""
+        trouble = trouble_of_machine(error, self.folder / str(step))
+        if trouble is not None:
+            raise TrainingError(
+                f"{self.folder / str(step)} cannot be read now ({trouble}); nothing was "
+                "moved: mend that, and run the same command again"
+            ) from error
 
     def _read_state(self, step: int, target: Any) -> Any:
         # NumPy leaves in the target make Orbax return NumPy arrays, wherever the
@@ -189,11 +219,17 @@ class Checkpoints:
             self.workdir / DAMAGED,
         )
         self.close()
-        (self.workdir / DAMAGED).mkdir(exist_ok=True)
         place = self.workdir / DAMAGED / str(step)
-        while place.exists():
-            place = place.with_name(place.name + "_")
-        (self.folder / str(step)).rename(place)
+        try:
+            place.parent.mkdir(exist_ok=True)
+            while place.exists():
+                place = place.with_name(place.name + "_")
+            (self.folder / str(step)).rename(place)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder / str(step)} is damaged, and cannot be moved to {place} "
+                f"({reason(error)}): move it away, and run the same command again"
+            ) from error
 
     def _failed(self, step: int | None, error: Exception) -> TrainingError:
         which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
@@ -220,6 +256,35 @@ def steps_in(workdir: Path) -> list[int]:
             f"{folder} cannot be read ({reason(error)}): mend that, or name another"
         ) from error
     return sorted(map(int, names), reverse=True)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of one checkpoint; nothing but these is read or touched.
+
+    Args:
+      folder: of the checkpoint. A name that is a number must be its step.
+
+    Raises:
+      ValueError: they are not what was written, or of another step.
+      Exception: they cannot be read.
+    """
+    # Not by a manager, which clears away what another process is writing.
+    stored = read_item(ocp.JsonCheckpointHandler(), folder / "facts")
+    if "arrays" in stored:  # older ones have no digest
+        facts = stored
+    else:
+        facts = stored.get("facts")
+        if stored.get("digest") != digest_of_facts(facts):
+            raise ValueError("its facts have changed since they were written")
+    if folder.name.isdigit() and facts.get("step", folder.name) != int(folder.name):
+        raise ValueError(f"it is the checkpoint of step {facts['step']}, renamed")
+    return facts
+
+
+def digest_of_facts(facts: Any) -> str:
+    """SHA-256 of JSON, whatever the order of its keys."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_item(handler: ocp.CheckpointHandler, folder: Path, **options: Any) -> Any:

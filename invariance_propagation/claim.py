@@ -1,5 +1,7 @@
 """A run's claim to its workdir: made and tried out before the first step is taken."""
 
+import itertools
+import os
 import shutil
 import stat
 from collections.abc import Sequence
@@ -56,6 +58,38 @@ def claim(folder: Path, files: Sequence[str]) -> None:
         raise not_writable(folder, error.__cause__ or error, key=KEY) from error
     finally:
         shutil.rmtree(probe, ignore_errors=True)
+
+
+def traces_in(folder: Path, names: Sequence[str]) -> list[str]:
+    """Returns which of these are there: a file with content, a folder of checkpoints."""
+    return [name for name in names if _is_trace(folder / name)]
+
+
+def _is_trace(path: Path) -> bool:
+    if path.is_dir():
+        # A second damaged checkpoint of step 5 is 5_, a save that was killed no number.
+        return any(name.rstrip("_").isdigit() for name in os.listdir(path))
+    return path.exists() and path.stat().st_size > 0
+
+
+def move_aside(folder: Path, names: Sequence[str]) -> Path:
+    """Moves what is there of `names` into a new folder of the workdir; returns that.
+
+    Raises:
+      UserError: it cannot be moved, with the system's reason.
+    """
+    numbers = itertools.count(1)
+    place = next(
+        path for n in numbers if not (path := folder / f"replaced_{n}").exists()
+    )
+    try:
+        place.mkdir()
+        for name in names:
+            if (folder / name).exists():
+                (folder / name).rename(place / name)
+    except OSError as error:
+        raise not_writable(folder, error, key=KEY) from error
+    return place
 
 
 def _check_file(path: Path) -> None:

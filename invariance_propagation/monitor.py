@@ -16,7 +16,7 @@ from invariance_propagation.evaluation import meaning
 from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.models import Outputs
 from invariance_propagation.paths import writing
-from invariance_propagation.progress import METRICS_FILE, read_rows
+from invariance_propagation.progress import METRICS_FILE
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
 
@@ -90,12 +90,21 @@ def has_scores(row: dict[str, Any]) -> bool:
     return any(name in row for name in SCORES)
 
 
-def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str, Any]:
-    """Writes summary.json of a run that has taken `steps`, and prints its table."""
+def summarize(
+    run: Run,
+    state: TrainState,
+    steps: int,
+    folder: Path,
+    untrained: dict[str, float],
+    trained: dict[str, float],
+) -> dict[str, Any]:
+    """Writes summary.json of a run that has taken `steps`, and prints its table.
+
+    `untrained` and `trained` are what `knn` measured before the first step and after the
+    last, {} without held-out labels.
+    """
     summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
-    scored = list(filter(has_scores, read_rows(folder)))
-    if scored:
-        untrained, trained = scored[0], scored[-1]
+    if trained:
         summary |= {
             "knn_neighbors": run.knn.num_neighbors,
             "knn_raw_pixels": _knn_of_pixels(run),
@@ -108,7 +117,7 @@ def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str
         *hops, overall = purity(run, state, num_anchors=run.num_examples)
         summary |= {"purity_by_hop": hops, "purity": overall}
     known = remarks(run)
-    if scored and ALIKE in scored[-1]:
+    if ALIKE in trained:
         known.append("all held-out images have the same features: nothing is learnt")
     if known:
         summary["remarks"] = known
@@ -120,9 +129,13 @@ def summarize(run: Run, state: TrainState, steps: int, folder: Path) -> dict[str
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of the last run that finished in this workdir, if any did."""
-    path = folder / SUMMARY_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The summary of the last run that finished in this workdir, if any can be read."""
+    try:
+        text = (folder / SUMMARY_FILE).read_text(encoding="utf-8")
+        summary = json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) and "steps" in summary else None
 
 
 def repeat_summary(

@@ -20,6 +20,7 @@ class TrainOptions(NamedTuple):
     num_workers: int
     stop_after_steps: int
     stop_after_hours: float
+    start_over: bool
 
 
 class KnnOptions(NamedTuple):

@@ -190,7 +190,7 @@ def reason(error: BaseException) -> str:
     TensorStore has them somewhere in the long text of an error of another type.
     """
     words = {os.strerror(number) for number in errno.errorcode}
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         for found in sorted(word for word in words if word in str(cause)):
@@ -204,7 +204,7 @@ def is_full(error: BaseException) -> bool:
     return reason(error) in map(os.strerror, FULL)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause

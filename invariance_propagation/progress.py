@@ -1,6 +1,7 @@
 """What a run shows and keeps: a bar or plain lines, and metrics.jsonl."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -96,17 +97,32 @@ class MetricsLog:
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line that was cut short is left out."""
+    """The rows of metrics.jsonl, each with its step.
+
+    Lines that are none, as where the file was cut short, are left out with a warning.
+    """
     path = workdir / METRICS_FILE
-    if not path.exists():
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    rows = [row for row in map(_row_of, lines) if row is not None]
+    if len(rows) < len(lines):
+        logging.warning(
+            "%s: %d of %d lines cannot be read and are left out",
+            path,
+            len(lines) - len(rows),
+            len(lines),
+        )
     return rows
+
+
+def _row_of(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -19,10 +19,12 @@ from invariance_propagation import settings
 from invariance_propagation.checkpoint import (
     FOLDER,
     checksum,
+    read_facts,
     read_item,
     steps_in,
     unpack_ids,
 )
+from invariance_propagation.damage import trouble_of_machine
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.models.torchvision import (
@@ -187,9 +189,15 @@ def read_checkpoint(
     reasons = []
     for folder in _step_folders(local(path, key="checkpoint")):
         try:
-            facts = read_item(ocp.JsonCheckpointHandler(), folder / "facts")
+            facts = read_facts(folder)
             state = _read_parts(folder / "state", parts, facts["arrays"])
         except Exception as error:
+            trouble = trouble_of_machine(error, folder)
+            if trouble is not None:
+                raise TrainingError(
+                    f"{folder} cannot be read now ({trouble}): mend that, and run the "
+                    "same command again"
+                ) from error
             reasons.append(f"{folder} cannot be read ({reason(error)})")
             continue
         for passed_over in reasons:

@@ -10,10 +10,10 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes, settings
-from invariance_propagation.checkpoint import Checkpoints
-from invariance_propagation.claim import KEY, claim, look_at
+from invariance_propagation.checkpoint import DAMAGED, FOLDER, Checkpoints, NoneWhole
+from invariance_propagation.claim import KEY, claim, look_at, move_aside, traces_in
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.errors import Stopped
+from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.horizon import check_horizon, how_to_train_on
 from invariance_propagation.identity import (
     check_same_run,
@@ -37,8 +37,12 @@ from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import Window
 
+START_OVER = "--config.train.start_over=True"
 PARAMETERS_FILE = "parameters.txt"
 FILES = (METRICS_FILE, monitor.SUMMARY_FILE, PARAMETERS_FILE)
+# What tells that a run has been in a workdir; and what of it is moved aside.
+TRACES = (FOLDER, DAMAGED, METRICS_FILE, monitor.SUMMARY_FILE)
+MOVED = (FOLDER, DAMAGED, *FILES)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -117,7 +121,19 @@ def _prepare_folder(
         if finished and found["step"] >= run.total_steps:
             advice = how_to_train_on(before, folder)
             return monitor.repeat_summary(summary, folder, advice), None
-    start = start_of(config) if found is None else None
+    start = None
+    if found is None:
+        if left := traces_in(folder, TRACES):
+            if not run.options.start_over:
+                raise UserError(
+                    f"{folder} has {', '.join(left)} of a run, but no checkpoint that "
+                    f"can be read: put its checkpoints back into {folder / FOLDER}, or "
+                    f"add {START_OVER}, which moves what is left of the run aside and "
+                    "begins at step 0"
+                )
+            place = move_aside(folder, MOVED)
+            print(f"what is left of a run now lies in {place}; beginning at step 0")
+        start = start_of(config)
     claim(folder, FILES)
     return None, start
 
@@ -134,11 +150,14 @@ def _train(
     state = run.init(start=begin and begin[:2])
     start, window = 0, Window()
     shapes = run.runner.shapes(state, run.spec, run.num_examples)
-    restored = processes.from_first(checkpoints.restore, shapes)
+    restored = processes.from_first(
+        _restore, checkpoints, shapes, run.options.start_over
+    )
     if restored is not None:
         start, arrays, saved = restored
         state = run.runner.put(arrays, run.spec)
         window = Window(**saved["window"])
+        facts = facts | {"untrained": saved.get("untrained", {})}
         if "started_from" in saved:  # its weights may be gone by now
             facts = facts | {"started_from": saved["started_from"]}
     log, progress = Silent(), Silent()
@@ -159,9 +178,13 @@ def _train(
     feed = run.feed(start=start, stop=run.total_steps)
     limit = run.options.stop_after_steps
     try:
-        if start == 0 and run.has_knn:
-            progress.say("kNN of the network before training")
-            log.write({"step": 0, "epoch": 0, **monitor.knn(run, state)})
+        if restored is None:
+            # Before the first row: rows without a checkpoint are of one that was lost.
+            facts = facts | {"untrained": _score_untrained(run, state, progress)}
+            _save(run, state, 0, checkpoints, facts, window)
+            processes.from_first(checkpoints.finish)
+        if start == 0:
+            _log_scores(0, 0, facts["untrained"], folder, log)
         with stop_requests(
             run.runner,
             last_step=start + limit if limit else None,
@@ -181,19 +204,66 @@ def _train(
             )
         processes.from_first(checkpoints.finish)
         steps = max(start, run.total_steps)
-        if run.has_knn and not processes.from_first(_has_scores_of, steps, folder):
-            epoch = (steps - 1) // run.steps_per_epoch
-            log.write({"step": steps, "epoch": epoch, **monitor.knn(run, state)})
+        trained = monitor.knn(run, state) if run.has_knn else {}
+        _log_scores(steps, (steps - 1) // run.steps_per_epoch, trained, folder, log)
     finally:
         feed.close()
         progress.close()
         log.close()
-    return processes.from_first(monitor.summarize, run, state, steps, folder)
+    scores = facts["untrained"], trained
+    return processes.from_first(monitor.summarize, run, state, steps, folder, *scores)
+
+
+def _restore(
+    checkpoints: Checkpoints, shapes: Any, start_over: bool
+) -> tuple[int, Any, dict[str, Any]] | None:
+    try:
+        return checkpoints.restore(shapes)
+    except NoneWhole as error:
+        if not start_over:
+            raise TrainingError(
+                f"{error}: put a whole one there, or add {START_OVER}, which moves what "
+                "is left of the run aside and begins at step 0"
+            ) from error
+        place = move_aside(checkpoints.workdir, MOVED)
+        # What a run starts from is read before its checkpoints are.
+        raise TrainingError(
+            f"no checkpoint was whole, and what was left of the run now lies in {place}: "
+            "run the same command again, which begins at step 0"
+        ) from error
+
+
+def _score_untrained(run: Run, state: TrainState, progress: Any) -> dict[str, float]:
+    if not run.has_knn:
+        return {}
+    progress.say("kNN of the network before training")
+    return monitor.knn(run, state)
+
+
+def _log_scores(
+    step: int, epoch: int, scores: dict[str, float], folder: Path, log: Any
+) -> None:
+    """Once, also where a run was killed before its row or after it."""
+    if scores and not processes.from_first(_has_scores_of, step, folder):
+        log.write({"step": step, "epoch": epoch, **scores})
 
 
 def _has_scores_of(step: int, folder: Path) -> bool:
     rows = filter(monitor.has_scores, read_rows(folder))
     return any(row["step"] == step for row in rows)
+
+
+def _save(
+    run: Run,
+    state: TrainState,
+    step: int,
+    checkpoints: Checkpoints,
+    facts: dict[str, Any],
+    window: Window,
+) -> None:
+    host_state = run.runner.fetch(state, run.spec, run.num_examples)
+    own_facts = facts | {"window": window.facts()}
+    processes.from_first(checkpoints.save, step, host_state, own_facts)
 
 
 def _loop(
@@ -246,9 +316,7 @@ def _loop(
         stop = stopping(done)
         if done % options.checkpoint_every == 0 or last or stop:
             window.settle()
-            host_state = run.runner.fetch(state, run.spec, run.num_examples)
-            own_facts = facts | {"step": done, "window": window.facts()}
-            processes.from_first(checkpoints.save, done, host_state, own_facts)
+            _save(run, state, done, checkpoints, facts, window)
         if stop and not last:
             processes.from_first(checkpoints.finish)
             raise Stopped(

@@ -1,10 +1,15 @@
 """Checkpoints: exact, atomic, checked, and loud when something is wrong."""
 
+import contextlib
 import errno
 import gc
+import importlib
 import json
 import logging
 import os
+import resource
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from invariance_propagation import checkpoint as module
 from invariance_propagation import devices, parallel
 from invariance_propagation.checkpoint import (
     DAMAGED,
     Checkpoints,
+    NoneWhole,
     pack_ids,
+    read_facts,
     steps_in,
     unpack_ids,
 )
@@ -152,13 +160,128 @@ def test_a_damaged_checkpoint_is_set_aside(
 
 
 @ORBAX_NOISE
-def test_damage_to_all_is_no_fresh_start(tmp_path: Path) -> None:
-    save_all(tmp_path, (1,))
-    for path in (tmp_path / "checkpoints" / "1").rglob("*"):
+def test_damage_to_all_is_no_fresh_start_and_nothing_is_moved(tmp_path: Path) -> None:
+    save_all(tmp_path, (1, 2))
+    for path in (tmp_path / "checkpoints").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(TrainingError, match="no checkpoint .* can be read"):
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(
+            NoneWhole, match="no checkpoint .* is whole.*nothing was mov"
+        ):
+            restore(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@ORBAX_NOISE
+def test_a_bit_of_the_facts_that_flips_is_damage(tmp_path: Path) -> None:
+    save_all(tmp_path, (1, 2))
+    path = tmp_path / "checkpoints" / "2" / "facts" / "metadata"
+    whole = path.read_bytes()
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    random = np.random.default_rng(0)
+    for bit in random.choice(8 * len(whole), 150, replace=False):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        found = checkpoints.facts()
+        # JSON has blanks between its tokens, which mean nothing.
+        assert found["step"] == 1 or found == read_facts_of(whole, tmp_path), bit
+    checkpoints.close()
+
+
+def read_facts_of(content: bytes, place: Path) -> dict[str, Any]:
+    (place / "2" / "facts").mkdir(parents=True, exist_ok=True)
+    (place / "2" / "facts" / "metadata").write_bytes(content)
+    return read_facts(place / "2")
+
+
+@ORBAX_NOISE
+def test_checkpoints_that_are_swapped_or_renamed_are_damaged(tmp_path: Path) -> None:
+    save_all(tmp_path, (1, 2, 3))
+    folder = tmp_path / "checkpoints"
+    (folder / "3").rename(folder / "other")
+    (folder / "2").rename(folder / "3")
+    (folder / "other").rename(folder / "2")
+    step, state, _ = restore(tmp_path)
+    assert step == 1
+    jax.tree.map(np.testing.assert_array_equal, state, state_of(1))
+    assert {path.name for path in (tmp_path / DAMAGED).iterdir()} == {"2", "3"}
+
+
+@ORBAX_NOISE
+def test_the_state_of_another_step_is_damage(tmp_path: Path) -> None:
+    save_all(tmp_path, (1, 2, 3))
+    folder = tmp_path / "checkpoints"
+    shutil.rmtree(folder / "3" / "state")
+    shutil.copytree(folder / "2" / "state", folder / "3" / "state")
+    assert restore(tmp_path)[0] == 2
+
+
+@ORBAX_NOISE
+@pytest.mark.parametrize("which", ["facts", "state"])
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EMFILE, errno.EIO, errno.ENOMEM, errno.ESTALE]
+)
+def test_a_machine_that_cannot_read_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, which: str
+) -> None:
+    save_all(tmp_path, (1, 2))
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number), "somewhere")
+
+    if which == "facts":
+        monkeypatch.setattr(module, "read_item", fail)
+    else:
+        monkeypatch.setattr(Checkpoints, "_read_state", fail)
+    with pytest.raises(TrainingError, match=os.strerror(number)) as caught:
         restore(tmp_path)
+    assert "2 cannot be read now" in str(caught.value)
+    assert "nothing was moved" in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.undo()
+    assert restore(tmp_path)[0] == 2
+
+
+@ORBAX_NOISE
+@pytest.mark.parametrize("free", [0, 1, 2, 3, 4, 6, 8, 12, 16, 24])
+def test_too_many_open_files_are_not_damage(tmp_path: Path, free: int) -> None:
+    save_all(tmp_path, (1, 2))
+    restore(tmp_path)  # loads what is loaded late
+    before = sorted(tmp_path.rglob("*"))
+    with few_open_files(free):
+        try:
+            step, _, _ = restore(tmp_path)
+        except (TrainingError, UserError) as error:
+            step = 2
+            assert os.strerror(errno.EMFILE) in str(error)
+    assert step == 2
+    assert sorted(tmp_path.rglob("*")) == before
+    assert restore(tmp_path)[0] == 2
+
+
+@contextlib.contextmanager
+def few_open_files(free: int) -> Iterator[None]:
+    """So many more files can be opened."""
+    importlib.import_module("tracemalloc")  # as pytest does when something is amiss
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(x) for x in os.listdir("/proc/self/fd"))
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 4, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
 
 
 def test_a_save_that_was_killed_is_ignored(tmp_path: Path) -> None:

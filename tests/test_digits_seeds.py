@@ -44,7 +44,7 @@ def finished(folder: Path, **changes: object) -> Path:
     config = json.loads(digits.get_config().to_json_best_effort()) | changes
     (folder / "checkpoints/600/facts").mkdir(parents=True)
     facts = folder / "checkpoints/600/facts/metadata"
-    facts.write_text(json.dumps({"config": config}))
+    facts.write_text(json.dumps({"facts": {"config": config}}))
     (folder / "summary.json").write_text(json.dumps({"knn_trained": 0.9756}))
     return folder
 

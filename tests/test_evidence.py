@@ -37,7 +37,7 @@ def pretend(workdir: Path, arguments: tuple[str, ...]) -> None:
     if "--config=configs/evaluate.py" not in arguments:
         facts = workdir / "checkpoints" / "8" / "facts"
         facts.mkdir(parents=True)
-        (facts / "metadata").write_text(json.dumps({"batch_size": 30}))
+        (facts / "metadata").write_text(json.dumps({"facts": {"batch_size": 30}}))
         rows = [{"step": 0, "epoch": 0, "knn": 0.5}]
         for step, weight in ((2, 0.0), (4, 0.0), (6, 0.3), (8, 0.6)):
             rows.append({"step": step, "epoch": (step - 1) // 4, "loss": 1.0})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from invariance_propagation.checkpoint import digest_of_facts
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.restore import (
@@ -119,10 +120,12 @@ def test_other_contents_than_were_written_are_noticed(
 ) -> None:
     store_run(tmp_path, (3,))
     path = tmp_path / "checkpoints" / "3" / "facts" / "metadata"
-    facts = json.loads(path.read_text())
+    stored = json.loads(path.read_text())
+    facts = stored["facts"]
     name = next(name for name in facts["arrays"] if name.startswith(f".{part}"))
     facts["arrays"][name]["crc32"] ^= 1
-    path.write_text(json.dumps(facts))
+    stored["digest"] = digest_of_facts(facts)
+    path.write_text(json.dumps(stored))
     with pytest.raises(TrainingError, match=f"{part}.* has changed since"):
         read_checkpoint(tmp_path, (part,))
     other = {"params": "memory", "memory": "params"}[part]

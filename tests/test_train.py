@@ -1,8 +1,10 @@
 """Whole runs: they learn, resume exactly, stop in time, and say what they do."""
 
+import gc
 import json
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ from invariance_propagation.train import train_and_evaluate
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+# Orbax's complaint about what is damaged.
+ORBAX_NOISE = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +216,96 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         train_and_evaluate(tiny_config(), str(tmp_path))
     steps = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert steps == {"5", "10"}
+
+
+def files_of(workdir: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(params=["emptied", "missing", "damaged facts", "damaged arrays"])
+def without_checkpoints(
+    uninterrupted: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Path:
+    """The workdir of a run that has lost all its checkpoints."""
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "checkpoints"
+    if request.param in ("emptied", "missing"):
+        shutil.rmtree(folder)
+    if request.param == "emptied":
+        folder.mkdir()
+    (tmp_path / "summary.json").unlink()  # else it is finished, and says so
+    part = {"damaged facts": "facts", "damaged arrays": "state"}.get(request.param)
+    for path in folder.glob(f"*/{part}/**/*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    return tmp_path
+
+
+@ORBAX_NOISE
+def test_nothing_starts_over_in_silence(without_checkpoints: Path) -> None:
+    config, workdir = tiny_config(), str(without_checkpoints)
+    before = files_of(without_checkpoints)
+    said = []
+    for _ in range(2):
+        with pytest.raises((UserError, TrainingError)) as caught:
+            train_and_evaluate(config, workdir)
+        said.append(str(caught.value))
+    gc.collect()
+    assert said[0] == said[1]
+    assert "--config.train.start_over=True" in said[0] and "checkpoints" in said[0]
+    after = files_of(without_checkpoints)
+    (
+        after.pop(without_checkpoints / "parameters.txt"),
+        before.pop(without_checkpoints / "parameters.txt"),
+    )
+    assert after == before
+
+
+@ORBAX_NOISE
+def test_a_run_starts_over_if_it_is_asked_to(
+    without_checkpoints: Path, uninterrupted: Path
+) -> None:
+    config = tiny_config(train__start_over=True)
+    old = (without_checkpoints / "metrics.jsonl").read_bytes()
+    try:
+        train_and_evaluate(config, str(without_checkpoints))
+    except TrainingError as error:
+        assert "run the same command again" in str(error)
+        train_and_evaluate(config, str(without_checkpoints))
+    gc.collect()
+    same_run(without_checkpoints, uninterrupted)
+    aside = without_checkpoints / "replaced_1"
+    assert (aside / "metrics.jsonl").read_bytes() == old
+    # The run that has begun anew is not thrown away by the same command.
+    before = files_of(without_checkpoints)
+    train_and_evaluate(config, str(without_checkpoints))
+    assert files_of(without_checkpoints) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}\n[1]\nnull\n", b'{"step": 0, "knn": 0.9}\n{"st', b"\xff\x00" * 99],
+)
+def test_a_summary_says_what_was_measured_whatever_became_of_the_rows(
+    uninterrupted: Path, tmp_path: Path, content: bytes
+) -> None:
+    expected = json.loads((uninterrupted / "summary.json").read_text())
+    with pytest.raises(Stopped):
+        train_and_evaluate(tiny_config(train__stop_after_steps=17), str(tmp_path))
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    summary = train_and_evaluate(tiny_config(), str(tmp_path))
+    assert summary == expected | {"workdir": str(tmp_path)}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"knn": 1}'])
+def test_a_summary_that_is_lost_is_made_again(
+    uninterrupted: Path, tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    expected = json.loads((uninterrupted / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(content)
+    summary = train_and_evaluate(tiny_config(), str(tmp_path))
+    assert summary == expected | {"workdir": str(tmp_path)}
 
 
 def test_other_data_in_the_workdir_is_refused(uninterrupted: Path) -> None:

@@ -17,6 +17,8 @@ CHANGES = {
     "encoder.hidden": 8,
     "method.background_size": 64,
     "method.start_epoch": 2,
+    "method.temperature": 0.1,
+    "optimizer.learning_rate": 0.06,
     "train.batch_size": 32,
     "train.epochs": 4,
     "train.evaluate_every": 2,

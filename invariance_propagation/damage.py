@@ -1,0 +1,51 @@
+"""Tells a checkpoint that is damaged from a machine that cannot read it now."""
+
+import errno
+import os
+from pathlib import Path
+
+from invariance_propagation.paths import causes, reason
+
+# What a checkpoint itself can be to blame for: a file of it is gone, or another kind.
+OF_CONTENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
+    """Returns the system's words if the machine is why a checkpoint cannot be read.
+
+    A checkpoint is damaged if its files can be read, and what is in them is missing, cut
+    short or changed. Everything else passes, and says nothing about the checkpoint: no
+    permission, too many open files, no memory, a disk or network that fails.
+
+    Args:
+      error: what reading it has raised.
+      folder: of the checkpoint; all its files are read once more.
+    """
+    for cause in causes(error):
+        if isinstance(cause, MemoryError):
+            return "out of memory"
+    # TensorStore has the words in the long text of an error of another type.
+    words = reason(error)
+    of_system = {os.strerror(x) for x in errno.errorcode if x not in OF_CONTENT}
+    if words in of_system:
+        return words
+    try:
+        _read_all(folder)
+    except OSError as trouble:
+        if trouble.errno not in OF_CONTENT:
+            return reason(trouble)
+    return None
+
+
+def _read_all(folder: Path) -> None:
+    """Raises OSError for the first file that cannot be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=stop):
+        for path in (Path(place) / name for name in names):
+            if path.is_file():  # a FIFO would be waited for
+                with path.open("rb", buffering=0) as file:
+                    while file.read(1 << 22):
+                        pass
