@@ -69,6 +69,12 @@ def test_other_settings_are_not_compared(seeds, trained, tmp_path: Path) -> None
     assert "not been measured" in said and "ten seeds:" not in said
 
 
+def test_what_does_not_train_makes_no_difference(seeds, trained, tmp_path) -> None:
+    seeds.measure()
+    run = finished(tmp_path / "run", parallel="shard_map", num_devices=1)
+    assert "ten seeds: 98.00" in seeds.describe(run, seeds.read_record())
+
+
 def test_fewer_than_ten_seeds_are_no_mean(
     seeds, trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +92,7 @@ def test_fewer_than_ten_seeds_are_no_mean(
 def test_new_settings_are_measured_anew(seeds, trained) -> None:
     seeds.measure()
     record = seeds.read_record()
-    record["settings"]["train"]["epochs"] += 1
+    record["settings"]["train.epochs"] += 1
     seeds.PATH.write_text(json.dumps(record))
     seeds.measure()
     assert trained == [*range(10), *range(10)]
