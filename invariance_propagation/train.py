@@ -117,7 +117,7 @@ def _prepare_folder(
                 print(change)
         # A run that was killed before its summary goes on to make it.
         summary = monitor.read_summary(folder)
-        finished = summary is not None and summary["steps"] == found["step"]
+        finished = summary is not None and summary.get("steps") == found["step"]
         if finished and found["step"] >= run.total_steps:
             advice = how_to_train_on(before, folder)
             return monitor.repeat_summary(summary, folder, advice), None

@@ -30,9 +30,9 @@ NAME = "invariance_propagation"
 # line, never to the same one: there is no cycle, and neighbours on a line, such as
 # data and methods, know nothing of each other.
 LAYERS = (
-    {"arguments", "drafts", "errors", "parallel", "version"},
-    {"paths", "processes"},
-    {"auto", "devices", "options", "origin", "settings"},
+    {"drafts", "errors", "parallel", "version"},
+    {"arguments", "paths", "processes"},
+    {"auto", "damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
     {"objective"},
