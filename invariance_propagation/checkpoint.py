@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from invariance_propagation.damage import trouble_of_machine
+from invariance_propagation.damage import check_machine
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.paths import plain, reason, remedy
 
@@ -110,7 +110,7 @@ class Checkpoints:
             try:
                 return self._read_facts(step)
             except Exception as error:
-                self._check_machine(step, error)
+                check_machine(error, self.folder / str(step))
                 logging.debug("facts of step %d: %s", step, error)
         return None
 
@@ -144,7 +144,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
-                self._check_machine(step, error)
+                check_machine(error, self.folder / str(step))
                 damaged[step] = reason(error)
                 continue
             for other, why in damaged.items():
@@ -194,15 +194,6 @@ class Checkpoints:
 
     def _read_facts(self, step: int) -> dict[str, Any]:
         return read_facts(self.folder / str(step))
-
-    def _check_machine(self, step: int, error: Exception) -> None:
-        """Raises TrainingError unless the checkpoint is to blame for this error."""
-        trouble = trouble_of_machine(error, self.folder / str(step))
-        if trouble is not None:
-            raise TrainingError(
-                f"{self.folder / str(step)} cannot be read now ({trouble}); nothing was "
-                "moved: mend that, and run the same command again"
-            ) from error
 
     def _read_state(self, step: int, target: Any) -> Any:
         # NumPy leaves in the target make Orbax return NumPy arrays, wherever the
@@ -276,7 +267,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts = stored.get("facts")
         if stored.get("digest") != digest_of_facts(facts):
             raise ValueError("its facts have changed since they were written")
-    if folder.name.isdigit() and facts.get("step", folder.name) != int(folder.name):
+    if folder.name.isdigit() and facts["step"] != int(folder.name):
         raise ValueError(f"it is the checkpoint of step {facts['step']}, renamed")
     return facts
 

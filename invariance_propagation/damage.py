@@ -4,10 +4,26 @@ import errno
 import os
 from pathlib import Path
 
+from invariance_propagation.errors import TrainingError
 from invariance_propagation.paths import causes, reason
 
 # What a checkpoint itself can be to blame for: a file of it is gone, or another kind.
 OF_CONTENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+def check_machine(error: BaseException, folder: Path) -> None:
+    """Raises TrainingError if the machine is why a checkpoint cannot be read.
+
+    Args:
+      error: what reading it has raised.
+      folder: of the checkpoint; all its files are read once more.
+    """
+    trouble = trouble_of_machine(error, folder)
+    if trouble is not None:
+        raise TrainingError(
+            f"{folder} cannot be read now ({trouble}); nothing was moved: mend that, and "
+            "run the same command again"
+        ) from error
 
 
 def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
@@ -17,9 +33,7 @@ def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
     short or changed. Everything else passes, and says nothing about the checkpoint: no
     permission, too many open files, no memory, a disk or network that fails.
 
-    Args:
-      error: what reading it has raised.
-      folder: of the checkpoint; all its files are read once more.
+    The arguments are those of `check_machine`.
     """
     for cause in causes(error):
         if isinstance(cause, MemoryError):

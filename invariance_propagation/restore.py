@@ -24,7 +24,7 @@ from invariance_propagation.checkpoint import (
     steps_in,
     unpack_ids,
 )
-from invariance_propagation.damage import trouble_of_machine
+from invariance_propagation.damage import check_machine
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.models.torchvision import (
@@ -192,12 +192,7 @@ def read_checkpoint(
             facts = read_facts(folder)
             state = _read_parts(folder / "state", parts, facts["arrays"])
         except Exception as error:
-            trouble = trouble_of_machine(error, folder)
-            if trouble is not None:
-                raise TrainingError(
-                    f"{folder} cannot be read now ({trouble}): mend that, and run the "
-                    "same command again"
-                ) from error
+            check_machine(error, folder)
             reasons.append(f"{folder} cannot be read ({reason(error)})")
             continue
         for passed_over in reasons:

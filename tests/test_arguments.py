@@ -156,17 +156,18 @@ def test_an_option_that_is_no_number_is_named(function, name, good, wrong) -> No
         function(**options_of(function) | {name: wrong})
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.int8, np.array, jnp.int32])
-@pytest.mark.parametrize(("function", "name", "good"), INTEGERS)
-def test_integers_of_any_kind_are_taken(function, name, good, kind) -> None:
-    options = options_of(function)
-    found = function(**options | {name: kind(good)})
-    expected = function(**options | {name: good})
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+OF_ANY_KIND = [
+    *((*case, kind) for case in INTEGERS for kind in (np.int64, np.int8, jnp.int32)),
+    *(
+        (*case, kind)
+        for case in REALS
+        for kind in (np.float64, np.float32, jnp.float32)
+    ),
+    *((*case, np.array) for case in INTEGERS + REALS),
+]
 
 
-@pytest.mark.parametrize("kind", [np.float64, np.float32, np.array, jnp.float32])
-@pytest.mark.parametrize(("function", "name", "good"), REALS)
+@pytest.mark.parametrize(("function", "name", "good", "kind"), OF_ANY_KIND)
 def test_numbers_of_any_kind_are_taken(function, name, good, kind) -> None:
     options = options_of(function)
     found = function(**options | {name: kind(good)})

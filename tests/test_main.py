@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from invariance_propagation.checkpoint import steps_in
 from tests.stored_run import store_run
 from tests.tiny_run import ROOT, TINY, final_state, rows_without_times
 
@@ -158,12 +159,8 @@ def test_help_names_the_way_in() -> None:
 
 def wait_for_checkpoint(process: subprocess.Popen, workdir: Path) -> None:
     until = time.monotonic() + 240
-    # Until it is complete a checkpoint's name is not a mere number; that of step 0 is
-    # written before the first step.
-    while not any(
-        path.name.isdigit() and path.name != "0"
-        for path in workdir.glob("checkpoints/*")
-    ):
+    # That of step 0 is written before the first step.
+    while not any(steps_in(workdir)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until, "no checkpoint in time"
         time.sleep(0.02)

@@ -18,7 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from invariance_propagation import processes, train
-from invariance_propagation.checkpoint import FOLDER, read_item
+from invariance_propagation.checkpoint import FOLDER, read_item, steps_in
 from invariance_propagation.errors import UserError
 from invariance_propagation.progress import METRICS_FILE
 from invariance_propagation.setup import build
@@ -155,10 +155,7 @@ def test_a_signal_at_one_stops_both_and_one_process_goes_on(
 ) -> None:
     started = start_two("pmap", tmp_path, by_address)
     until = time.monotonic() + 200
-    while not any(
-        path.name.isdigit() and path.name != "0"
-        for path in tmp_path.glob(f"{FOLDER}/*")
-    ):
+    while not any(steps_in(tmp_path)):  # that of step 0 is before the first one
         running = all(process.poll() is None for process in started)
         assert running and time.monotonic() < until, finish(started)
         time.sleep(0.02)
