@@ -12,6 +12,7 @@ import numpy as np
 
 from invariance_propagation.checkpoint import FOLDER, Checkpoints
 from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.lock import Lock
 from invariance_propagation.paths import check_folder, not_writable, reason
 
 KEY = "--workdir"
@@ -25,6 +26,20 @@ def look_at(folder: Path) -> None:
     A run asks before it reads the data, which may take hours.
     """
     check_folder(folder / FOLDER, key=KEY)
+
+
+def enter(folder: Path, lock: Lock) -> None:
+    """Makes a workdir and takes its lock.
+
+    Raises:
+      UserError: another run is in it, or nothing can be made there.
+    """
+    look_at(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise not_writable(folder, error, key=KEY) from error
 
 
 def claim(folder: Path, files: Sequence[str]) -> None:

@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import announce, monitor, processes, settings
 from invariance_propagation.checkpoint import DAMAGED, FOLDER, Checkpoints, NoneWhole
-from invariance_propagation.claim import KEY, claim, look_at, move_aside, traces_in
+from invariance_propagation.claim import (
+    KEY,
+    claim,
+    enter,
+    look_at,
+    move_aside,
+    traces_in,
+)
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.horizon import check_horizon, how_to_train_on
@@ -21,6 +28,7 @@ from invariance_propagation.identity import (
     identity_of,
     sample_ids,
 )
+from invariance_propagation.lock import Lock
 from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
@@ -66,12 +74,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     run, folder = processes.everywhere(_build, config, workdir)
     processes.announce()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
+    lock = Lock(folder)
     identity = identity_of(run)
     facts = identity | {"config": json.loads(config.to_json_best_effort())}
     processes.check_same(facts, "config or data set")
     try:
         summary, start = processes.from_first(
-            _prepare_folder, folder, checkpoints, run, config
+            _prepare_folder, folder, checkpoints, run, config, lock
         )
         if summary is not None:
             return summary
@@ -81,6 +90,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return _train(run, start, facts, folder, checkpoints)
     finally:
         checkpoints.close()
+        lock.release()
 
 
 def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
@@ -97,6 +107,7 @@ def _prepare_folder(
     checkpoints: Checkpoints,
     run: Run,
     config: ConfigDict,
+    lock: Lock,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     found = checkpoints.facts()
@@ -121,21 +132,29 @@ def _prepare_folder(
         if finished and found["step"] >= run.total_steps:
             advice = how_to_train_on(before, folder)
             return monitor.repeat_summary(summary, folder, advice), None
-    start = None
-    if found is None:
-        if left := traces_in(folder, TRACES):
-            if not run.options.start_over:
-                raise UserError(
-                    f"{folder} has {', '.join(left)} of a run, but no checkpoint that "
-                    f"can be read: put its checkpoints back into {folder / FOLDER}, or "
-                    f"add {START_OVER}, which moves what is left of the run aside and "
-                    "begins at step 0"
-                )
-            place = move_aside(folder, MOVED)
-            print(f"what is left of a run now lies in {place}; beginning at step 0")
-        start = start_of(config)
+    left = traces_in(folder, TRACES) if found is None else []
+    if left and not run.options.start_over:
+        raise UserError(
+            f"{folder} has {', '.join(left)} of a run, but no checkpoint that can be "
+            f"read: put its checkpoints back into {folder / FOLDER}, or add "
+            f"{START_OVER}, which moves what is left of the run aside and begins at "
+            "step 0"
+        )
+    start = start_of(config) if found is None else None
+    if not lock.held:
+        enter(folder, lock)
+        if _step_of(checkpoints.facts()) != _step_of(found):
+            # Another run has just ended here.
+            return _prepare_folder(folder, checkpoints, run, config, lock)
+    if left:
+        place = move_aside(folder, MOVED)
+        print(f"what is left of a run now lies in {place}; beginning at step 0")
     claim(folder, FILES)
     return None, start
+
+
+def _step_of(facts: dict[str, Any] | None) -> int | None:
+    return facts and facts["step"]
 
 
 def _train(
