@@ -31,7 +31,7 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"drafts", "errors", "parallel", "version"},
-    {"arguments", "paths", "processes"},
+    {"arguments", "lock", "paths", "processes"},
     {"auto", "damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
