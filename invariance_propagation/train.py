@@ -9,7 +9,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import announce, monitor, processes, settings
+from invariance_propagation import announce, failure, monitor, processes, settings
 from invariance_propagation.checkpoint import DAMAGED, FOLDER, Checkpoints, NoneWhole
 from invariance_propagation.claim import (
     KEY,
@@ -38,12 +38,13 @@ from invariance_propagation.progress import (
     read_rows,
 )
 from invariance_propagation.run import Run
+from invariance_propagation.saver import Saver
 from invariance_propagation.setup import build
 from invariance_propagation.start import Start, start_of
 from invariance_propagation.stopping import describe, exit_status, stop_requests
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
-from invariance_propagation.window import Window
+from invariance_propagation.window import NotFinite, Window
 
 START_OVER = "--config.train.start_over=True"
 PARAMETERS_FILE = "parameters.txt"
@@ -195,12 +196,14 @@ def _train(
         )
         progress = Progress(start, run.total_steps)
     feed = run.feed(start=start, stop=run.total_steps)
+    saver = Saver(run, checkpoints)
     limit = run.options.stop_after_steps
     try:
         if restored is None:
             # Before the first row: rows without a checkpoint are of one that was lost.
             facts = facts | {"untrained": _score_untrained(run, state, progress)}
-            _save(run, state, 0, checkpoints, facts, window)
+            saver.hold(0, state, facts | {"window": window.facts()})
+            saver.write()
             processes.from_first(checkpoints.finish)
         if start == 0:
             _log_scores(0, 0, facts["untrained"], folder, log)
@@ -215,16 +218,20 @@ def _train(
                 start,
                 feed,
                 window,
+                saver,
                 checkpoints,
                 facts,
                 log,
                 progress,
                 stopping,
             )
-        processes.from_first(checkpoints.finish)
         steps = max(start, run.total_steps)
         trained = monitor.knn(run, state) if run.has_knn else {}
         _log_scores(steps, (steps - 1) // run.steps_per_epoch, trained, folder, log)
+    except NotFinite as error:
+        processes.from_first(checkpoints.finish)
+        message = processes.from_first(failure.keep, run, folder, error)
+        raise TrainingError(message) from error
     finally:
         feed.close()
         progress.close()
@@ -272,21 +279,8 @@ def _has_scores_of(step: int, folder: Path) -> bool:
     return any(row["step"] == step for row in rows)
 
 
-def _save(
-    run: Run,
-    state: TrainState,
-    step: int,
-    checkpoints: Checkpoints,
-    facts: dict[str, Any],
-    window: Window,
-) -> None:
-    host_state = run.runner.fetch(state, run.spec, run.num_examples)
-    own_facts = facts | {"window": window.facts()}
-    processes.from_first(checkpoints.save, step, host_state, own_facts)
-
-
 def _loop(
-    run, state, start, feed, window, checkpoints, facts, log, progress, stopping
+    run, state, start, feed, window, saver, checkpoints, facts, log, progress, stopping
 ) -> TrainState:
     options, per_epoch = run.options, run.steps_per_epoch
     clock, clocked, waited = time.monotonic(), start, 0.0
@@ -298,6 +292,9 @@ def _loop(
         waited += time.monotonic() - asked
         state, metrics = run.step(state, *given)
         window.add(step, metrics)
+        if saver.holds:
+            window.settle()
+            saver.write()
         progress.advance()
 
         done, last = step + 1, step + 1 == run.total_steps
@@ -335,9 +332,10 @@ def _loop(
         stop = stopping(done)
         if done % options.checkpoint_every == 0 or last or stop:
             window.settle()
-            _save(run, state, done, checkpoints, facts, window)
+            saver.hold(done, state, facts | {"window": window.facts()})
+        if last or stop:
+            state = saver.try_and_write(state, given)
         if stop and not last:
-            processes.from_first(checkpoints.finish)
             raise Stopped(
                 f"stopped by {describe(stop)} at step {done} of {run.total_steps}; a "
                 f"checkpoint is in {checkpoints.folder}; run the same command to go on",

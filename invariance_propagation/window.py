@@ -1,11 +1,27 @@
 """Metrics between two rows of the log."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from invariance_propagation.errors import TrainingError
+
+
+class NotFinite(TrainingError):
+    """A step that has made NaN or infinity.
+
+    Attributes:
+      step: how many steps came before it.
+      values: each number of it that is not finite, by name.
+    """
+
+    def __init__(self, step: int, values: Mapping[str, float]):
+        self.step, self.values = step, dict(values)
+        names, words = ", ".join(values), sorted({str(x) for x in values.values()})
+        verb = "is" if len(values) == 1 else "are"
+        super().__init__(f"step {step + 1}: {names} {verb} {' or '.join(words)}")
 
 
 class Window:
@@ -27,17 +43,15 @@ class Window:
         """Brings the pending metrics to the host.
 
         Raises:
-          TrainingError: one of them is not finite.
+          NotFinite: one of them is not finite.
         """
         for step, metrics in self._pending:
-            for name, value in jax.device_get(metrics).items():
-                if not np.isfinite(value):
-                    raise TrainingError(
-                        f"step {step}: the {name} is {value}; training stops before "
-                        "anything of it is saved. Try a smaller "
-                        "optimizer.learning_rate or a larger method.temperature"
-                    )
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+            broken = {name: x for name, x in values.items() if not np.isfinite(x)}
+            if broken:
+                raise NotFinite(step, broken)
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
             self._count += 1
         self._pending.clear()
 
@@ -46,4 +60,5 @@ class Window:
         return {name: total / self._count for name, total in self._sums.items()}
 
     def facts(self) -> dict[str, Any]:
-        return {"count": self._count, "sums": self._sums}
+        # A copy: what waits to be written must not follow later steps.
+        return {"count": self._count, "sums": dict(self._sums)}

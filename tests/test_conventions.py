@@ -40,10 +40,10 @@ LAYERS = (
     | {"stopping", "train_state", "weights", "window"},
     {"claim", "train_step", "feed", "__init__"},
     {"run", "protocols"},
-    {"setup"},
+    {"setup", "saver", "failure"},
     {"monitor", "plan", "scan", "preview", "restore", "gallery"},
     {"announce", "horizon", "identity", "start", "compare"},
-    {"train", "export", "evaluate", "embed", "report"},
+    {"train", "replay", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -52,7 +52,7 @@ CORE |= {"purity", "readiness", "search"}
 BELOW_CORE = {"arguments", "auto", "errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}
+SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview", "replay"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from configs import digits
-from invariance_propagation import monitor, train
+from invariance_propagation import failure, monitor, replay, train
+from invariance_propagation.checkpoint import steps_in
 from invariance_propagation.data import sources
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import MetricsLog, read_rows
@@ -212,10 +213,57 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         return state, metrics | {term: np.float32("nan")}
 
     break_at(monkeypatch, 14, spoil)  # the checkpoint of step 15 would hold it
-    with pytest.raises(TrainingError, match=f"step 14: the {term} is nan"):
+    with pytest.raises(TrainingError, match=f"step 15: {term} is nan"):
         train_and_evaluate(tiny_config(), str(tmp_path))
-    steps = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert steps == {"5", "10"}
+    assert steps_in(tmp_path) == [10, 5]
+
+
+def break_weights(state: Any, metrics: Any) -> Any:
+    """As an update that is far too large: the loss was computed before it."""
+    return state._replace(params=jax.tree.map(lambda x: x * 2e30, state.params)), metrics
+
+
+@pytest.mark.parametrize(("step", "every"), [(14, 1), (14, 15), (31, 5)])
+def test_a_step_that_breaks_the_weights_is_never_saved(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    every: int,
+) -> None:
+    config = tiny_config(train__checkpoint_every=every)
+    break_at(monkeypatch, step, break_weights)
+    with pytest.raises(TrainingError, match="last good step is") as caught:
+        train_and_evaluate(config, str(tmp_path))
+    good = max(steps_in(tmp_path))
+    assert good <= step and f"last good step is {good}," in str(caught.value)
+    (folder,) = tmp_path.glob("failed_step_*")
+    facts = failure.read(folder)
+    assert facts["good_step"] == good and steps_in(folder) == [good]
+    assert facts["step"] - 1 in (step, step + 1) and len(set(facts["rows"])) == 32
+    # The same command fails the same way; a replay shows it, and leaves all as it is.
+    before = files_of(tmp_path)
+    with pytest.raises(TrainingError, match="last good step is") as again:
+        train_and_evaluate(config, str(tmp_path))
+    assert str(again.value) == str(caught.value)
+    assert set(files_of(tmp_path)) == set(before)
+    monkeypatch.setattr(replay, "build", train.build)
+    assert not replay.replay(config, str(tmp_path))
+    assert set(files_of(tmp_path)) == set(before)
+    # Once the reason is gone, both pass.
+    monkeypatch.undo()
+    assert replay.replay(config, str(tmp_path))
+    train_and_evaluate(tiny_config(), str(tmp_path))
+    same_run(tmp_path, uninterrupted)
+
+
+def test_a_run_that_is_to_stop_at_a_broken_step_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_at(monkeypatch, 6, break_weights)
+    with pytest.raises(TrainingError, match="step 7: .*last good step is 5,"):
+        train_and_evaluate(tiny_config(train__stop_after_steps=7), str(tmp_path))
+    assert steps_in(tmp_path) == [5, 0]
 
 
 def files_of(workdir: Path) -> dict[Path, bytes]:
