@@ -4,7 +4,7 @@ VENV := .venv
 RUN := runs/digits
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint browser evidence benchmark growth clean
+.PHONY: demo test test-all torture lint browser evidence benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=$(RUN)
@@ -16,6 +16,9 @@ test: $(VENV)/installed-dev  ## All tests and doctests.
 
 test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.13.
 	tests/all_pythons.sh
+
+torture: $(VENV)/installed-dev  ## Kills, damages and fills what a run has, for up to an hour: docs/reliability.md.
+	$(BIN)/python -m tests.torture
 
 lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .

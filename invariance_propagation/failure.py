@@ -115,7 +115,10 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return facts | {"step": int(facts["step"]), "good_step": int(facts["good_step"])}
+        return facts | {
+            "step": int(facts["step"]),
+            "good_step": int(facts["good_step"]),
+        }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error or type(error).__name__}): run the training "

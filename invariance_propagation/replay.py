@@ -1,7 +1,6 @@
 """Runs a step that has failed once more, and shows what led to it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jax

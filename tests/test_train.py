@@ -220,7 +220,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
 def break_weights(state: Any, metrics: Any) -> Any:
     """As an update that is far too large: the loss was computed before it."""
-    return state._replace(params=jax.tree.map(lambda x: x * 2e30, state.params)), metrics
+    return state._replace(
+        params=jax.tree.map(lambda x: x * 2e30, state.params)
+    ), metrics
 
 
 @pytest.mark.parametrize(("step", "every"), [(14, 1), (14, 15), (31, 5)])

@@ -1,0 +1,1 @@
+"""A long trial of what must not be lost: make torture."""

@@ -1,0 +1,86 @@
+"""Every file of a checkpoint damaged in four ways, with an older one whole."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from invariance_propagation.checkpoint import FOLDER, Checkpoints, read_facts, steps_in
+from invariance_propagation.checkpoint import checksum as crc32
+from invariance_propagation.setup import build
+from tests.tiny_run import tiny_config
+from tests.torture.runs import Outcome
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halve(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    if content:
+        place = random.Random(str(path.name)).randrange(8 * len(content))
+        content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+def checksums(state: Any) -> dict[str, int]:
+    """Returns the CRC-32 of each array of a state, by its name in the facts."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): crc32(leaf) for path, leaf in paths}
+
+
+def files(folder: Path, finished: Path, *, flips: int) -> Outcome:
+    """Damages each file of the newest checkpoint of a finished run.
+
+    Args:
+      folder: to work in.
+      finished: workdir with at least two checkpoints.
+      flips: how many single bits to flip in each file; the other ways are tried once.
+    """
+    run = build(tiny_config())
+    shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+    newest, *_ = steps = steps_in(finished)
+    expected = {
+        step: {
+            name: fact["crc32"]
+            for name, fact in read_facts(finished / FOLDER / str(step))[
+                "arrays"
+            ].items()
+        }
+        for step in steps
+    }
+    root = finished / FOLDER / str(newest)
+    names = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+    ways = [delete, empty, halve, *[flip] * flips]
+    failures, tried, set_aside = [], 0, 0
+    for name in names:
+        for way in ways:
+            workdir = folder / "damaged"
+            shutil.copytree(finished / FOLDER, workdir / FOLDER)
+            way(workdir / FOLDER / str(newest) / name)
+            tried += 1
+            checkpoints = Checkpoints(workdir, keep=9)
+            try:
+                step, state, _ = checkpoints.restore(shapes)
+                set_aside += step != newest
+                if checksums(state) != expected[step]:
+                    failures.append(f"{way.__name__} {name}: wrong values in silence")
+            except Exception as error:
+                failures.append(f"{way.__name__} {name}: refused: {error}")
+            finally:
+                checkpoints.close()
+                shutil.rmtree(workdir)
+    note = f"{len(names)} files; the older checkpoint was taken {set_aside} times"
+    return Outcome("a file of the newest checkpoint damaged", tried, failures, note)

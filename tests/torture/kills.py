@@ -1,0 +1,105 @@
+"""Runs that are killed, or asked to stop, at any moment, and go on."""
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invariance_propagation.checkpoint import FOLDER
+from invariance_propagation.progress import METRICS_FILE
+from tests.torture.runs import Outcome, begin, compare, end, finish, lines_of
+
+KILLS_OF_A_RUN = 5
+POLL = 0.002  # seconds
+
+
+def wait_for_time(workdir: Path, process: subprocess.Popen, chance: random.Random):
+    """Waits for any moment from the start of the process to its end."""
+    until = time.monotonic() + chance.uniform(0, 20)
+    while process.poll() is None and time.monotonic() < until:
+        time.sleep(POLL)
+
+
+def wait_for_save(workdir: Path, process: subprocess.Popen, chance: random.Random):
+    """Waits until a checkpoint is being written."""
+    skipped, seen = chance.randrange(3), set()
+    folder = workdir / FOLDER
+    while process.poll() is None and len(seen) <= skipped:
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        seen |= {name for name in names if not name.isdigit() and name[0] != "."}
+        time.sleep(POLL)
+
+
+def wait_for_row(workdir: Path, process: subprocess.Popen, chance: random.Random):
+    """Waits until a row of metrics has just been written."""
+    path = workdir / METRICS_FILE
+    size = path.stat().st_size if path.exists() else 0
+    rows, longer = chance.randrange(1, 5), 0
+    while process.poll() is None and longer < rows:
+        now = path.stat().st_size if path.exists() else 0
+        longer, size = longer + (now > size), now
+        time.sleep(POLL)
+
+
+MOMENTS: tuple[Callable, ...] = (wait_for_time, wait_for_save, wait_for_row)
+
+
+def kill(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
+    """Kills runs with SIGKILL `count` times; each must end as one that was not killed."""
+    chance, failures, done, landed = random.Random(0), [], 0, 0
+    while done < count:
+        workdir = folder / f"killed_{done}"
+        moments = []
+        for _ in range(min(KILLS_OF_A_RUN, count - done)):
+            moment = MOMENTS[done % len(MOMENTS)]
+            moments.append(moment.__name__)
+            process = begin(workdir)
+            moment(workdir, process, chance)
+            landed += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            end(process)
+            done += 1
+        status, errors = finish(workdir)
+        wrong = errors.strip()[-300:] if status else compare(workdir, expected)
+        if wrong:
+            failures.append(f"{', '.join(moments)}: status {status}: {wrong}")
+        else:
+            shutil.rmtree(workdir)
+    note = f"{landed} hit a living process; each run ended bit for bit as without"
+    return Outcome("SIGKILL at any moment", count, failures, note)
+
+
+def stop(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
+    """Sends SIGTERM, SIGINT and SIGHUP at any moment: obeyed within 30 s, in a line."""
+    chance, failures, slowest = random.Random(1), [], 0.0
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in range(count):
+        workdir, sent = folder / f"stopped_{number}", numbers[number % 3]
+        process = begin(workdir)
+        # Evenly from the first moment on, so that imports and compiling are met too.
+        time.sleep(0.3 + (number + chance.random()) * 15 / count)
+        asked = time.monotonic()
+        process.send_signal(sent)
+        status, errors = end(process, limit=60)
+        took = time.monotonic() - asked
+        slowest = max(slowest, took)
+        wrong = []
+        if took > 30:
+            wrong.append(f"took {took:.0f} s")
+        if status not in (0, 128 + sent):
+            wrong.append(f"status {status}")
+        if "Traceback" in errors or len(lines_of(errors)) > 3:
+            wrong.append(f"said {errors.strip()[-300:]!r}")
+        status, errors = finish(workdir)
+        late = errors.strip()[-300:] if status else compare(workdir, expected)
+        wrong += [late] if late else []
+        if wrong:
+            failures.append(f"{sent.name}: {'; '.join(wrong)}")
+        else:
+            shutil.rmtree(workdir)
+    note = f"the slowest took {slowest:.1f} s"
+    return Outcome("SIGTERM, SIGINT, SIGHUP at any moment", count, failures, note)
