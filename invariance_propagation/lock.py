@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
 
 FILE = "run.lock"
@@ -50,6 +51,14 @@ class Lock:
         self.held = True
         self._thread = threading.Thread(target=self._touch, daemon=True)
         self._thread.start()
+
+    def mark(self) -> None:
+        """Notes in the lock that the run has a checkpoint, for `is_marked`."""
+        if not self.held:
+            return
+        self._own |= {"saved": True}
+        with draft_of(self._path) as draft:
+            draft.write_text(json.dumps(self._own) + "\n", encoding="utf-8")
 
     def release(self) -> None:
         """Gives it back, if it is still this run's."""
@@ -107,6 +116,11 @@ class Lock:
                 os.utime(self._path)
             except OSError:
                 continue  # a workdir that is gone is told of where it is written to
+
+
+def is_marked(folder: Path) -> bool:
+    """Returns whether a lock in this workdir is of a run that had a checkpoint."""
+    return _read(folder / FILE).get("saved") is True
 
 
 def whoever_this_is() -> dict[str, Any]:

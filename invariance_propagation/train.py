@@ -28,7 +28,7 @@ from invariance_propagation.identity import (
     identity_of,
     sample_ids,
 )
-from invariance_propagation.lock import Lock
+from invariance_propagation.lock import FILE, Lock, is_marked
 from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
@@ -88,7 +88,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         facts |= {"versions": versions()} | sample_ids(run) | crop_of(run)
         if start is not None:
             facts["started_from"] = start.facts
-        return _train(run, start, facts, folder, checkpoints)
+        return _train(run, start, facts, folder, checkpoints, lock)
     finally:
         checkpoints.close()
         lock.release()
@@ -133,7 +133,7 @@ def _prepare_folder(
         if finished and found["step"] >= run.total_steps:
             advice = how_to_train_on(before, folder)
             return monitor.repeat_summary(summary, folder, advice), None
-    left = traces_in(folder, TRACES) if found is None else []
+    left = _traces_in(folder) if found is None else []
     if left and not run.options.start_over:
         raise UserError(
             f"{folder} has {', '.join(left)} of a run, but no checkpoint that can be "
@@ -154,6 +154,11 @@ def _prepare_folder(
     return None, start
 
 
+def _traces_in(folder: Path) -> list[str]:
+    """What tells that a run with checkpoints has been in a workdir."""
+    return traces_in(folder, TRACES) + ([FILE] if is_marked(folder) else [])
+
+
 def _step_of(facts: dict[str, Any] | None) -> int | None:
     return facts and facts["step"]
 
@@ -164,6 +169,7 @@ def _train(
     facts: dict[str, Any],
     folder: Path,
     checkpoints: Checkpoints,
+    lock: Lock,
 ) -> dict[str, Any]:
     if processes.is_first():
         announce.run_prepares(run)
@@ -205,6 +211,7 @@ def _train(
             saver.hold(0, state, facts | {"window": window.facts()})
             saver.write()
             processes.from_first(checkpoints.finish)
+        processes.from_first(lock.mark)
         if start == 0:
             _log_scores(0, 0, facts["untrained"], folder, log)
         with stop_requests(

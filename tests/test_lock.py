@@ -15,7 +15,13 @@ import pytest
 
 from invariance_propagation import lock as module
 from invariance_propagation.errors import UserError
-from invariance_propagation.lock import FILE, STALE_AFTER, Lock, whoever_this_is
+from invariance_propagation.lock import (
+    FILE,
+    STALE_AFTER,
+    Lock,
+    is_marked,
+    whoever_this_is,
+)
 from tests.tiny_run import ROOT, TINY
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -114,6 +120,18 @@ def test_a_disk_without_links_has_locks_too(
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_lock_says_that_its_run_had_a_checkpoint(tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    lock.mark()  # of one that is not held
+    assert not is_marked(tmp_path)
+    lock.acquire()
+    assert not is_marked(tmp_path)
+    lock.mark()
+    assert is_marked(tmp_path)
+    lock.release()
+    assert not [*tmp_path.iterdir()]
+
+
 def take(folder: Path, begin: Any, taken: Any) -> None:
     lock = Lock(folder)
     begin.wait()
@@ -170,3 +188,14 @@ def test_a_second_run_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     )
     assert third.returncode == 0, third.stderr
     assert not (tmp_path / FILE).exists()
+
+
+def test_a_lost_run_of_which_only_the_lock_is_left_is_refused(tmp_path: Path) -> None:
+    stopped = [f"--workdir={tmp_path}", "--config.train.stop_after_steps=1"]
+    command = [sys.executable, "main.py", *TINY, *stopped]
+    left(tmp_path, started="1", saved=True)
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "has run.lock of a run" in refused.stderr
+    # Killed before its first checkpoint, a run has lost nothing.
+    left(tmp_path, started="1")
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
