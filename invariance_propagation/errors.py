@@ -54,10 +54,11 @@ class Stopped(Exception):
         self.status = status
 
 
-def to_words(error: BaseException) -> dict[str, Any]:
+def to_words(error: BaseException, who: str) -> dict[str, Any]:
     """Puts an error into JSON, for `from_words` in another process.
 
-    What is not for people becomes a TrainingError that says its kind.
+    An error of another kind than those above becomes a TrainingError that names this
+    process, `who`, and the kind.
     """
     if isinstance(error, Stopped):
         return {"kind": "Stopped", "text": str(error), "status": error.status}
@@ -66,7 +67,7 @@ def to_words(error: BaseException) -> dict[str, Any]:
     if isinstance(error, TrainingError):
         return {"kind": "TrainingError", "text": str(error)}
     lines = str(error).strip().splitlines()
-    text = ": ".join([type(error).__name__, *lines[:1]])
+    text = ": ".join([who, type(error).__name__, *lines[:1]])
     return {"kind": "TrainingError", "text": text}
 
 

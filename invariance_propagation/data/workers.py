@@ -51,7 +51,6 @@ class Work(NamedTuple):
 
 
 class _Worker(NamedTuple):
-    number: int
     process: BaseProcess
     channel: Any  # a file, of what the process sends
     board: Any  # per thread 1 + the index of its image, negative once it is done; or 0
@@ -98,10 +97,15 @@ def _start(work: Work, count: int, workers: list[_Worker]) -> None:
         ours, theirs = socket.socketpair()
         board = context.RawArray("q", work.num_threads)
         own = work._replace(places=work.places[number::count])
-        process = context.Process(target=_work, args=(own, theirs, board), daemon=True)
+        process = context.Process(
+            name=f"worker process {number}",
+            target=_work,
+            args=(own, theirs, board),
+            daemon=True,
+        )
         # Else a worker that died would not close its socket.
         with theirs:
-            worker = _Worker(number, process, ours.makefile("rb"), board)
+            worker = _Worker(process, ours.makefile("rb"), board)
             ours.close()  # once its file is
             process.start()
         return worker
@@ -172,7 +176,7 @@ def _death(worker: _Worker, name: Callable[[int], str]) -> TrainingError:
             remedy = "the system does that when memory runs out; if it did, lower "
             remedy += "train.num_workers or train.num_threads"
     return TrainingError(
-        f"worker process {worker.number} of train.num_workers {how} "
+        f"{worker.process.name} of train.num_workers {how} "
         f"{_where(worker.board, name)}: {remedy}; run the same command to go on from "
         "the last checkpoint"
     )
@@ -218,7 +222,8 @@ def _work(work: Work, channel: socket.socket, board: Any) -> None:
         except ConnectionError:
             raise
         except Exception as error:
-            _tell(channel, error=to_words(error), traceback=traceback.format_exc())
+            words = to_words(error, multiprocessing.current_process().name)
+            _tell(channel, error=words, traceback=traceback.format_exc())
 
 
 def _tell(channel: socket.socket, **facts: Any) -> None:
