@@ -41,7 +41,11 @@ def pack(value: Any) -> bytes:
 
     header = json.dumps(describe(value)).encode()
     return b"".join(
-        [HEAD.pack(len(header)), header, *(x.reshape(-1).view(np.uint8) for x in arrays)]
+        [
+            HEAD.pack(len(header)),
+            header,
+            *(x.reshape(-1).view(np.uint8) for x in arrays),
+        ]
     )
 
 

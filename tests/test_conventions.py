@@ -31,7 +31,7 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"drafts", "errors", "packing", "parallel", "version"},
-    {"arguments", "lock", "paths", "processes"},
+    {"archives", "arguments", "lock", "paths", "processes"},
     {"auto", "damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
     {"bank", "purity", "search"},
