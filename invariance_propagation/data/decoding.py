@@ -148,6 +148,9 @@ def known_formats() -> tuple[str, ...]:
     """Returns the names of the kinds that are read, as Pillow has them."""
     register_heif()
     Image.init()
+    # Above twice this number Pillow refuses pictures, also those within an icon, which it
+    # opens by itself and whose size is another than the icon's.
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     with contextlib.suppress(AttributeError, OSError):
         # Else libtiff writes its complaints to standard error, without a name.
         library = ctypes.CDLL(Image.core.__file__)

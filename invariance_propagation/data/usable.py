@@ -156,10 +156,9 @@ def _look(path: Path, known: _Seen | None, how: str, stretch_depth: bool) -> _Se
         content = read_file(path)
         decode(content, stretch_depth=stretch_depth)
         return _Seen(*now, _checksum(io.BytesIO(content), about.st_size))
-    with open_file(path) as file:
-        with Image.open(file, formats=known_formats()) as image:
-            check_size(*image.size)
-        file.seek(0)
+    with open_file(path) as file, Image.open(file, formats=known_formats()) as image:
+        check_size(*image.size)
+    with open_file(path) as file:  # once more, because Pillow may have closed it
         return _Seen(*now, _checksum(file, about.st_size))
 
 
