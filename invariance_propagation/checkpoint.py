@@ -26,6 +26,7 @@ from invariance_propagation.paths import plain, reason, remedy
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+MAX_IDS_BYTES = 2**30  # a thousand of each of a million images
 
 
 class NoneWhole(TrainingError):
@@ -116,8 +117,10 @@ class Checkpoints:
 
     def sample_ids(self) -> list[str] | None:
         """What the source calls the image of each row; None where it has no names."""
-        packed = (self.facts() or {}).get("sample_ids")
-        return None if packed is None else unpack_ids(packed)
+        facts = self.facts() or {}
+        if "sample_ids" not in facts:
+            return None
+        return unpack_ids(facts["sample_ids"], count=facts.get("num_examples"))
 
     def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest checkpoint that is whole.
@@ -298,9 +301,29 @@ def pack_ids(ids: Sequence[str]) -> str:
     return base64.b64encode(zlib.compress(os.fsencode("\0".join(ids)))).decode()
 
 
-def unpack_ids(packed: str) -> list[str]:
-    """The reverse."""
-    return os.fsdecode(zlib.decompress(base64.b64decode(packed))).split("\0")
+def unpack_ids(packed: str, *, count: int | None = None) -> list[str]:
+    """The reverse.
+
+    Args:
+      packed: as from `pack_ids`.
+      count: how many ids there must be; None where that is not known.
+
+    Raises:
+      TrainingError: there are others, or they take more than `MAX_IDS_BYTES`.
+    """
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(base64.b64decode(packed), MAX_IDS_BYTES)
+        if not unpacking.eof:
+            raise ValueError(f"cut off, or more than {MAX_IDS_BYTES:,} bytes")
+        # Counted before they are parted, which takes far more memory.
+        if count is not None and text.count(b"\0") + 1 != count:
+            raise ValueError(f"{text.count(0) + 1:,} for {count:,} images")
+    except (ValueError, zlib.error) as error:
+        raise TrainingError(
+            f"the checkpoint's ids of its images are damaged ({error}): choose another"
+        ) from error
+    return os.fsdecode(text).split("\0")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The exceptions that are for people, and text that can always be shown to them."""
 
+from typing import Any
+
 
 def printable(text: str) -> str:
     """Escapes what a terminal or a page cannot show, so that one line stays one line.
@@ -50,3 +52,28 @@ class Stopped(Exception):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+def to_words(error: BaseException, who: str) -> dict[str, Any]:
+    """Puts an error into JSON, for `from_words` in another process.
+
+    An error of another kind than those above becomes a TrainingError that names this
+    process, `who`, and the kind.
+    """
+    if isinstance(error, Stopped):
+        return {"kind": "Stopped", "text": str(error), "status": error.status}
+    if isinstance(error, UserError):
+        return {"kind": "UserError", "text": str(error)}
+    if isinstance(error, TrainingError):
+        return {"kind": "TrainingError", "text": str(error)}
+    lines = str(error).strip().splitlines()
+    text = ": ".join([who, type(error).__name__, *lines[:1]])
+    return {"kind": "TrainingError", "text": text}
+
+
+def from_words(words: dict[str, Any]) -> Exception:
+    """Returns the error that `to_words` was called with, or what stands for it."""
+    if words["kind"] == "Stopped":
+        return Stopped(words["text"], words["status"])
+    kinds = {"UserError": UserError, "TrainingError": TrainingError}
+    return kinds[words["kind"]](words["text"])

@@ -153,7 +153,9 @@ def _data_of(run: Restored | None, data: Mapping[str, Any]) -> dict[str, Any]:
     if run is None or data["name"]:
         return settings.override(DEFAULTS, data)
     # Another place or part of the same set; '' names no other.
-    return settings.override(run.config["data"], {**data, "name": None})
+    stored = settings.override(run.config["data"], {**data, "name": None})
+    sources.check_stored(stored["name"], stored["folder"])
+    return stored
 
 
 def _groups(names: list[str], request: Request) -> Iterator[list[Job]]:

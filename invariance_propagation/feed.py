@@ -146,11 +146,8 @@ def host_made(
     parts = {name: chances[name] for name in chances if name not in statistics}
     make = partial(views, channels=channels, **parts)
     if isinstance(images, Pictures):
-        crop, rest = _crops(images, chances), partial(make, crop_scale=())
-
-        def make(images: Iterable[np.ndarray], uniform: np.ndarray) -> Iterable:
-            return rest(crop(images, uniform), uniform)
-
+        rest = partial(make, crop_scale=())
+        make = partial(_crop_first, _crops(images, chances), rest)
     load = Load(
         images,
         make,
@@ -167,6 +164,13 @@ def host_made(
         pick=lambda images, indices: images,
         view=lambda keys, images: normalize(images, size=size, **statistics),
     )
+
+
+def _crop_first(
+    crop: Callable, make: Callable, images: Iterable[np.ndarray], uniform: np.ndarray
+) -> Iterable[np.ndarray]:
+    # No function within another: worker processes are told what to do by pickle.
+    return make(crop(images, uniform), uniform)
 
 
 def _crops(pictures: Pictures, chances: dict[str, Any]) -> Callable:

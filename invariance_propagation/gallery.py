@@ -81,7 +81,7 @@ def training_images(
             gone = printable(f"the {title} are gone ({reason})")
             print(f"{gone}: what is kept of them is taken")
             count, packed = run["num_examples"], run.get("sample_ids")
-            ids = packed and unpack_ids(packed)
+            ids = packed and unpack_ids(packed, count=count)
             return Gallery(title, numbering, count, None, ids, own, path)
         raise UserError(f"the {title} are gone ({reason}): {INSTEAD}") from error
     if own["data"] != run["digest"]:

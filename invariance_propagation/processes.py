@@ -8,7 +8,6 @@ process every function here is the identity.
 import contextlib
 import json
 import os
-import pickle
 import socket
 import sys
 import threading
@@ -20,7 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.errors import UserError, from_words, to_words
+from invariance_propagation.packing import pack, unpack
 
 Result = TypeVar("Result")
 
@@ -116,22 +116,22 @@ def is_first() -> bool:
 def from_first(work: Callable[..., Result], *args: Any) -> Result:
     """`work(*args)` in the first process: its result, or error, for all of them.
 
-    The result must be picklable.
+    The result must be what `packing.pack` takes; a named tuple comes as a tuple.
     """
     if not several():
         return work(*args)
-    result, failure = None, None
+    result, failure, content = None, None, b""
     if is_first():
         try:
             result = work(*args)
+            content = pack((result, None))
         except Exception as error:
             failure = error
-    known = failure is None or type(failure) in (UserError, TrainingError)
-    told = failure if known else TrainingError(f"process 0: {failure!r}")
-    result, told = pickle.loads(_from_first(pickle.dumps((result, told))))
-    if told is not None:
-        raise failure or told
-    return result
+            content = pack((None, to_words(error, "process 0")))
+    told, words = unpack(_from_first(content))
+    if words is not None:
+        raise failure or from_words(words)
+    return result if is_first() else told
 
 
 def everywhere(work: Callable[..., Result], *args: Any) -> Result:

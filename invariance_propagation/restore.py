@@ -6,6 +6,7 @@ moved: it may still be training.
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
+import psutil
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from invariance_propagation import settings
@@ -37,7 +39,12 @@ from invariance_propagation.models.torchvision import (
 )
 from invariance_propagation.paths import local, reason
 from invariance_propagation.setup import make_encoder
-from invariance_propagation.weights import SUFFIXES, is_weights, read_weights
+from invariance_propagation.weights import (
+    SUFFIXES,
+    check_no_pickle,
+    is_weights,
+    read_weights,
+)
 
 
 class Restored(NamedTuple):
@@ -222,10 +229,10 @@ def _memory_of(
     path: str | Path, state: dict[str, Any], facts: dict[str, Any]
 ) -> StoredMemory:
     packed = facts.get("sample_ids")
-    sample_ids = None if packed is None else unpack_ids(packed)
     memory = state.get("memory", {})
     if not {"bank", "graph"} <= memory.keys():
         raise NoGraph(path, facts)
+    sample_ids = packed and unpack_ids(packed, count=len(memory["bank"]))
     return StoredMemory(memory["bank"], memory["graph"], sample_ids, facts)
 
 
@@ -233,6 +240,7 @@ def _step_folders(path: Path) -> list[Path]:
     """Newest first, at least one."""
     if (path / "state").is_dir():
         return [path]
+    check_no_pickle(path)
     steps = steps_in(path)
     if not steps:
         what = "holds no checkpoint" if path.is_dir() else "is no folder"
@@ -250,7 +258,13 @@ def _read_parts(
     # As in ".params['backbone']['stem_conv']['kernel']".
     noted = {tuple(re.findall(r"\w+", name)): fact for name, fact in arrays.items()}
     wanted = {path: fact for path, fact in noted.items() if path[0] in parts}
-    target = {path: np.empty(x["shape"], x["dtype"]) for path, x in wanted.items()}
+    kinds = {path: np.dtype(fact["dtype"]) for path, fact in wanted.items()}
+    if any(kind.hasobject for kind in kinds.values()):
+        raise ValueError("it has Python objects among its arrays")
+    sizes = [kinds[path].itemsize * math.prod(x["shape"]) for path, x in wanted.items()]
+    if sum(sizes) > psutil.virtual_memory().total:  # which else would grow until killed
+        raise MemoryError
+    target = {path: np.empty(x["shape"], kinds[path]) for path, x in wanted.items()}
     state = read_item(
         ocp.PyTreeCheckpointHandler(),
         folder,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -86,6 +87,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         if summary is not None:
             return summary
         facts |= {"versions": versions()} | sample_ids(run) | crop_of(run)
+        start = start and Start(*start)  # a tuple where another process has read it
         if start is not None:
             facts["started_from"] = start.facts
         return _train(run, start, facts, folder, checkpoints, lock)
@@ -180,7 +182,8 @@ def _train(
         _restore, checkpoints, shapes, run.options.start_over
     )
     if restored is not None:
-        start, arrays, saved = restored
+        start, leaves, saved = restored
+        arrays = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
         state = run.runner.put(arrays, run.spec)
         window = Window(**saved["window"])
         facts = facts | {"untrained": saved.get("untrained", {})}
@@ -249,9 +252,10 @@ def _train(
 
 def _restore(
     checkpoints: Checkpoints, shapes: Any, start_over: bool
-) -> tuple[int, Any, dict[str, Any]] | None:
+) -> tuple[int, list[np.ndarray], dict[str, Any]] | None:
+    """Step, leaves of the state and facts of the newest whole checkpoint, if any."""
     try:
-        return checkpoints.restore(shapes)
+        restored = checkpoints.restore(shapes)
     except NoneWhole as error:
         if not start_over:
             raise TrainingError(
@@ -264,6 +268,10 @@ def _restore(
             f"no checkpoint was whole, and what was left of the run now lies in {place}: "
             "run the same command again, which begins at step 0"
         ) from error
+    if restored is None:
+        return None
+    step, state, facts = restored
+    return step, jax.tree.leaves(state), facts
 
 
 def _score_untrained(run: Run, state: TrainState, progress: Any) -> dict[str, float]:

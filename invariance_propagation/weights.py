@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from invariance_propagation.archives import holds_pickle, open_arrays, open_file
 from invariance_propagation.errors import UserError
 from invariance_propagation.paths import local, reason
 
 SUFFIXES = (".safetensors", ".npz")
+# What PyTorch and others call files that are pickles.
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
+# Of an .npz, unpacked: twenty times a ResNet-50.
+MAX_BYTES = 2**31
 
 
 def is_weights(path: str | Path) -> bool:
@@ -25,10 +30,10 @@ def input_of(path: str | Path) -> dict[str, Any] | None:
     """
     path = local(path, key="checkpoint")
     try:
-        beside = path.with_name(path.name + ".json").read_text(encoding="utf-8")
-        given = json.loads(beside)["input"]
+        with open_file(path.with_name(path.name + ".json")) as file:
+            given = json.load(file)["input"]
         return {name: given[name] for name in ("size", "mean", "std")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -39,14 +44,15 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
       UserError: there is no such file, it is of another kind, or damaged.
     """
     path = local(path, key="checkpoint")
+    check_no_pickle(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     if not is_weights(path):
         raise UserError(f"{path}: weights are read from {' and '.join(SUFFIXES)} files")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+            with open_arrays(path, max_bytes=MAX_BYTES) as arrays:
+                return {name: arrays[name] for name in arrays.names}
         need("safetensors")
         from safetensors.numpy import load_file
 
@@ -57,6 +63,17 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read ({reason(error)})") from error
     except Exception as error:
         raise UserError(f"{path} cannot be read ({error}): is it whole?") from error
+
+
+def check_no_pickle(path: Path) -> None:
+    """Raises UserError for a file that is a pickle, whatever it is called."""
+    if path.is_file() and (path.suffix in PICKLES or holds_pickle(path)):
+        raise UserError(
+            f"{path} cannot be read (it is a pickle, as PyTorch saves them, which could "
+            f"run code): weights are read from {' and '.join(SUFFIXES)} files, such as "
+            "safetensors.torch.save_file(torch.load(PATH, weights_only=True), "
+            "'weights.safetensors') makes of it"
+        )
 
 
 def need(*modules: str) -> None:

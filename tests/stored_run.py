@@ -60,12 +60,14 @@ def store_run(
     *,
     channels: int = 1,
     data: Mapping[str, Any] = MappingProxyType({}),
+    method: Mapping[str, Any] = MappingProxyType({}),
     digest: str = "0123",
     **encoder: Any,
 ) -> dict[int, TrainState]:
-    """Writes checkpoints; `data` and `encoder` change sections. Returns what they hold."""
+    """Writes checkpoints; `data`, `method` and `encoder` change sections. Returns what they hold."""
     config = digits.get_config()
     config.data.update(data)
+    config.method.update(method)
     config.encoder.update(ENCODER | encoder)
     facts = {
         "dataset": "image_folder",

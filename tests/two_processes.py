@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from invariance_propagation import devices, processes
-from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.feed import host_made
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests import tiny
@@ -52,9 +52,20 @@ def check_talking() -> None:
         processes.from_first(refuse, 0)
     with pytest.raises(ZeroDivisionError if own == 0 else TrainingError, match="zero"):
         processes.from_first(lambda: 1 // own)
+    # What cannot be told without running code ends both.
+    with pytest.raises(TypeError if own == 0 else TrainingError, match="be packed"):
+        processes.from_first(lambda: print)
+    for raised in (TrainingError("it broke"), Stopped("stopped at 3", 143)):
+        with pytest.raises(type(raised), match=str(raised)) as caught:
+            processes.from_first(fail, raised)
+        assert vars(caught.value) == vars(raised)
     processes.check_same({"digest": 1}, "data set")
     with pytest.raises(UserError, match="process 1 has another data set"):
         processes.check_same({"digest": own}, "data set")
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 def check_runner(mode: str) -> None:

@@ -2,15 +2,12 @@
 
 import contextlib
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from invariance_propagation.archives import open_arrays
 from invariance_propagation.drafts import draft_of
-
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def cache_path(name: str) -> Path:
@@ -22,10 +19,9 @@ def cache_path(name: str) -> Path:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a .npz file; {} where it is missing or damaged."""
     try:
-        # NumPy leaves open a file that it opened and found damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except UNREADABLE:
+        with open_arrays(path) as arrays:
+            return {name: arrays[name] for name in arrays.names}
+    except Exception:  # zipfile and NumPy raise nearly everything
         return {}
 
 

@@ -6,7 +6,6 @@ import functools
 import io
 import logging
 import os
-import stat
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from invariance_propagation.archives import open_file
 from invariance_propagation.data.depths import depth_of, to_rgb
 from invariance_propagation.data.formats import missing_reader, register_heif
 
@@ -32,17 +32,18 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def read_file(path: Path) -> bytes:
-    """Reads a picture file; what is no regular file is not opened, it may never end.
+    """Reads a picture file.
 
     Raises:
       OSError: it cannot be read, is no regular file, or larger than `MAX_BYTES`.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no regular file")
-    if found.st_size > MAX_BYTES:
-        raise OSError(f"it has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
-    return path.read_bytes()
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # One more, because a file may grow while it is read.
+        content = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
+    if max(size, len(content)) > MAX_BYTES:
+        raise OSError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
+    return content
 
 
 def decode(content: bytes, *, stretch_depth: bool = False) -> np.ndarray:
@@ -147,6 +148,9 @@ def known_formats() -> tuple[str, ...]:
     """Returns the names of the kinds that are read, as Pillow has them."""
     register_heif()
     Image.init()
+    # Above twice this number Pillow refuses pictures, also those within an icon, which it
+    # opens by itself and whose size is another than the icon's.
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     with contextlib.suppress(AttributeError, OSError):
         # Else libtiff writes its complaints to standard error, without a name.
         library = ctypes.CDLL(Image.core.__file__)

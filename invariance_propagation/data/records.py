@@ -3,16 +3,19 @@
 Reading them needs no TensorFlow; preparing one does, in a process of its own.
 """
 
+import contextlib
+import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from invariance_propagation.archives import open_file
 from invariance_propagation.data import prepare
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.decoding import decode
@@ -26,8 +29,8 @@ from invariance_propagation.data.stored import (
     label_of,
     read_all,
 )
-from invariance_propagation.errors import UserError
-from invariance_propagation.paths import local
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.paths import local, reason
 
 TFDS = "tfds:"
 HELD_OUT = ("validation", "test")  # the first that a set has
@@ -77,9 +80,31 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
     if place is None:
         _prepare(stock.name, root)
         place = _find(stock.name, root)
+    with damage_named(place):
+        return _open_set(tfds, place, split or stock.train, size)
+
+
+@contextlib.contextmanager
+def damage_named(place: object) -> Iterator[None]:
+    """Raises UserError for whatever TFDS and its readers raise where files are damaged."""
+    try:
+        yield
+    except (UserError, TrainingError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{place} cannot be read ({reason(error)}): if its files are damaged, move "
+            "them away, so that TFDS prepares them anew"
+        ) from error
+
+
+def _open_set(tfds: Any, place: Path, chosen: str, size: int) -> Dataset:
+    for path in place.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is a pipe, socket or device: remove it")
+    _check_features(place / "features.json")
     builder = tfds.builder_from_directory(place)
     _check_readable(builder, tfds, place)
-    chosen = split or stock.train
     others = (other for other in HELD_OUT if other in builder.info.splits)
     held_out = next((other for other in others if other not in chosen), None)
     parts = [
@@ -112,7 +137,11 @@ def _root(folder: str) -> Path:
 def _find(name: str, root: Path) -> Path | None:
     """Where the newest version of a prepared set lies."""
     found = [path.parent for path in (root / name).glob("*.*.*/dataset_info.json")]
-    versions = {tuple(map(int, path.name.split("."))): path for path in found}
+    versions = {
+        tuple(map(int, path.name.split("."))): path
+        for path in found
+        if path.name.replace(".", "").isdecimal()
+    }
     return versions[max(versions)] if versions else None
 
 
@@ -150,6 +179,27 @@ def _check_readable(builder: Any, tfds: Any, place: Path) -> None:
         )
 
 
+def _check_features(path: Path) -> None:
+    """Raises UserError for features that are not TFDS's, whose module TFDS would run."""
+    with open_file(path) as file:
+        waiting = [json.load(file)]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            for key in ("pythonClassName", "type"):
+                name = found.get(key, "tensorflow_datasets.")
+                if isinstance(name, str) and not name.startswith(
+                    "tensorflow_datasets."
+                ):
+                    raise UserError(
+                        f"{path} names {name}, which is no feature of TFDS and would be "
+                        "run: choose a set of pictures with TFDS's features alone"
+                    )
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
 def _has(features: Any, name: str, kind: type) -> bool:
     return name in features and isinstance(features[name], kind)
 
@@ -171,6 +221,9 @@ def _open_split(builder: Any, tfds: Any, split: str) -> Part:
             "'train[:10%]' is a part and 'train+test' a union"
         ) from error
     files = [(Path(x.filename), x.skip, x.take) for x in instructions]
+    for path, skip, take in files:
+        if skip + take > path.stat().st_size:  # a record takes a byte or more
+            raise ValueError(f"{path.name} is too short for {skip + take:,} records")
     ids = RecordIds([(path.name, skip, take) for path, skip, take in files])
     return Part(split, source, ids, files)
 

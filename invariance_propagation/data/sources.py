@@ -104,6 +104,18 @@ def must_be_fetched(name: str, folder: str) -> bool:
     return _of_records(name) and not is_prepared(name, folder)
 
 
+def check_stored(name: str, folder: str) -> None:
+    """Raises UserError for a set that only a checkpoint names and TFDS would fetch.
+
+    The code that makes a set may come with it, from whoever wrote the name.
+    """
+    if name not in STOCK and must_be_fetched(name, folder):
+        raise UserError(
+            f"the checkpoint names the set {name}, which is not on this machine, and to "
+            f"fetch it can run code: add --config.data.name={name} if you trust it"
+        )
+
+
 def _of_records(name: str) -> bool:
     return name in STOCK or TFDS in name
 

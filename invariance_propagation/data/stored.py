@@ -110,7 +110,7 @@ def cached_labels(part: Part, title: str) -> np.ndarray:
         state.update(repr(own).encode())
     path = cache_path(f"labels-{state.hexdigest()[:16]}.npz")
     labels = read_arrays(path).get("labels")
-    if labels is None or labels.shape != (len(part.ids),):
+    if labels is None or labels.dtype != np.int32 or labels.shape != (len(part.ids),):
         labels = read_all(part.source, label_of, f"labels of {title}")
         keep_arrays(path, labels=labels)
     return labels

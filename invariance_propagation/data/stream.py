@@ -6,25 +6,25 @@ step, so that a run goes on anywhere without a saved iterator.
 
 import contextlib
 import functools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
-from absl import flags
 
 from invariance_propagation.data.chance import NUMBERS
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.data.threefry import host_uniforms
+from invariance_propagation.data.workers import Work, make_batches
 
 BATCHES_AHEAD = 2
 PIECE = 32  # images at most that one thread makes at a time
 # The threads of a process share it.
 _order = functools.lru_cache(maxsize=2)(epoch_order)
+
+
+def _nothing(index: int | None) -> None:
+    del index
 
 
 class Load:
@@ -62,7 +62,14 @@ class Load:
         """How many make up a batch, or this process's share of it."""
         return self._share // self._piece
 
-    def __call__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+    def name(self, index: int) -> str:
+        """Returns what people know an image by."""
+        streamed = isinstance(self._images, Pictures)
+        return self._images.ids[index] if streamed else f"image {index}"
+
+    def __call__(
+        self, place: int, *, note: Callable[[int | None], None] = _nothing
+    ) -> tuple[np.ndarray, np.ndarray]:
         step, piece = divmod(int(place), self.pieces)
         epoch, step = divmod(step, len(self._images) // self._batch_size)
         order = _order(
@@ -73,14 +80,31 @@ class Load:
         )
         first = self._first + piece * self._piece
         indices = order[step, first : first + self._piece]
-        return indices, self.read(epoch, indices)
+        try:
+            return indices, self.read(epoch, indices, note=note)
+        finally:
+            note(None)
 
-    def read(self, epoch: int, indices: np.ndarray) -> np.ndarray:
-        """uint8 [n, size, size, C]: what is made of these images in `epoch`."""
+    def read(
+        self,
+        epoch: int,
+        indices: np.ndarray,
+        *,
+        note: Callable[[int | None], None] = _nothing,
+    ) -> np.ndarray:
+        """uint8 [n, size, size, C]: what is made of these images in `epoch`.
+
+        Calls `note` with the index of each before it is read.
+        """
         uniform = host_uniforms(self._seed, epoch, indices, NUMBERS)
         streamed = isinstance(self._images, Pictures)
         read = self._images.read if streamed else self._images.__getitem__
-        made = iter(self._make(map(read, indices.tolist()), uniform))
+
+        def noted(index: int) -> np.ndarray:
+            note(index)
+            return read(index)
+
+        made = iter(self._make(map(noted, indices.tolist()), uniform))
         first = next(made)
         # Not stacked at the end: one after the other they use the same memory.
         images = np.empty((len(indices), *first.shape), first.dtype)
@@ -104,33 +128,39 @@ def stream(
 
     Yields:
       indices int32 [b], images uint8 [b, size, size, C], b = B / P.
+
+    Raises:
+      TrainingError: a picture that cannot be used, or a worker that died.
     """
     ahead = BATCHES_AHEAD * load.pieces // max(1, num_workers)
-    # No fewer, or a thread would have nothing to do.
-    reading = grain.ReadOptions(num_threads, max(ahead, 2 * num_threads))
-    pieces = grain.MapDataset.range(start * load.pieces, stop * load.pieces)
-    made = pieces.map(load).to_iter_dataset(reading)
+    pieces = functools.partial(
+        _pieces,
+        load,
+        num_threads=num_threads,
+        # No fewer, or a thread would have nothing to do.
+        ahead=max(ahead, 2 * num_threads),
+    )
+    places = range(start * load.pieces, stop * load.pieces)
     if num_workers:
-        if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads some of its own
-            flags.FLAGS.mark_as_parsed()
-        working = grain.MultiprocessingOptions(num_workers, max(1, ahead))
-        made = made.mp_prefetch(working, worker_init_fn=_follow_main)
-    # Joined last, because each worker takes every so many-th piece.
-    batches = iter(made.batch(load.pieces, batch_fn=_join))
+        work = Work(pieces, places, load.pieces, num_threads)
+        batches = make_batches(work, num_workers, load.name)
+    else:
+        batches = iter(pieces(places, None).batch(load.pieces, batch_fn=_join))
     with contextlib.closing(batches):
         yield from batches
 
 
-def _follow_main(worker: int, workers: int) -> None:
-    """What stops a run is for its main process, and a worker ends with that one."""
-
-    def end() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=end, daemon=True).start()
+def _pieces(
+    load: Load,
+    places: range,
+    note: Callable[[int | None], None] | None,
+    *,
+    num_threads: int,
+    ahead: int,
+) -> grain.IterDataset:
+    source = grain.MapDataset.range(places.start, places.stop, places.step)
+    make = load if note is None else functools.partial(load, note=note)
+    return source.map(make).to_iter_dataset(grain.ReadOptions(num_threads, ahead))
 
 
 def _join(

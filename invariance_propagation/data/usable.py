@@ -21,6 +21,7 @@ import simplejpeg
 import tqdm
 from PIL import Image
 
+from invariance_propagation.archives import open_file
 from invariance_propagation.data.cache import cache_path, keep_arrays, read_arrays
 from invariance_propagation.data.decoding import (
     check_size,
@@ -154,12 +155,10 @@ def _look(path: Path, known: _Seen | None, how: str, stretch_depth: bool) -> _Se
     if how == "decode":
         content = read_file(path)
         decode(content, stretch_depth=stretch_depth)
-        file = io.BytesIO(content)
-    else:
-        with Image.open(path, formats=known_formats()) as image:
-            check_size(*image.size)
-        file = path.open("rb")
-    with file:
+        return _Seen(*now, _checksum(io.BytesIO(content), about.st_size))
+    with open_file(path) as file, Image.open(file, formats=known_formats()) as image:
+        check_size(*image.size)
+    with open_file(path) as file:  # once more, because Pillow may have closed it
         return _Seen(*now, _checksum(file, about.st_size))
 
 
@@ -188,13 +187,14 @@ def _cache_of(root: Path, how: str, stretch_depth: bool) -> Path:
 
 def _read(path: Path) -> dict[str, _Seen]:
     arrays = read_arrays(path)
-    if not arrays:
+    try:
+        names = os.fsdecode(arrays["names"].tobytes()).split("\0")
+        rows = arrays["seen"].astype(np.int64, casting="safe")
+    except (KeyError, TypeError):  # a file of another kind
         return {}
-    names = os.fsdecode(arrays["names"].tobytes()).split("\0")
-    return {
-        name: _Seen(*map(int, row))
-        for name, row in zip(names, arrays["seen"], strict=True)
-    }
+    if rows.shape != (len(names), len(_Seen._fields)):
+        return {}
+    return {name: _Seen(*map(int, row)) for name, row in zip(names, rows, strict=True)}
 
 
 def _keep(path: Path, seen: dict[str, _Seen]) -> None:

@@ -5,7 +5,12 @@ from typing import Any
 import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.data.records import TFDS, load_records, read_all
+from invariance_propagation.data.records import (
+    TFDS,
+    damage_named,
+    load_records,
+    read_all,
+)
 
 CLASSES = 20
 IGNORED = -1
@@ -38,4 +43,6 @@ def targets_of(row: dict[str, Any]) -> np.ndarray:
 
 def _with_targets(split: Split) -> Split:
     source = split.images.content.source
-    return split._replace(labels=read_all(source, targets_of, "labels of VOC 2007"))
+    with damage_named(split.images.where):
+        labels = read_all(source, targets_of, "labels of VOC 2007")
+    return split._replace(labels=labels)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from invariance_propagation.archives import open_arrays
 from invariance_propagation.drafts import draft_of
 
 FACTS = "facts"
@@ -48,8 +49,8 @@ def read_facts(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    with contextlib.ExitStack() as stack, _damage_named():
-        return dict(json.loads(str(_open(path, stack)[FACTS])))
+    with _damage_named(), open_arrays(path) as arrays:
+        return dict(json.loads(str(arrays[FACTS])))
 
 
 def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -64,18 +65,12 @@ def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
     with contextlib.ExitStack() as stack:
         with _damage_named():
-            arrays = _open(path, stack)
+            arrays = stack.enter_context(open_arrays(path))
             count = json.loads(str(arrays[FACTS]))[BLOCKS]
         for number in range(count):
             with _damage_named():
                 block = arrays[f"{ROWS}-{number}"], arrays[f"{by}-{number}"]
             yield block
-
-
-def _open(path: Path, stack: contextlib.ExitStack) -> Any:
-    # From a path NumPy leaves the file open when it is no .npz.
-    file = stack.enter_context(path.open("rb"))
-    return stack.enter_context(np.load(file, allow_pickle=False))
 
 
 class Keeper:

@@ -43,6 +43,9 @@ KINDS = {
     "WEBP": ("RGB", "RGBA"),
     "XBM": ("1",),
 }
+# Those that Pillow reads alone; of others it knows the first bytes, and no pixels.
+READ_ONLY = ("CUR", "DCX", "FLI", "FTEX", "GBR", "IM", "IMT", "IPTC", "MCIDAS")
+READ_ONLY += ("PCD", "PIXAR", "PSD", "SUN", "XPM", "XVTHUMB")
 EXIF = {"AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"}
 
 
@@ -66,8 +69,8 @@ def whole_files(kind: str) -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     options = {"exif": exif.tobytes()} if kind in EXIF else {}
-    files = []
-    for mode in KINDS[kind]:
+    files = [read_only_file(kind)] if kind in READ_ONLY else []
+    for mode in KINDS.get(kind, ()):
         if mode == "I;16":
             image = Image.fromarray((ramp * 600).astype(np.uint16))
         elif mode == "LA":
@@ -81,6 +84,58 @@ def whole_files(kind: str) -> list[bytes]:
                 for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")
             ]
     return files
+
+
+def read_only_file(kind: str) -> bytes:
+    """Returns a small file of a kind that Pillow does not write."""
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3)
+    rgb, big = bytes(range(192)), struct.Struct(">I").pack
+    if kind == "CUR":
+        icon = encoded(image.convert("RGBA"), "ICO", bitmap_format="bmp")
+        return icon[:2] + b"\2" + icon[3:]
+    if kind == "DCX":
+        return struct.pack("<3I", 0x3ADE68B1, 12, 0) + encoded(image, "PCX")
+    if kind == "FLI":
+        head = struct.pack("<IHHHHHHI", 0, 0xAF11, 1, 8, 8, 8, 3, 5).ljust(128, b"\0")
+        rows = struct.pack("<IH", 6 + 64, 16) + image.tobytes()  # a chunk "copy"
+        return head + struct.pack("<IHH8x", 16 + len(rows), 0xF1FA, 1) + rows
+    if kind == "FTEX":
+        head = struct.pack("<4sI4i", b"FTEX", 1, 8, 8, 1, 1)
+        return head + struct.pack("<3i", 1, 32, 192) + rgb
+    if kind == "GBR":
+        head = (32, 2, 8, 8, 1)
+        return b"".join(map(big, head)) + b"GIMP" + big(10) + b"a\0\0\0" + bytes(64)
+    if kind == "IM":
+        head = b"Image type: L image\r\nImage size (x*y): 8*8\r\n".ljust(511, b"\0")
+        return head + b"\x1a" + image.tobytes()
+    if kind == "IMT":
+        return b"*size 8*8\nwidth 8\nheight 8\npixel n8\n\x0c" + image.tobytes()
+    if kind == "IPTC":
+        fields = [(3, 60, b"\1\0"), (3, 20, b"\0\x08"), (3, 30, b"\0\x08")]
+        fields += [(3, 120, b"\1"), (8, 10, encoded(image, "PPM"))]
+        return b"".join(
+            struct.pack(">BBBH", 0x1C, *where, len(x)) + x for *where, x in fields
+        )
+    if kind == "MCIDAS":
+        words = [0, 4, *6 * [0], 8, 8, 1, 0, 0, 1, *19 * [0], 256]
+        return b"".join(map(big, words)).ljust(256, b"\0") + image.tobytes()
+    if kind == "PCD":
+        return (bytes(2048) + b"PCD_").ljust(2048 * 96, b"\0") + bytes(
+            768 * 512 * 3 // 2
+        )
+    if kind == "PIXAR":
+        head = b"\200\350\0\0".ljust(416, b"\0") + struct.pack("<HH4xHH", 8, 8, 14, 2)
+        return head.ljust(1024, b"\0") + rgb
+    if kind == "PSD":
+        head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 8, 8, 8, 3)
+        return head + 3 * big(0) + b"\0\0" + rgb
+    if kind == "SUN":
+        return b"".join(map(big, (0x59A66A95, 8, 8, 24, 192, 1, 0, 0))) + rgb
+    if kind == "XPM":
+        rows = 8 * b'"abababab",\n'
+        colors = b'"a c #ff0000",\n"b c #00ff00",\n'
+        return b'/* XPM */\nstatic char *x[] = {\n"8 8 2 1",\n' + colors + rows + b"};"
+    return b"P7 332\n#END_OF_COMMENTS\n8 8 255\n" + image.tobytes()  # XVTHUMB
 
 
 def mutations(kind: str, *, count: int, seed: int) -> Iterator[bytes]:
@@ -113,7 +168,7 @@ def main(count: int, seed: int) -> None:
     from invariance_propagation.data.decoding import decode
 
     warnings.simplefilter("error")
-    for kind in KINDS:
+    for kind in (*KINDS, *READ_ONLY):
         found, slowest = collections.Counter(), 0.0
         for content in mutations(kind, count=count, seed=seed):
             start = time.perf_counter()

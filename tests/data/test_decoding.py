@@ -18,7 +18,14 @@ from PIL import Image
 from invariance_propagation.data import decoding
 from invariance_propagation.data.decoding import MAX_PIXELS, decode, read_file
 from invariance_propagation.errors import TrainingError
-from tests.data.mutations import KINDS, chunk, encoded, mutations
+from tests.data.mutations import (
+    KINDS,
+    READ_ONLY,
+    chunk,
+    encoded,
+    mutations,
+    whole_files,
+)
 from tests.data.pictures import pictures_of
 
 
@@ -174,6 +181,34 @@ def avif_of(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def j2k_of(width: int, height: int) -> bytes:
+    image = Image.new("L", (64, 64))
+    content = bytearray(encoded(image, "JPEG2000", no_jp2=True))
+    place = content.index(b"\xff\x51")
+    for start in (place + 6, place + 22):  # of the picture, and of its only tile
+        content[start : start + 8] = struct.pack(">II", width, height)
+    return bytes(content)
+
+
+def tiff_of(width: int, height: int) -> bytes:
+    content = encoded(Image.new("L", (8, 8)), "TIFF", compression="tiff_lzw")
+    for tag, size in ((256, width), (257, height)):
+        field = struct.pack("<HHIH", tag, 3, 1, 8)
+        assert field in content
+        content = content.replace(field, struct.pack("<HHIH", tag, 3, 1, size))
+    return content
+
+
+def in_ico(content: bytes) -> bytes:
+    entry = struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(content), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + content
+
+
+def in_icns(content: bytes) -> bytes:
+    block = b"ic10" + struct.pack(">I", len(content) + 8) + content
+    return b"icns" + struct.pack(">I", len(block) + 8) + block
+
+
 LARGE = {
     "jpeg": jpeg_of(12000, 12000),
     "jpeg without pixels": jpeg_of(9000, 9000),
@@ -183,6 +218,12 @@ LARGE = {
     "ppm": b"P6 12000 12000 255\n",
     "webp": webp_of(12000, 12000),
     "avif": avif_of(12000, 12000),
+    "jpeg 2000": j2k_of(12000, 12000),
+    "tiff": tiff_of(12000, 12000),
+    "qoi": b"qoif" + struct.pack(">IIBB", 12000, 12000, 3, 0),
+    "psd": struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 12000, 12000, 8, 3) + bytes(14),
+    "png in ico": in_ico(png_of(12000, 12000)),
+    "jpeg 2000 in icns": in_icns(j2k_of(12000, 12000)),
 }
 
 
@@ -298,7 +339,17 @@ def test_a_stop_is_no_bad_picture(
         decode(encoded(picture, "PNG"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", READ_ONLY)
+def test_what_pillow_reads_alone_is_read(kind: str) -> None:
+    (content,) = whole_files(kind)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    if kind == "CUR":  # which is transparent somewhere
+        assert decode(content).shape == expected.shape
+    else:
+        np.testing.assert_array_equal(decode(content), expected)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *READ_ONLY])
 def test_mutated_files_are_pictures_or_a_line(kind: str, tmp_path: Path) -> None:
     # By the thousand: python -m tests.data.mutations 1000
     for content in mutations(kind, count=40, seed=1):

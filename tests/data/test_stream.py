@@ -1,16 +1,24 @@
 """Streamed batches: order, chance, shares, and going on in the middle."""
 
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from invariance_propagation.data import stream as module
 from invariance_propagation.data.augment import per_image_keys
 from invariance_propagation.data.chance import NUMBERS
+from invariance_propagation.data.folder import Files
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures, crops, resize
 from invariance_propagation.data.stream import Load, stream
@@ -145,6 +153,66 @@ class Bad:
 
     def __call__(self, index: int) -> bytes:
         return b"no picture"
+
+
+class Deadly(NamedTuple):
+    """Ends the process in which it reads the picture of index 13."""
+
+    content: Files
+    how: str
+
+    def __call__(self, index: int) -> bytes:
+        if index == 13:
+            if self.how == "crash":
+                ctypes.string_at(0)
+            elif self.how == "status 0":
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.content(index)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("crash", r"crashed \(SIGSEGV\)"),
+        ("kill", "was killed by SIGKILL"),
+        ("status 0", "ended with status 0"),
+    ],
+)
+def test_a_worker_that_dies_is_one_error_with_the_picture_and_leaves_nothing(
+    pictures: Pictures, how: str, expected: str, capfd: pytest.CaptureFixture
+) -> None:
+    before = set(os.listdir("/dev/shm"))
+    deadly = Pictures(pictures.ids, Deadly(pictures.content, how), size=16, where="")
+    made = stream(load_of(deadly), start=0, stop=5, num_threads=1, num_workers=1)
+    with pytest.raises(TrainingError, match=f"{expected} while it was at 13.png: "):
+        list(made)
+    assert not multiprocessing.active_children()
+    # Other tests may be running.
+    left = {x for x in set(os.listdir("/dev/shm")) - before if x.startswith("psm")}
+    assert not left
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_waited_names_its_last_pictures(pictures: Pictures) -> None:
+    made = stream(load_of(pictures), start=0, stop=5, num_threads=1, num_workers=1)
+    next(made)
+    (worker,) = multiprocessing.active_children()
+    while psutil.Process(worker.pid).status() == psutil.STATUS_RUNNING:
+        time.sleep(0.01)
+    worker.kill()
+    with pytest.raises(TrainingError, match=r"SIGKILL while it w.* \d\d\.png: "):
+        list(made)
+
+
+def test_a_stop_is_not_for_workers(pictures: Pictures) -> None:
+    made = stream(load_of(pictures), start=0, stop=5, num_threads=1, num_workers=1)
+    first = next(made)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert_same([first, *made], batches(pictures, 0, 5))
+    assert not multiprocessing.active_children()
 
 
 def test_crops_differ_by_epoch_and_seed(pictures: Pictures) -> None:

@@ -1,0 +1,235 @@
+"""Processes that make batches, and the one line that is left of one that dies.
+
+Each worker has a socket of its own, through which images travel, so that its end closes
+the socket whatever ended it. Nothing is shared but the places at which the workers are,
+in memory without a name: there is nothing that a killed process could leave behind.
+"""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker, util
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from invariance_propagation.errors import TrainingError, from_words, to_words
+
+NAMED = 8  # samples in a line
+JOIN_SECONDS = 10.0
+CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"}
+# What stops a run is for its main process, which stops the workers.
+NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM}
+
+Piece = tuple[np.ndarray, np.ndarray]
+
+
+class Work(NamedTuple):
+    """What workers do, as they are told at their start.
+
+    Attributes:
+      pieces: (places, note) -> for each place indices and images; calls `note` with
+        the index of each image before it is read, and with None after the last.
+      places: of all pieces, in order; the workers take them in turn.
+      per_batch: pieces that make up a batch.
+      num_threads: that call `note`, in each worker.
+    """
+
+    pieces: Callable[[range, Callable[[int | None], None]], Iterable[Piece]]
+    places: range
+    per_batch: int
+    num_threads: int
+
+
+class _Worker(NamedTuple):
+    process: BaseProcess
+    channel: Any  # a file, of what the process sends
+    board: Any  # per thread 1 + the index of its image, negative once it is done; or 0
+
+
+class _Traceback(Exception):
+    """Shows where in a worker an error was raised."""
+
+
+def make_batches(
+    work: Work, num_workers: int, name: Callable[[int], str]
+) -> Iterator[Piece]:
+    """Yields batches that worker processes make, the same for any number of them.
+
+    Args:
+      work: what they do.
+      num_workers: how many there are.
+      name: what the image of an index is called.
+
+    Yields:
+      indices [B], images [B, ...].
+
+    Raises:
+      TrainingError: a worker died; the line names the images that it was at.
+      Exception: as a worker raised it.
+    """
+    workers: list[_Worker] = []
+    # Before multiprocessing's own end, which would wait for them.
+    end = util.Finalize(None, _end, args=(workers,), exitpriority=1)
+    try:
+        _start(work, num_workers, workers)
+        turn = itertools.cycle(workers)
+        for _ in range(0, len(work.places), work.per_batch):
+            yield _receive(turn, work.per_batch, name)
+    finally:
+        end()
+
+
+def _start(work: Work, count: int, workers: list[_Worker]) -> None:
+    """Starts workers, all at once, and adds them to `workers`."""
+    context = multiprocessing.get_context("spawn")
+
+    def start(number: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        board = context.RawArray("q", work.num_threads)
+        own = work._replace(places=work.places[number::count])
+        process = context.Process(
+            name=f"worker process {number}",
+            target=_work,
+            args=(own, theirs, board),
+            daemon=True,
+        )
+        # Else a worker that died would not close its socket.
+        with theirs:
+            worker = _Worker(process, ours.makefile("rb"), board)
+            ours.close()  # once its file is
+            process.start()
+        return worker
+
+    resource_tracker.ensure_running()  # this unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:  # Threads and processes begin with the mask of who starts them.
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(start, number) for number in range(count)]
+        for future in futures:
+            if not future.exception():
+                workers.append(future.result())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for future in futures:
+        try:
+            future.result()
+        except OSError as error:
+            raise TrainingError(
+                f"a worker process could not be started ({error.strerror}): lower "
+                "train.num_workers, and run the same command to go on"
+            ) from error
+
+
+def _receive(turn: Iterator[_Worker], pieces: int, name: Callable[[int], str]) -> Piece:
+    batch: Piece | None = None
+    for piece in range(pieces):
+        worker = next(turn)
+        try:
+            header = worker.channel.readline()
+            if not header.endswith(b"\n"):
+                raise EOFError
+            told = json.loads(header)
+            if "error" in told:
+                raise from_words(told["error"]) from _Traceback(told["traceback"])
+            if batch is None:
+                batch = tuple(
+                    np.empty((pieces * shape[0], *shape[1:]), dtype)
+                    for dtype, shape in told["arrays"]
+                )
+            for array in batch:
+                count = len(array) // pieces
+                _fill(worker.channel, array[piece * count : (piece + 1) * count])
+        except (EOFError, ConnectionError) as error:
+            raise _death(worker, name) from error
+    return batch
+
+
+def _fill(channel: Any, array: np.ndarray) -> None:
+    if channel.readinto(memoryview(array).cast("B")) != array.nbytes:
+        raise EOFError
+
+
+def _death(worker: _Worker, name: Callable[[int], str]) -> TrainingError:
+    """Returns the error of a worker that has gone, with what it was at."""
+    worker.process.join(JOIN_SECONDS)
+    code = worker.process.exitcode
+    how, remedy = f"ended with status {code}", "mend or replace what ends it"
+    if code is None:
+        how, remedy = "closed its connection", "look what holds it"
+    elif code < 0:
+        number = signal.Signals(-code).name
+        how = f"was killed by {number}"
+        if number in CRASHES:
+            how = f"crashed ({number})"
+            remedy = "a damaged picture can crash a decoder; mend or replace it"
+        elif number == "SIGKILL":
+            remedy = "the system does that when memory runs out; if it did, lower "
+            remedy += "train.num_workers or train.num_threads"
+    return TrainingError(
+        f"{worker.process.name} of train.num_workers {how} "
+        f"{_where(worker.board, name)}: {remedy}; run the same command to go on from "
+        "the last checkpoint"
+    )
+
+
+def _where(board: Any, name: Callable[[int], str]) -> str:
+    """Says at which images the threads of a worker are, or were last."""
+    at = sorted({place - 1 for place in board if place > 0})
+    done = sorted({-place - 1 for place in board if place < 0})
+    names = [name(index) for index in at or done]
+    shown = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
+    if at:
+        return f"while it was at {shown}"
+    return f"while it waited, after {shown}" if done else "before its first picture"
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.channel.close()
+
+
+def _work(work: Work, channel: socket.socket, board: Any) -> None:
+    """Makes pieces and sends them, in a worker."""
+    threading.Thread(target=_end_with_main, daemon=True).start()
+    places, numbers = threading.local(), itertools.count()
+
+    def note(index: int | None) -> None:
+        if not hasattr(places, "own"):
+            places.own = next(numbers) % len(board)
+        board[places.own] = -abs(board[places.own]) if index is None else index + 1
+
+    # The main process is gone, or does not want more.
+    with contextlib.suppress(ConnectionError), channel:
+        try:
+            for piece in work.pieces(work.places, note):
+                arrays = [np.ascontiguousarray(x) for x in piece]
+                _tell(channel, arrays=[(x.dtype.str, x.shape) for x in arrays])
+                for array in arrays:
+                    channel.sendall(memoryview(array).cast("B"))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            words = to_words(error, multiprocessing.current_process().name)
+            _tell(channel, error=words, traceback=traceback.format_exc())
+
+
+def _tell(channel: socket.socket, **facts: Any) -> None:
+    channel.sendall(json.dumps(facts).encode() + b"\n")
+
+
+def _end_with_main() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
