@@ -119,9 +119,9 @@ def match_graph(graph: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Carries a graph over to other images, of which some were in it.
 
     A neighbour that is gone is replaced by the image's own id, as in `init_graph`: it adds
-    no positive, the neighbours that are left keep their places, and the row is replaced
-    as a whole when the image is next visited. So does the row of a new image, which has
-    not been visited.
+    no positive, and the neighbours that are left keep their places. The row of a new
+    image names the image itself alone. Each row is replaced as a whole when its image is
+    next visited.
 
     Args:
       graph: int32 [n, k], of the earlier images.

@@ -41,8 +41,8 @@ LAYERS = (
     {"claim", "train_step", "feed", "__init__"},
     {"run", "protocols"},
     {"setup"},
-    {"monitor", "plan", "scan", "preview", "restore", "gallery"},
-    {"announce", "horizon", "identity", "start", "compare"},
+    {"monitor", "plan", "scan", "preview", "restore", "gallery", "identity"},
+    {"announce", "horizon", "match", "start", "compare"},
     {"train", "export", "evaluate", "embed", "report"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with

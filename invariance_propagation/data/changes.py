@@ -47,8 +47,12 @@ class Changes(NamedTuple):
         """Counts each kind and names the first few of it, in one line."""
         renamed = [f"{old} -> {new}" for old, new in self.renamed]
         kinds = ("added", "removed", "renamed", "changed")
-        found = zip(kinds, (self.added, self.removed, renamed, self.changed))
-        parts = [f"{len(x):,} {kind} ({_first(x)})" for kind, x in found if x]
+        names = self.added, self.removed, renamed, self.changed
+        parts = [
+            f"{len(x):,} {kind} ({_first(x)})"
+            for kind, x in zip(kinds, names, strict=True)
+            if x
+        ]
         text = ", ".join(parts) or "the same images in another order"
         return text if self.by_content else f"{text}; told by names alone"
 
