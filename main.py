@@ -58,6 +58,7 @@ def main(argv: list[str]) -> None:
     from invariance_propagation.preview import draw_preview
     from invariance_propagation.scan import print_scan
     from invariance_propagation.train import train_and_evaluate
+    from invariance_propagation.verify import verify_resume
 
     for stream in (sys.stdout, sys.stderr):
         # No name of a file and no terminal may end a run.
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
         "plan": print_plan,
         "preview": draw_preview,
         "scan": print_scan,
+        "verify_resume": verify_resume,
         "export": lambda config: export(**arguments(config)),
         "report": report,
     }
@@ -112,7 +114,7 @@ def check_fits(task: str, config: ConfigDict) -> None:
     """A training config has a method; those of other tasks have not."""
     from invariance_propagation.errors import UserError
 
-    of_training = task in ("pretrain", "plan", "preview", "scan")
+    of_training = task in ("pretrain", "plan", "preview", "scan", "verify_resume")
     if of_training and "method" not in config:
         raise UserError(
             f"task={task!r} needs the config of a run, e.g. --config=configs/digits.py"

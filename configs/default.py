@@ -14,7 +14,9 @@ def get_config() -> ConfigDict:
     """Returns all keys. The other configs start from these and name their data set."""
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
-    # list the picture files that cannot be used; 'preview' to draw augmented views.
+    # list the picture files that cannot be used; 'preview' to draw augmented views;
+    # 'verify_resume' to try out in a few steps whether a run that is interrupted ends
+    # with the same numbers on this machine.
     config.task = "pretrain"
     # Of 'preview': the PNG file to write; '': preview.png in the current folder.
     config.output = ""

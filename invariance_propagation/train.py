@@ -76,6 +76,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
       Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
     """
     run, folder = processes.everywhere(_build, config, workdir)
+    return go_on(run, config, folder)
+
+
+def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Does what `train_and_evaluate` does, with a run that is built of the config."""
     processes.announce()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     lock = Lock(folder)

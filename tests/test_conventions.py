@@ -44,6 +44,7 @@ LAYERS = (
     {"monitor", "plan", "scan", "preview", "restore", "gallery", "identity"},
     {"announce", "horizon", "match", "start", "compare"},
     {"train", "export", "evaluate", "embed", "report"},
+    {"verify"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -52,7 +53,7 @@ CORE |= {"purity", "readiness", "search"}
 BELOW_CORE = {"arguments", "auto", "errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview"}
+SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview", "verify"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
 
