@@ -20,14 +20,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import logging
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from invariance_propagation.checkpoint import FOLDER, read_facts
+from invariance_propagation.checkpoint import FOLDER, read_facts, read_item
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.progress import METRICS_FILE
-from invariance_propagation.restore import read_checkpoint
 from invariance_propagation.setup import build
 from invariance_propagation.train import go_on
 from invariance_propagation.train_state import TrainState
@@ -115,8 +114,7 @@ def compare(folder: Path, other: Path) -> int:
     one, two = (read_facts(x)["arrays"] for x in (folder, other))
     differing = [name for name in one if one[name] != two.get(name)]
     differing += [name for name in two if name not in one]
-    parts = tuple({_path(name)[0] for name in differing})
-    arrays = [_arrays(x, parts) if parts else {} for x in (folder, other)]
+    arrays = [_arrays(x) if differing else {} for x in (folder, other)]
     for field in TrainState._fields:
         names = [name for name in one | two if _path(name)[0] == field]
         wrong = [name for name in names if name in differing]
@@ -194,9 +192,11 @@ def _path(name: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", name))
 
 
-def _arrays(folder: Path, parts: tuple[str, ...]) -> dict[tuple[str, ...], np.ndarray]:
-    state, _ = read_checkpoint(folder, parts)
-    return flatten_dict(state)
+def _arrays(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
+    """All arrays of a checkpoint, by their paths."""
+    state = read_item(ocp.PyTreeCheckpointHandler(), folder / "state")
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {_path(jax.tree_util.keystr(path)): np.asarray(x) for path, x in leaves}
 
 
 def _difference(
