@@ -125,6 +125,7 @@ def test_processes_of_their_own_say_and_leave_as_much(tmp_path: Path) -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "TMPDIR": str(tmp_path),
     }
     done = subprocess.run(
