@@ -279,6 +279,10 @@ def _go_on(
     if difference is None:
         return arrays, noted | {"untrained": untrained}
     step = saved["step"]
+    if steps_per_epoch_of(saved, run) != run.steps_per_epoch:
+        raise TrainingError(
+            f"another run has ended in {folder} meanwhile: run the same command again"
+        )
     if processes.is_first():
         for line in tell(difference, run, step, scored=bool(untrained)):
             print(line, flush=True)

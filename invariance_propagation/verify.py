@@ -141,7 +141,7 @@ def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
         "PYTHONIOENCODING": ":backslashreplace",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(workdir), str(steps), str(failure)],
+        [sys.executable, "-P", "-m", __name__, str(workdir), str(steps), str(failure)],
         stdin=subprocess.PIPE,
         text=True,
         env=environment,
@@ -154,9 +154,9 @@ def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
     except BrokenPipeError:
         status = process.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.wait()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
     if failure.exists():
@@ -229,7 +229,7 @@ def _end_with_parent(place: Path) -> None:
 
 def _main() -> None:
     workdir, steps, failure = sys.argv[1:]
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of saves in quick succession
     config = ConfigDict(_as_in_python(json.loads(sys.stdin.readline())))
     place = Path(workdir).parent
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()

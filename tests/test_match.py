@@ -194,6 +194,11 @@ def test_it_goes_on_to_the_end(place: Path, capsys) -> None:
     assert "changed" not in capsys.readouterr().out
     rows = [row for row in read_rows(place / "run") if "loss" in row]
     assert [row["step"] for row in rows] == [4, 8]
+    # A run that is finished stays so.
+    draw(folder / NEW[4], 4000)
+    assert train_and_evaluate(matched, workdir) == summary
+    assert "is finished" in (output := capsys.readouterr().out)
+    assert "its images have changed since" in output
 
 
 @pytest.mark.parametrize(
