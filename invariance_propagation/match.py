@@ -115,9 +115,9 @@ def _about_rows(difference: Difference) -> str:
     rows, changes = difference.train.rows, difference.train
     kept = int(np.sum(rows != GONE))
     return (
-        f"memory: {kept:,} images keep their rows, {len(rows) - kept:,} are embedded by "
-        f"the network of that step, the rows of "
-        f"{len(changes.removed) + len(changes.changed):,} are dropped"
+        f"rows of the memory: {kept:,} stay as they are, {len(rows) - kept:,} new from "
+        f"the network of that step, {len(changes.removed) + len(changes.changed):,} "
+        "dropped"
     )
 
 

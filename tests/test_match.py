@@ -145,8 +145,8 @@ def test_rows_follow_their_images(place: Path, capsys) -> None:
     run, before, after, noted = restored(place, data__on_change="match")
     output = capsys.readouterr().out
     assert f"the training images have changed since step {STEP}: {CHANGED}\n" in output
-    assert f"{COUNT - 2} images keep their rows, 3 are embedded" in output
-    assert "the rows of 2 are dropped" in output
+    rows = f"rows of the memory: {COUNT - 2} stay as they are, 3 new from the network"
+    assert rows in output and "of that step, 2 dropped\n" in output
     assert f"goes on at step {STEP}, in epoch 1, " in output
     counts = {"added": 2, "removed": 1, "renamed": 1, "changed": 1}
     assert noted["data_changes"] == [{"step": STEP, "held_out": ""} | counts]
