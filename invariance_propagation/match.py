@@ -1,15 +1,22 @@
 """Carries a run over to other images: rows that stay, new ones, and what is said of it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from invariance_propagation import processes
 from invariance_propagation.data.changes import GONE
 from invariance_propagation.data.pictures import Pictures
-from invariance_propagation.errors import UserError
-from invariance_propagation.identity import Difference, same_images
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.identity import (
+    Difference,
+    check_same_run,
+    same_images,
+    steps_per_epoch_of,
+)
 from invariance_propagation.parallel import REPLICATED
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
@@ -35,6 +42,51 @@ def stored_shapes(
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
     return shapes._replace(memory=jax.tree.map_with_path(stored, shapes.memory))
+
+
+def carry_over(
+    run: Run,
+    arrays: TrainState,
+    shapes: TrainState,
+    own: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    folder: Path,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Takes a checkpoint to this run's images, and says so where they are others.
+
+    It may be an older one than the newest, and of other images than that.
+
+    Args:
+      run: this run.
+      arrays: NumPy arrays of the checkpoint.
+      shapes: of this run's state.
+      own: `identity_of` this run, and its config.
+      saved: the facts of the checkpoint.
+      folder: its workdir, for messages.
+
+    Returns:
+      The state to go on with, and what stays of the facts.
+
+    Raises:
+      UserError: as `check_same_run`.
+      TrainingError: it is of another run than the one that was found at the start.
+    """
+    untrained = saved.get("untrained", {})
+    noted = {name: saved[name] for name in ("data_changes",) if name in saved}
+    difference = check_same_run(saved, own, run, folder)
+    if difference is None:
+        return arrays, noted | {"untrained": untrained}
+    step = saved["step"]
+    if steps_per_epoch_of(saved, run) != run.steps_per_epoch:
+        raise TrainingError(
+            f"another run has ended in {folder} meanwhile: run the same command again"
+        )
+    if processes.is_first():
+        for line in tell(difference, run, step, scored=bool(untrained)):
+            print(line, flush=True)
+    changes = [*noted.get("data_changes", ()), counts(difference, step)]
+    matched = match_state(run, arrays, shapes, difference)
+    return matched, {"data_changes": changes, "untrained": {}}
 
 
 def match_state(

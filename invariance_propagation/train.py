@@ -32,7 +32,7 @@ from invariance_propagation.identity import (
     steps_per_epoch_of,
 )
 from invariance_propagation.lock import Lock
-from invariance_propagation.match import counts, match_state, stored_shapes, tell
+from invariance_propagation.match import carry_over, stored_shapes
 from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
@@ -201,7 +201,8 @@ def _train(
     )
     if restored is not None:
         start, arrays, saved = restored
-        arrays, noted = _go_on(run, arrays, shapes, facts, saved, checkpoints.workdir)
+        where = checkpoints.workdir
+        arrays, noted = carry_over(run, arrays, shapes, facts, saved, where)
         state = run.runner.put(arrays, run.spec)
         window = Window(**saved["window"])
         facts = facts | noted
@@ -259,36 +260,6 @@ def _train(
         log.close()
     scores = facts["untrained"], trained
     return processes.from_first(monitor.summarize, run, state, steps, folder, *scores)
-
-
-def _go_on(
-    run: Run,
-    arrays: TrainState,
-    shapes: TrainState,
-    facts: dict[str, Any],
-    saved: dict[str, Any],
-    folder: Path,
-) -> tuple[TrainState, dict[str, Any]]:
-    """A checkpoint's arrays, matched to this run's images, and what stays of its facts.
-
-    It may be an older one than the newest, and of other images than that.
-    """
-    untrained = saved.get("untrained", {})
-    noted = {name: saved[name] for name in ("data_changes",) if name in saved}
-    difference = check_same_run(saved, facts, run, folder)
-    if difference is None:
-        return arrays, noted | {"untrained": untrained}
-    step = saved["step"]
-    if steps_per_epoch_of(saved, run) != run.steps_per_epoch:
-        raise TrainingError(
-            f"another run has ended in {folder} meanwhile: run the same command again"
-        )
-    if processes.is_first():
-        for line in tell(difference, run, step, scored=bool(untrained)):
-            print(line, flush=True)
-    changes = [*noted.get("data_changes", ()), counts(difference, step)]
-    arrays = match_state(run, arrays, shapes, difference)
-    return arrays, {"data_changes": changes, "untrained": {}}
 
 
 def _restore(

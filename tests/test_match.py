@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import image_folder
-from invariance_propagation import train
+from invariance_propagation import match, train
 from invariance_propagation.checkpoint import (
     Checkpoints,
     read_facts,
@@ -27,7 +28,12 @@ from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.data.stored import Records
 from invariance_propagation.errors import Stopped, UserError
-from invariance_propagation.identity import check_same_run, identity_of, names_of
+from invariance_propagation.identity import (
+    check_same_run,
+    identity_of,
+    names_of,
+    steps_per_epoch_of,
+)
 from invariance_propagation.progress import read_rows
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
@@ -115,10 +121,10 @@ def restored(place: Path, **changes: Any) -> tuple[Run, Any, Any, dict[str, Any]
     facts = identity_of(run) | {"config": config.to_dict()}
     state = run.init()
     shapes = run.runner.shapes(state, run.spec, run.num_examples)
-    target = train.partial(train.stored_shapes, shapes, facts, run)
+    target = partial(match.stored_shapes, shapes, facts, run)
     _, arrays, saved = train._restore(checkpoints, target, False)
     checkpoints.close()
-    after, noted = train._go_on(run, arrays, shapes, facts, saved, place / "run")
+    after, noted = match.carry_over(run, arrays, shapes, facts, saved, place / "run")
     return run, arrays, after, noted
 
 
@@ -368,8 +374,4 @@ def test_a_run_of_before_is_not_asked_for_what_it_has_not_noted() -> None:
     old = {name: own[name] for name in own if name not in ("held_out", "config")}
     del old["steps_per_epoch"]
     assert check_same_run(old, own, now, Path("runs/some")) is None
-    assert train_steps(old, now) == 2
-
-
-def train_steps(found: dict[str, Any], run: Any) -> int:
-    return train.steps_per_epoch_of(found, run)
+    assert steps_per_epoch_of(old, now) == 2
