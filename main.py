@@ -11,6 +11,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 CONFIGS = Path(__file__).parent / "configs"
+# Tasks that take the config of a run.
+OF_TRAINING = ("pretrain", "plan", "preview", "scan", "replay", "verify_resume")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -59,6 +61,7 @@ def main(argv: list[str]) -> None:
     from invariance_propagation.replay import replay
     from invariance_propagation.scan import print_scan
     from invariance_propagation.train import train_and_evaluate
+    from invariance_propagation.verify import verify_resume
 
     for stream in (sys.stdout, sys.stderr):
         # No name of a file and no terminal may end a run.
@@ -71,6 +74,7 @@ def main(argv: list[str]) -> None:
         "preview": draw_preview,
         "scan": print_scan,
         "replay": lambda config: replay(config, workdir()),
+        "verify_resume": verify_resume,
         "export": lambda config: export(**arguments(config)),
         "report": report,
     }
@@ -114,7 +118,7 @@ def check_fits(task: str, config: ConfigDict) -> None:
     """A training config has a method; those of other tasks have not."""
     from invariance_propagation.errors import UserError
 
-    of_training = task in ("pretrain", "plan", "preview", "scan", "replay")
+    of_training = task in OF_TRAINING
     if of_training and "method" not in config:
         raise UserError(
             f"task={task!r} needs the config of a run, e.g. --config=configs/digits.py"

@@ -14,7 +14,9 @@ def get_config() -> ConfigDict:
     """Returns all keys. The other configs start from these and name their data set."""
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
-    # list the picture files that cannot be used; 'preview' to draw augmented views.
+    # list the picture files that cannot be used; 'preview' to draw augmented views;
+    # 'verify_resume' to try out in a few steps whether a run that is interrupted ends
+    # with the same numbers on this machine.
     config.task = "pretrain"
     # Of 'preview': the PNG file to write; '': preview.png in the current folder.
     config.output = ""
@@ -61,6 +63,11 @@ def get_config() -> ConfigDict:
     # Of an image folder: the largest share of pictures that may be left out so; above
     # it the run stops before the first step.
     config.data.max_unreadable = 0.001
+    # What a run does whose workdir has a checkpoint of other images: 'refuse', which says
+    # what has changed; or 'match': images that were there keep their rows of the memory,
+    # new ones are embedded, and the run goes on. Images need names for it, as files and
+    # TFDS's have. An epoch keeps its number of steps.
+    config.data.on_change = "refuse"
 
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
     config.augment = ConfigDict()

@@ -34,6 +34,7 @@ def indices_of(run: Run, step: int) -> np.ndarray:
         epoch=epoch,
         num_examples=run.num_examples,
         batch_size=run.options.batch_size,
+        steps=run.steps_per_epoch,
     )
     return order[place]
 

@@ -51,6 +51,7 @@ def resident(
     runner: Runner,
     seed: int,
     batch_size: int,
+    steps_per_epoch: int | None = None,
 ) -> Input:
     """All images lie on every device, and only indices travel.
 
@@ -60,8 +61,9 @@ def resident(
       runner: places them.
       seed: of the order.
       batch_size: B.
+      steps_per_epoch: as `steps` of `epoch_order`.
     """
-    per_epoch = len(images) // batch_size
+    per_epoch = steps_per_epoch or len(images) // batch_size
 
     def feed(start: int, stop: int) -> Feed:
         placed, order = runner.put(images, REPLICATED), None
@@ -73,6 +75,7 @@ def resident(
                     epoch=epoch,
                     num_examples=len(images),
                     batch_size=batch_size,
+                    steps=per_epoch,
                 )
             yield runner.put(order[place], SHARDED), placed
 
@@ -93,6 +96,7 @@ def streamed(
     runner: Runner,
     seed: int,
     batch_size: int,
+    steps_per_epoch: int | None = None,
     num_threads: int,
     num_workers: int = 0,
     process_index: int = 0,
@@ -110,6 +114,7 @@ def streamed(
         _crops(pictures, chances),
         seed=seed,
         batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
         process_index=process_index,
         process_count=process_count,
     )
@@ -130,6 +135,7 @@ def host_made(
     runner: Runner,
     seed: int,
     batch_size: int,
+    steps_per_epoch: int | None = None,
     num_threads: int,
     num_workers: int = 0,
     process_index: int = 0,
@@ -153,6 +159,7 @@ def host_made(
         make,
         seed=seed,
         batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
         process_index=process_index,
         process_count=process_count,
     )

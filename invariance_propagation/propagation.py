@@ -115,6 +115,32 @@ def _first_of_each(positives: jax.Array, indices: jax.Array) -> jax.Array:
     return ~jnp.any(same & earlier, axis=2) & (positives != indices[:, None])
 
 
+def match_graph(graph: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Carries a graph over to other images, of which some were in it.
+
+    A neighbour that is gone is replaced by the image's own id, as in `init_graph`: it adds
+    no positive, and the neighbours that are left keep their places. The row of a new
+    image names the image itself alone. Each row is replaced as a whole when its image is
+    next visited.
+
+    Args:
+      graph: int32 [n, k], of the earlier images.
+      rows: int32 [N], the row in `graph` of each present image, -1 for a new one; no row
+        twice.
+
+    Returns:
+      int32 [N, k], a NumPy array.
+    """
+    kept = np.flatnonzero(rows >= 0)
+    places = np.full(len(graph), -1, np.int32)
+    places[rows[kept]] = kept
+    own = np.arange(len(rows), dtype=np.int32)[:, None]
+    found = places[graph[rows[kept]]]
+    matched = np.repeat(own, graph.shape[1], axis=1)
+    matched[kept] = np.where(found < 0, own[kept], found)
+    return matched
+
+
 def update_graph(
     graph: jax.Array,
     indices: jax.Array,

@@ -10,7 +10,11 @@ from ml_collections import ConfigDict
 from invariance_propagation import announce, failure, settings
 from invariance_propagation.checkpoint import Checkpoints
 from invariance_propagation.errors import UserError
-from invariance_propagation.identity import check_same_run
+from invariance_propagation.identity import (
+    check_same_run,
+    identity_of,
+    steps_per_epoch_of,
+)
 from invariance_propagation.paths import local
 from invariance_propagation.run import Run
 from invariance_propagation.saver import check_finite, try_step
@@ -46,10 +50,17 @@ def replay(config: ConfigDict, workdir: str) -> bool:
     checkpoints = Checkpoints(folder, keep=1)
     try:
         found = checkpoints.facts()
-        check_same_run(found, run, folder, sampled=config.data.num_train > 0)
+        per_epoch = steps_per_epoch_of(found, run)
+        if per_epoch != run.steps_per_epoch:
+            run = build(config, dataset=run.dataset, steps_per_epoch=per_epoch)
+        own = {"config": json.loads(config.to_json_best_effort())}
+        if check_same_run(found, identity_of(run) | own, run, folder) is not None:
+            raise UserError(
+                f"{folder} is of other images than this config: set them back to replay"
+            )
         if found is not None:
-            now = json.loads(config.to_json_best_effort())
-            announce.changed_settings(settings.by_new_names(found["config"]), now)
+            before = settings.by_new_names(found["config"])
+            announce.changed_settings(before, own["config"])
         shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
         restored = checkpoints.restore(shapes)
     finally:

@@ -53,7 +53,7 @@ class Run(NamedTuple):
       chances: the section `augment`.
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
-      steps_per_epoch: N // B.
+      steps_per_epoch: N // B, of the N that the run began with.
       options: the section `train`.
       knn: the section `knn`, its K a number.
       seed: of weights, order and augmentation.

@@ -43,8 +43,18 @@ AUGMENTATIONS = ("device", "host")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: ConfigDict) -> Run:
+def build(
+    config: ConfigDict,
+    *,
+    dataset: sources.Dataset | None = None,
+    steps_per_epoch: int | None = None,
+) -> Run:
     """Checks a config and binds its parts.
+
+    Args:
+      config: as from configs/default.py.
+      dataset: what the section `data` names, where it has been loaded already.
+      steps_per_epoch: of a run that began with another number of images; None: N // B.
 
     Raises:
       UserError: anything the user can mend; one line that names the fix.
@@ -61,7 +71,8 @@ def build(config: ConfigDict) -> Run:
     if config.weights:
         local(config.weights, key="weights")
     own = {"size": config.augment.size, "seed": config.seed}
-    dataset = settings.call(sources.load, "data", config, **own)
+    if dataset is None:
+        dataset = settings.call(sources.load, "data", config, **own)
     images = dataset.train.images
     num_examples = len(images)
     knn = knn._replace(num_neighbors=_votes(knn.num_neighbors, dataset.train))
@@ -84,7 +95,7 @@ def build(config: ConfigDict) -> Run:
     check_norm_group(
         norm_group, batch_size=options.batch_size, num_devices=runner.num_devices
     )
-    steps_per_epoch = num_examples // options.batch_size
+    steps_per_epoch = steps_per_epoch or num_examples // options.batch_size
     own_options = dict(config.method)
     method = settings.call(
         find_method(own_options.pop("name")),
@@ -106,7 +117,14 @@ def build(config: ConfigDict) -> Run:
         augment.augment, "augment", config, bound=("keys", "images")
     )
     check_chances(chances)
-    given = _input_of(config, images, chances, runner=runner, options=options)
+    given = _input_of(
+        config,
+        images,
+        chances,
+        runner=runner,
+        options=options,
+        steps_per_epoch=steps_per_epoch,
+    )
     plain_view = partial(
         augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
     )
@@ -211,8 +229,10 @@ def _input_of(
     *,
     runner: Runner,
     options: TrainOptions,
+    steps_per_epoch: int,
 ) -> Input:
     own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
+    own |= {"steps_per_epoch": steps_per_epoch}
     on_host = config.augmentation == "host"
     if not on_host and not isinstance(images, Pictures):
         return resident(images, chances, **own)

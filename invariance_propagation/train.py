@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,11 @@ from invariance_propagation.identity import (
     check_same_run,
     crop_of,
     identity_of,
-    sample_ids,
+    names_of,
+    steps_per_epoch_of,
 )
 from invariance_propagation.lock import FILE, Lock, is_marked
+from invariance_propagation.match import carry_over, stored_shapes
 from invariance_propagation.paths import local, writing
 from invariance_propagation.progress import (
     METRICS_FILE,
@@ -74,19 +78,25 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
       Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
     """
     run, folder = processes.everywhere(_build, config, workdir)
+    return go_on(run, config, folder)
+
+
+def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Does what `train_and_evaluate` does, with a run that is built of the config."""
     processes.announce()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     lock = Lock(folder)
-    identity = identity_of(run)
-    facts = identity | {"config": json.loads(config.to_json_best_effort())}
-    processes.check_same(facts, "config or data set")
     try:
+        run = _with_steps_of(checkpoints, run, config)
+        facts = identity_of(run)
+        facts |= {"config": json.loads(config.to_json_best_effort())}
+        processes.check_same(facts, "config or data set")
         summary, start = processes.from_first(
-            _prepare_folder, folder, checkpoints, run, config, lock
+            _prepare_folder, folder, checkpoints, run, config, facts, lock
         )
         if summary is not None:
             return summary
-        facts |= {"versions": versions()} | sample_ids(run) | crop_of(run)
+        facts |= {"versions": versions()} | names_of(run) | crop_of(run)
         start = start and Start(*start)  # a tuple where another process has read it
         if start is not None:
             facts["started_from"] = start.facts
@@ -105,18 +115,30 @@ def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
     return build(config), folder
 
 
+def _with_steps_of(checkpoints: Checkpoints, run: Run, config: ConfigDict) -> Run:
+    """The run, its epochs of as many steps as when the one in the workdir began."""
+    per_epoch = processes.from_first(
+        lambda: steps_per_epoch_of(checkpoints.facts(), run)
+    )
+    if per_epoch == run.steps_per_epoch:
+        return run
+    again = partial(build, dataset=run.dataset, steps_per_epoch=per_epoch)
+    return processes.everywhere(again, config)
+
+
 def _prepare_folder(
     folder: Path,
     checkpoints: Checkpoints,
     run: Run,
     config: ConfigDict,
+    facts: dict[str, Any],
     lock: Lock,
 ) -> tuple[dict[str, Any] | None, Start | None]:
     """The summary of a run that is finished; else makes the folder, for this run."""
     found = checkpoints.facts()
-    check_same_run(found, run, folder, sampled=config.data.num_train > 0)
+    difference = check_same_run(found, facts, run, folder)
     if found is not None:
-        own = json.loads(config.to_json_best_effort())
+        own = facts["config"]
         before = settings.by_new_names(found["config"])
         announce.changed_settings(before, own)
         if found["step"] < run.total_steps:
@@ -134,6 +156,8 @@ def _prepare_folder(
         finished = summary is not None and summary.get("steps") == found["step"]
         if finished and found["step"] >= run.total_steps:
             advice = how_to_train_on(before, folder)
+            if difference is not None:
+                advice += "; its images have changed since, and its summary is of those before"
             return monitor.repeat_summary(summary, folder, advice), None
     left = _traces_in(folder) if found is None else []
     if left and not run.options.start_over:
@@ -148,7 +172,7 @@ def _prepare_folder(
         enter(folder, lock)
         if _step_of(checkpoints.facts()) != _step_of(found):
             # Another run has just ended here.
-            return _prepare_folder(folder, checkpoints, run, config, lock)
+            return _prepare_folder(folder, checkpoints, run, config, facts, lock)
     if left:
         place = move_aside(folder, MOVED)
         print(f"what is left of a run now lies in {place}; beginning at step 0")
@@ -179,14 +203,19 @@ def _train(
     start, window = 0, Window()
     shapes = run.runner.shapes(state, run.spec, run.num_examples)
     restored = processes.from_first(
-        _restore, checkpoints, shapes, run.options.start_over
+        _restore,
+        checkpoints,
+        partial(stored_shapes, shapes, facts, run),
+        run.options.start_over,
     )
     if restored is not None:
         start, leaves, saved = restored
         arrays = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        where = checkpoints.workdir
+        arrays, noted = carry_over(run, arrays, shapes, facts, saved, where)
         state = run.runner.put(arrays, run.spec)
         window = Window(**saved["window"])
-        facts = facts | {"untrained": saved.get("untrained", {})}
+        facts = facts | noted
         if "started_from" in saved:  # its weights may be gone by now
             facts = facts | {"started_from": saved["started_from"]}
     log, progress = Silent(), Silent()
@@ -251,7 +280,7 @@ def _train(
 
 
 def _restore(
-    checkpoints: Checkpoints, shapes: Any, start_over: bool
+    checkpoints: Checkpoints, shapes: Callable[[Any], Any], start_over: bool
 ) -> tuple[int, list[np.ndarray], dict[str, Any]] | None:
     """Step, leaves of the state and facts of the newest whole checkpoint, if any."""
     try:

@@ -41,9 +41,10 @@ LAYERS = (
     {"claim", "train_step", "feed", "__init__"},
     {"run", "protocols"},
     {"setup", "saver", "failure"},
-    {"monitor", "plan", "scan", "preview", "restore", "gallery"},
-    {"announce", "horizon", "identity", "start", "compare"},
+    {"monitor", "plan", "scan", "preview", "restore", "gallery", "identity"},
+    {"announce", "horizon", "match", "start", "compare"},
     {"train", "replay", "export", "evaluate", "embed", "report"},
+    {"verify"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -53,6 +54,7 @@ BELOW_CORE = {"arguments", "auto", "errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
 SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview", "replay"}
+SEE_CONFIG |= {"verify"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
 

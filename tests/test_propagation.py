@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from invariance_propagation import distinct, init_graph, propagate, update_graph
+from invariance_propagation.propagation import match_graph
 from tests.reference import objective as oracle
 
 # The conformance fixture of the specification: two hops over eight images.
@@ -128,3 +129,19 @@ def test_jit_changes_nothing(make_problem) -> None:
 def test_no_hops_is_an_error(num_hops: int) -> None:
     with pytest.raises(ValueError, match="num_hops"):
         propagate(GRAPH, INDICES, num_hops=num_hops)
+
+
+def test_a_graph_follows_its_images() -> None:
+    # 0 is gone, 3 and 1 have changed places, 2 stays, and one is new.
+    graph = np.array([[1, 2], [0, 2], [3, 1], [0, 0]], np.int32)
+    matched = match_graph(graph, np.array([3, 1, 2, -1], np.int32))
+    # Who has lost neighbours names itself instead, as who was never visited does.
+    assert matched.tolist() == [[0, 0], [1, 2], [0, 1], [3, 3]]
+    assert matched.dtype == np.int32
+    np.testing.assert_array_equal(matched[3], init_graph(4, 2)[3])
+    assert not np.any(distinct(propagate(matched, np.array([0, 3])), np.array([0, 3])))
+
+
+def test_a_graph_of_the_same_images_stays_as_it_is(make_problem) -> None:
+    graph = make_problem(3).graph.astype(np.int32)
+    np.testing.assert_array_equal(match_graph(graph, np.arange(len(graph))), graph)

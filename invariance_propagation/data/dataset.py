@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,6 +50,36 @@ class Split(NamedTuple):
             None if ids is None else [ids[int(i)] for i in rows],
         )
 
+    def digest(self) -> str:
+        """Names the images and their order, 16 hex digits of SHA-256.
+
+        Of arrays it is their values that count; of files and records their names and
+        the marks of their content.
+        """
+        images, _, ids = self
+        if isinstance(images, Pictures):
+            state = hashlib.sha256()
+            for index, name in enumerate(ids):
+                own = os.fsencode(name) + b"\0" + images.mark(index)
+                state.update(len(own).to_bytes(8, "big") + own)
+            return state.hexdigest()[:16]
+        state = hashlib.sha256(str(images.shape).encode())
+        state.update(np.ascontiguousarray(images).data)
+        return state.hexdigest()[:16]
+
+    def checksums(self) -> np.ndarray | None:
+        """Names the content of each image by 4 bytes, without reading a file.
+
+        Two different images have the same checksum once in 4 billion pairs.
+
+        Returns:
+          uint32 [n], CRC-32; None where an image's content is not known by itself.
+        """
+        if isinstance(self.images, Pictures):
+            return self.images.checksums()
+        values = (zlib.crc32(np.ascontiguousarray(x)) for x in self.images)
+        return np.fromiter(values, np.uint32, len(self.images))
+
 
 class Dataset(NamedTuple):
     """A training split and, for evaluation, a held-out one (None where absent).
@@ -71,21 +102,8 @@ class Dataset(NamedTuple):
         return printable(self.classes[label]) if self.classes else str(label)
 
     def digest(self) -> str:
-        """Names the training images and their order, 16 hex digits of SHA-256.
-
-        Of arrays it is their values that count; of files and records their names and
-        the marks of their content.
-        """
-        images, _, ids = self.train
-        if isinstance(images, Pictures):
-            state = hashlib.sha256()
-            for index, name in enumerate(ids):
-                own = os.fsencode(name) + b"\0" + images.mark(index)
-                state.update(len(own).to_bytes(8, "big") + own)
-            return state.hexdigest()[:16]
-        state = hashlib.sha256(str(images.shape).encode())
-        state.update(np.ascontiguousarray(images).data)
-        return state.hexdigest()[:16]
+        """Names the training images and their order, as `Split.digest` does."""
+        return self.train.digest()
 
     def has_digest(self, digest: str) -> bool:
         """Whether a run that noted `digest` was trained on these images.

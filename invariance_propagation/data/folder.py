@@ -42,6 +42,11 @@ class Files(NamedTuple):
         """What the picture's content decides; nothing where it was not looked at."""
         return self.marks.get(self.ids[index], b"")
 
+    @property
+    def marks_each(self) -> bool:
+        """Whether pictures of another content have another mark."""
+        return bool(self.marks)
+
 
 class Parts(NamedTuple):
     """A folder's pictures by what they are for.

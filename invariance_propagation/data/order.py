@@ -4,20 +4,39 @@ import numpy as np
 
 
 def epoch_order(
-    *, seed: int, epoch: int, num_examples: int, batch_size: int
+    *,
+    seed: int,
+    epoch: int,
+    num_examples: int,
+    batch_size: int,
+    steps: int | None = None,
 ) -> np.ndarray:
     """One epoch's batches.
 
     No index appears twice, so none repeats inside a global batch; the tail of
     the shuffle that fills no batch is dropped, another one each epoch.
 
+    Args:
+      seed: of the run.
+      epoch: from 0.
+      num_examples: N.
+      batch_size: B, at most N.
+      steps: of an epoch; None: N // B. With fewer, other images are left out each epoch.
+        With more, the images are shuffled anew as often as needed, so that an index
+        appears again, but never twice in a batch.
+
     Returns:
-      int32 [N // B, B].
+      int32 [steps, B].
     """
     # Philox is counter-based and documented to be stable across versions.
     random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    steps = num_examples // batch_size
-    order = random.permutation(num_examples)[: steps * batch_size]
+    at_once = num_examples // batch_size
+    steps = at_once if steps is None else steps
+    whole = at_once * batch_size
+    shuffles = [
+        random.permutation(num_examples)[:whole] for _ in range(0, steps, at_once)
+    ]
+    order = np.concatenate(shuffles)[: steps * batch_size]
     return order.reshape(steps, batch_size).astype(np.int32)
 
 

@@ -17,6 +17,8 @@ from invariance_propagation.data.records import (
 )
 from invariance_propagation.errors import UserError
 
+ON_CHANGE = ("refuse", "match")
+
 
 def load(
     *,
@@ -30,6 +32,7 @@ def load(
     outside_links: bool = True,
     scan: str = "decode",
     max_unreadable: float = 0.001,
+    on_change: str = "refuse",
     size: int = 224,
     seed: int = 0,
 ) -> Dataset:
@@ -49,6 +52,8 @@ def load(
       scan: how the pictures of an image folder are looked at before they are used,
         'decode' or 'headers'.
       max_unreadable: share of an image folder's pictures that may be left out.
+      on_change: what a run does that began with other images, 'refuse' or 'match'; it
+        does not change what is loaded.
       size: height and width of the crops of streamed pictures.
       seed: of the sample.
 
@@ -58,6 +63,10 @@ def load(
     """
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out={held_out}: set it to 0 or above, below 1")
+    if on_change not in ON_CHANGE:
+        raise UserError(
+            f"data.on_change={on_change!r}: choose one of {', '.join(ON_CHANGE)}"
+        )
     of_folders, of_records = name == "image_folder", _of_records(name)
     for option, given, has in (
         ("split", split, of_records),

@@ -36,6 +36,8 @@ class Records(NamedTuple):
         del index
         return self.content
 
+    marks_each = False
+
 
 class RecordIds(Sequence):
     """TFDS's ids, 'FILE__PLACE', made when they are asked for: there may be millions."""

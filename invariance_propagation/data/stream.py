@@ -37,6 +37,7 @@ class Load:
         *,
         seed: int,
         batch_size: int,
+        steps_per_epoch: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -48,11 +49,13 @@ class Load:
             [size, size, C].
           seed: of order and chance.
           batch_size: B, over all processes.
+          steps_per_epoch: as `steps` of `epoch_order`.
           process_index: p.
           process_count: P, a divisor of B.
         """
         self._images, self._make, self._seed = images, make, seed
         self._batch_size = batch_size
+        self._per_epoch = steps_per_epoch or len(images) // batch_size
         self._share = batch_size // process_count
         self._first = process_index * self._share
         self._piece = max(n for n in range(1, PIECE + 1) if self._share % n == 0)
@@ -71,12 +74,13 @@ class Load:
         self, place: int, *, note: Callable[[int | None], None] = _nothing
     ) -> tuple[np.ndarray, np.ndarray]:
         step, piece = divmod(int(place), self.pieces)
-        epoch, step = divmod(step, len(self._images) // self._batch_size)
+        epoch, step = divmod(step, self._per_epoch)
         order = _order(
             seed=self._seed,
             epoch=epoch,
             num_examples=len(self._images),
             batch_size=self._batch_size,
+            steps=self._per_epoch,
         )
         first = self._first + piece * self._piece
         indices = order[step, first : first + self._piece]

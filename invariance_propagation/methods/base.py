@@ -46,6 +46,11 @@ class Method(NamedTuple):
       loss: (outputs, batch, memory, step) -> (float32 [b], Aux); outputs are what
         the encoder returns, step is int32 [].
       update_memory: (memory, outputs, batch, aux, step) -> memory, every step.
+      match_memory: (memory, rows, embeddings) -> memory for other training images, of
+        which there may be more or fewer; all of them host arrays in global shapes. `rows`,
+        int32 [N], is the place of each image among the earlier ones, -1 for a new one;
+        `embeddings`, float32 [m, d], are of the new ones, in their order. None: a run
+        with memory cannot go on with other images.
       prepare: (key, batch) -> batch, for mixing; the same key on all devices.
       purity: (memory, labels [N], indices [n]) -> float32 [l + 1], the share of
         positives with the anchor's label per hop and over all; None for a method
@@ -64,6 +69,7 @@ class Method(NamedTuple):
     needs_embeddings: bool
     loss: Callable
     update_memory: Callable
+    match_memory: Callable | None = None
     prepare: Callable = lambda key, batch: batch
     purity: Callable | None = None
     buffers: Callable = lambda batch_size, num_devices: {}

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invariance_propagation import auto, parallel
 from invariance_propagation.bank import init_bank, normalize, update_bank
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods.base import Aux, Batch, Method
 from invariance_propagation.objective import check_ranges, invp_losses
-from invariance_propagation.propagation import init_graph, update_graph
+from invariance_propagation.propagation import init_graph, match_graph, update_graph
 from invariance_propagation.purity import hop_purity
 from invariance_propagation.readiness import (
     Readiness,
@@ -189,6 +190,17 @@ def invariance_propagation(
             memory = memory._replace(readiness=readiness)
         return memory
 
+    def match_memory(memory, rows: np.ndarray, embeddings: np.ndarray):
+        """Rows of the bank stay as they are, new ones are as of bank_start='embeddings'.
+
+        Of the graph see `match_graph`. Whether the graph is ready does not change.
+        """
+        kept = rows >= 0
+        bank = np.empty((len(rows), embedding_dim), np.float32)
+        bank[kept] = memory.bank[rows[kept]]
+        bank[~kept] = normalize(jnp.asarray(embeddings, jnp.float32))
+        return memory._replace(bank=bank, graph=match_graph(memory.graph, rows))
+
     memory_spec = Memory(parallel.SHARDED, parallel.REPLICATED)
     if by_itself:
         readiness_spec = Readiness(parallel.REPLICATED, parallel.REPLICATED)
@@ -200,6 +212,7 @@ def invariance_propagation(
         needs_embeddings=bank_start == "embeddings",
         loss=loss,
         update_memory=update_memory,
+        match_memory=match_memory,
         purity=lambda memory, labels, indices: hop_purity(
             memory.graph, labels, indices, num_hops=num_hops
         ),

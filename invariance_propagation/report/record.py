@@ -57,7 +57,8 @@ class Record(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         if self.facts:
-            return self.facts["num_examples"] // self.facts["batch_size"]
+            at_first = self.facts["num_examples"] // self.facts["batch_size"]
+            return self.facts.get("steps_per_epoch", at_first)
         # Each epoch ends with a row: this is exact once one has ended.
         return max(row["step"] // (row["epoch"] + 1) for row in self.rows) or 1
 

@@ -76,6 +76,21 @@ def test_another_tail_is_dropped_each_epoch() -> None:
     assert set().union(*dropped) == everything
 
 
+@pytest.mark.parametrize("steps", [1, 9, 10, 11, 20, 25])
+def test_an_epoch_may_keep_its_steps_with_other_images(steps: int) -> None:
+    sizes = {"seed": 0, "epoch": 3, "num_examples": 103, "batch_size": 10}
+    batches = epoch_order(**sizes, steps=steps)
+    assert batches.shape == (steps, 10) and batches.dtype == np.int32
+    assert all(len(set(batch)) == 10 for batch in batches.tolist())
+    # As without a number, and shuffled anew when all have been used.
+    np.testing.assert_array_equal(batches[:10], epoch_order(**sizes)[:steps])
+    for first in range(0, steps, 10):
+        shuffle = batches[first : first + 10]
+        assert len(np.unique(shuffle)) == shuffle.size
+    if steps == 20:
+        assert not np.array_equal(batches[:10], batches[10:])
+
+
 def test_function_of_seed_and_epoch_alone() -> None:
     before = order(5, 3)
     # A run that goes on from epoch 3 has not drawn the epochs before it, and other

@@ -65,6 +65,15 @@ def test_every_step_gets_the_indices_of_its_place(pictures: Pictures) -> None:
         assert images.shape == (BATCH, 16, 16, 3) and images.dtype == np.uint8
 
 
+@pytest.mark.parametrize("per_epoch", [PER_EPOCH - 1, PER_EPOCH + 1])
+def test_an_epoch_of_other_steps(pictures: Pictures, per_epoch: int) -> None:
+    sizes = {"num_examples": COUNT, "batch_size": BATCH, "steps": per_epoch}
+    expected = [epoch_order(seed=5, epoch=epoch, **sizes) for epoch in range(2)]
+    found = batches(pictures, 0, 2 * per_epoch, steps_per_epoch=per_epoch)
+    indices = [indices for indices, _ in found]
+    np.testing.assert_array_equal(indices, np.concatenate(expected))
+
+
 @pytest.mark.parametrize("threads", [1, 5])
 def test_starting_in_the_middle_changes_nothing(
     pictures: Pictures, threads: int

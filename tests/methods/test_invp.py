@@ -353,3 +353,32 @@ def test_impossible_option_is_an_error_at_once(name: str, value: Any) -> None:
     # Before any array is made: `make_method` itself raises.
     with pytest.raises(ValueError, match=name):
         make_method(**{name: value})
+
+
+@pytest.mark.parametrize("options", [{}, {"start": "auto"}])
+def test_a_memory_follows_its_images(options: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    method = make_method(**options, num_examples=30)
+    earlier = make_method(**options).init_memory(jax.random.key(0))
+    memory = jax.tree.map(np.asarray, earlier)._replace(
+        graph=random.integers(N, size=(N, K)).astype(np.int32)
+    )
+    rows = np.concatenate([random.permutation(N)[:26], np.full(4, -1)]).astype(np.int32)
+    rows = random.permutation(rows)
+    embeddings = random.normal(size=(4, DIM)).astype(np.float32)
+    matched = method.match_memory(memory, rows, embeddings)
+    shapes = jax.eval_shape(method.init_memory, jax.random.key(0))
+    same = jax.tree.map(
+        lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), *((matched, shapes))
+    )
+    assert all(jax.tree.leaves(same))
+    kept = rows >= 0
+    np.testing.assert_array_equal(matched.bank[kept], memory.bank[rows[kept]])
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    np.testing.assert_allclose(matched.bank[~kept], embeddings / lengths, rtol=1e-5)
+    # Neighbours are the same images: by their earlier places, where they are there.
+    for place, row in zip(np.flatnonzero(kept), rows[kept], strict=True):
+        for found, was in zip(matched.graph[place], memory.graph[row], strict=True):
+            assert rows[found] == was if was in rows else found == place
+    if options:
+        assert matched.readiness == memory.readiness
