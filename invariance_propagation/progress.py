@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -83,6 +84,7 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         with writing(self._path):
+            os.stat(self._path)  # a file that was removed would still take rows
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         if self._writer is not None:

@@ -1,7 +1,9 @@
 """The training loop: steps, what is logged, evaluated and saved along the way."""
 
+import contextlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import announce, monitor, processes, settings
+from invariance_propagation import announce, ending, monitor, processes, settings
 from invariance_propagation.checkpoint import DAMAGED, FOLDER, Checkpoints, NoneWhole
 from invariance_propagation.claim import (
     KEY,
@@ -40,7 +42,13 @@ from invariance_propagation.progress import (
 from invariance_propagation.run import Run
 from invariance_propagation.setup import build
 from invariance_propagation.start import Start, start_of
-from invariance_propagation.stopping import describe, exit_status, stop_requests
+from invariance_propagation.stopping import (
+    LIMIT,
+    Stopping,
+    describe,
+    exit_status,
+    stop_requests,
+)
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import Window
@@ -78,7 +86,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     identity = identity_of(run)
     facts = identity | {"config": json.loads(config.to_json_best_effort())}
     processes.check_same(facts, "config or data set")
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ending.undone_at_end(lock.release))
+        stack.callback(lock.release)
+        stack.callback(checkpoints.close)
         summary, start = processes.from_first(
             _prepare_folder, folder, checkpoints, run, config, lock
         )
@@ -88,9 +99,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         if start is not None:
             facts["started_from"] = start.facts
         return _train(run, start, facts, folder, checkpoints)
-    finally:
-        checkpoints.close()
-        lock.release()
 
 
 def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
@@ -195,7 +203,6 @@ def _train(
         )
         progress = Progress(start, run.total_steps)
     feed = run.feed(start=start, stop=run.total_steps)
-    limit = run.options.stop_after_steps
     try:
         if restored is None:
             # Before the first row: rows without a checkpoint are of one that was lost.
@@ -204,33 +211,54 @@ def _train(
             processes.from_first(checkpoints.finish)
         if start == 0:
             _log_scores(0, 0, facts["untrained"], folder, log)
-        with stop_requests(
-            run.runner,
-            last_step=start + limit if limit else None,
-            hours=run.options.stop_after_hours,
-        ) as stopping:
-            state = _loop(
-                run,
-                state,
-                start,
-                feed,
-                window,
-                checkpoints,
-                facts,
-                log,
-                progress,
-                stopping,
+        stopping = _stopping(run, start, checkpoints)
+        with ending.kept(stopping):
+            with stop_requests(stopping):
+                state = _loop(
+                    run,
+                    state,
+                    start,
+                    feed,
+                    window,
+                    checkpoints,
+                    facts,
+                    log,
+                    progress,
+                    stopping,
+                )
+                processes.from_first(checkpoints.finish)
+            steps = max(start, run.total_steps)
+            trained = monitor.knn(run, state) if run.has_knn else {}
+            epoch = (steps - 1) // run.steps_per_epoch
+            _log_scores(steps, epoch, trained, folder, log)
+            scores = facts["untrained"], trained
+            return processes.from_first(
+                monitor.summarize, run, state, steps, folder, *scores
             )
-        processes.from_first(checkpoints.finish)
-        steps = max(start, run.total_steps)
-        trained = monitor.knn(run, state) if run.has_knn else {}
-        _log_scores(steps, (steps - 1) // run.steps_per_epoch, trained, folder, log)
     finally:
         feed.close()
         progress.close()
         log.close()
-    scores = facts["untrained"], trained
-    return processes.from_first(monitor.summarize, run, state, steps, folder, *scores)
+
+
+def _stopping(run: Run, start: int, checkpoints: Checkpoints) -> Stopping:
+    limit = run.options.stop_after_steps
+    checkpoints.on_disk = start  # not known where another process has read it
+    return Stopping(
+        run.runner,
+        start=start,
+        last_step=start + limit if limit else None,
+        hours=run.options.stop_after_hours,
+        on_disk=lambda: checkpoints.on_disk,
+        describe=partial(_how_to_go_on, run, checkpoints),
+    )
+
+
+def _how_to_go_on(run: Run, checkpoints: Checkpoints, by: str, step: int) -> str:
+    return (
+        f"stopped by {by} at step {step} of {run.total_steps}; a checkpoint is in "
+        f"{checkpoints.folder}; run the same command to go on"
+    )
 
 
 def _restore(
@@ -283,6 +311,8 @@ def _save(
     host_state = run.runner.fetch(state, run.spec, run.num_examples)
     own_facts = facts | {"window": window.facts()}
     processes.from_first(checkpoints.save, step, host_state, own_facts)
+    if not processes.is_first():
+        checkpoints.on_disk = step
 
 
 def _loop(
@@ -291,13 +321,20 @@ def _loop(
     options, per_epoch = run.options, run.steps_per_epoch
     clock, clocked, waited = time.monotonic(), start, 0.0
     before = _last_row(checkpoints.workdir)
+    _score_if_due(run, state, start, log, progress, stopping, checkpoints.workdir)
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
         asked = time.monotonic()
-        given = next(feed)
+        given = stopping.unless_asked(partial(next, feed))
+        if given is None:
+            window.settle()
+            if step != checkpoints.newest:
+                _save(run, state, step, checkpoints, facts, window)
+            raise _stopped(run, checkpoints, step, stopping(step))
         waited += time.monotonic() - asked
         state, metrics = run.step(state, *given)
         window.add(step, metrics)
+        checkpoints.check()
         progress.advance()
 
         done, last = step + 1, step + 1 == run.total_steps
@@ -325,25 +362,50 @@ def _loop(
             announce.collapse(row, before, progress)
             before = row
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0
-        every = options.evaluate_every
-        due = every and place + 1 == per_epoch and (epoch + 1) % every == 0
-        if run.has_knn and due and not last:
-            scores = monitor.knn(run, state)
-            log.write({"step": done, "epoch": epoch, **scores})
-            progress.say(f"epoch {epoch}: kNN {monitor.describe(scores)}")
+        folder = checkpoints.workdir
+        if _score_if_due(run, state, done, log, progress, stopping, folder):
             clock, clocked, waited = time.monotonic(), done, 0.0
         stop = stopping(done)
         if done % options.checkpoint_every == 0 or last or stop:
             window.settle()
             _save(run, state, done, checkpoints, facts, window)
-        if stop and not last:
-            processes.from_first(checkpoints.finish)
-            raise Stopped(
-                f"stopped by {describe(stop)} at step {done} of {run.total_steps}; a "
-                f"checkpoint is in {checkpoints.folder}; run the same command to go on",
-                exit_status(stop),
-            )
+        if stop and not (last and stop == LIMIT):
+            raise _stopped(run, checkpoints, done, stop)
     return state
+
+
+def _stopped(run: Run, checkpoints: Checkpoints, done: int, stop: int) -> Stopped:
+    """Returns the error to raise, once the checkpoint is on disk."""
+    processes.from_first(checkpoints.finish)
+    text = _how_to_go_on(run, checkpoints, describe(stop), done)
+    return Stopped(text, exit_status(stop))
+
+
+def _score_if_due(
+    run: Run,
+    state: TrainState,
+    done: int,
+    log: Any,
+    progress: Any,
+    stopping: Stopping,
+    folder: Path,
+) -> bool:
+    """Measures kNN between epochs; returns whether it did.
+
+    A run that was stopped meanwhile measures it when it goes on.
+    """
+    epoch, place = divmod(done, run.steps_per_epoch)
+    every = run.options.evaluate_every
+    if not (run.has_knn and every and 0 < done < run.total_steps):
+        return False
+    if place or epoch % every or processes.from_first(_has_scores_of, done, folder):
+        return False
+    scores = stopping.unless_asked(partial(monitor.knn, run, state))
+    if scores is None:
+        return False
+    log.write({"step": done, "epoch": epoch - 1, **scores})
+    progress.say(f"epoch {epoch - 1}: kNN {monitor.describe(scores)}")
+    return True
 
 
 def _last_row(folder: Path) -> dict[str, Any]:
