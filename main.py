@@ -191,11 +191,11 @@ def _with_home(argument: str) -> str:
 
 
 def _is_not_orbaxs(record: Any) -> bool:
-    """Orbax logs the traceback of each failure in each of its threads.
+    """Orbax logs the traceback of each failure in each of its threads and tasks.
 
     It also raises it, and then it is one line, of `_exit`.
     """
-    return "orbax" not in Path(record.pathname).parts
+    return record.name != "asyncio" and "orbax" not in Path(record.pathname).parts
 
 
 def read_config() -> ConfigDict:
@@ -284,7 +284,7 @@ def _leave(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    logging.get_absl_logger().addFilter(_is_not_orbaxs)
+    logging.get_absl_handler().addFilter(_is_not_orbaxs)
     # A path may have bytes that are no text; they are printed as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     app.run(main, flags_parser=parse_flags)

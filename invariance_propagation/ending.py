@@ -12,12 +12,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn, Protocol
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Clusters kill 30 seconds after they have asked.
 SAVE_WITHIN = 25.0  # seconds
-CLEAR_WITHIN = 3.0  # seconds, as where a network disk does not answer
+CLEAR_WITHIN = 2.0  # seconds, as where a network disk does not answer
+FAREWELL_WITHIN = 3.0  # seconds, as where the network does not
 
 _undo: dict[object, Callable[[], None]] = {}
 _ending = threading.RLock()  # whoever ends the process takes it, and never gives it back
@@ -34,6 +36,7 @@ class Work(Protocol):
 
 
 _work: list[Work] = []  # the innermost last
+_farewells: list[Callable[[dict[str, Any]], None]] = []
 _watching = threading.Event()
 
 
@@ -70,17 +73,33 @@ def begin() -> None:
     _ending.acquire()
 
 
-def end_now(status: int, line: str) -> NoReturn:
+def end_now(status: int, line: str, fact: dict[str, Any] | None = None) -> NoReturn:
     """Prints one line, undoes what is half done, and ends the process.
 
     Any thread may call it, whatever the main thread is doing.
+
+    Args:
+      status: of the process.
+      line: printed on standard error.
+      fact: JSON that the other processes, if there are any, are to know.
     """
     begin()
     _write(2, line)
-    thread = threading.Thread(target=_clear, daemon=True)
-    thread.start()
-    thread.join(CLEAR_WITHIN)
+    _within(CLEAR_WITHIN, _clear)
+    if fact is not None:
+        for tell in _farewells:
+            _within(FAREWELL_WITHIN, partial(tell, fact))
     os._exit(status)
+
+
+def end_by(number: signal.Signals) -> NoReturn:
+    """Ends the process as a signal does, which another process has."""
+    end_now(128 + number, _last_words(number))
+
+
+def on_farewell(tell: Callable[[dict[str, Any]], None]) -> None:
+    """Has `tell` called with what the other processes are to know at the end."""
+    _farewells.append(tell)
 
 
 def watch() -> None:
@@ -96,6 +115,9 @@ def watch() -> None:
             signal.signal(number, _leave_it_to_the_thread)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _watching.set()
+    # A process of Python's removes the shared memory of workers that were killed, and
+    # warns of it after this one has ended.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     threading.Thread(target=_obey, args=(reading,), daemon=True).start()
 
 
@@ -119,9 +141,15 @@ def _obey(reading: int) -> None:
                 continue
         waits_for = _work[-1].ask_to_stop(number) if _work and not asked else None
         if waits_for is None:
-            end_now(128 + number, _last_words(number))
+            end_now(128 + number, _last_words(number), {"signal": int(number)})
         asked = number
         _write(1, f"{number.name}: {waits_for}")
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _write(file: int, line: str) -> None:

@@ -40,7 +40,7 @@ class Stopping:
         last_step: int | None,
         hours: float | None,
         on_disk: Callable[[], int],
-        describe: Callable[[str, int], str],
+        describe: Callable[[str, int, int], str],
     ):
         """Prepares to be asked.
 
@@ -50,7 +50,8 @@ class Stopping:
           last_step: to stop after; None for no such limit.
           hours: from now, to stop after; 0 or None for no such limit.
           on_disk: returns the step of the last checkpoint that is on disk.
-          describe: (what stopped the run, step on disk) -> what to tell people.
+          describe: (what stopped the run, step on disk, steps that are lost) -> what to
+            tell people.
         """
         self._start = self._done = start
         self._last_step = last_step
@@ -113,11 +114,8 @@ class Stopping:
 
     def last_words(self, number: signal.Signals) -> str:
         """Is `ending.Work`'s."""
-        step, lost = self._on_disk(), self._done - self._on_disk()
-        text = self._describe(number.name, step)
-        if lost and not self._is_idle():
-            text += f"; {lost} steps after it could not be saved in time, and are lost"
-        return text
+        lost = 0 if self._is_idle() else self._done - self._on_disk()
+        return self._describe(number.name, self._on_disk(), lost)
 
     def _is_idle(self) -> bool:
         """Whether no step was taken that is not on disk."""

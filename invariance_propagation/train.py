@@ -254,10 +254,13 @@ def _stopping(run: Run, start: int, checkpoints: Checkpoints) -> Stopping:
     )
 
 
-def _how_to_go_on(run: Run, checkpoints: Checkpoints, by: str, step: int) -> str:
+def _how_to_go_on(
+    run: Run, checkpoints: Checkpoints, by: str, step: int, lost: int = 0
+) -> str:
+    since = f" of step {step}, and what came after it is lost" if lost else ""
     return (
-        f"stopped by {by} at step {step} of {run.total_steps}; a checkpoint is in "
-        f"{checkpoints.folder}; run the same command to go on"
+        f"stopped by {by} at step {step + lost} of {run.total_steps}; a checkpoint is in "
+        f"{checkpoints.folder}{since}; run the same command to go on"
     )
 
 
