@@ -198,6 +198,15 @@ def _is_not_orbaxs(record: Any) -> bool:
     return record.name != "asyncio" and "orbax" not in Path(record.pathname).parts
 
 
+def _print_unless_tensorstores(kind: type, error: BaseException, trace: Any) -> None:
+    """Prints an error that nobody caught, as Python does.
+
+    Threads of TensorStore raise this one for each file of a save that has failed.
+    """
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
 def read_config() -> ConfigDict:
     """The config named on the command line, with its overrides."""
     from invariance_propagation.errors import UserError
@@ -279,12 +288,15 @@ def _leave(status: int) -> NoReturn:
     processes = sys.modules.get("invariance_propagation.processes")
     if processes is not None and processes.joined():
         processes.leave(status)
+    if status and (ending := sys.modules.get("invariance_propagation.ending")):
+        ending.leave(status)
     sys.exit(status)
 
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().addFilter(_is_not_orbaxs)
+    sys.excepthook = _print_unless_tensorstores
     # A path may have bytes that are no text; they are printed as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     app.run(main, flags_parser=parse_flags)

@@ -13,7 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from multiprocessing import resource_tracker
+from typing import Any, NoReturn, Protocol, TypeVar
+
+Result = TypeVar("Result")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Clusters kill 30 seconds after they have asked.
@@ -22,7 +25,9 @@ CLEAR_WITHIN = 2.0  # seconds, as where a network disk does not answer
 FAREWELL_WITHIN = 3.0  # seconds, as where the network does not
 
 _undo: dict[object, Callable[[], None]] = {}
-_ending = threading.RLock()  # whoever ends the process takes it, and never gives it back
+_ending = (
+    threading.RLock()
+)  # whoever ends the process takes it, and never gives it back
 
 
 class Work(Protocol):
@@ -85,10 +90,15 @@ def end_now(status: int, line: str, fact: dict[str, Any] | None = None) -> NoRet
     """
     begin()
     _write(2, line)
-    _within(CLEAR_WITHIN, _clear)
     if fact is not None:
         for tell in _farewells:
             _within(FAREWELL_WITHIN, partial(tell, fact))
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without Python's own end, in which threads may wait or complain."""
+    _within(CLEAR_WITHIN, _clear)
     os._exit(status)
 
 
@@ -119,6 +129,21 @@ def watch() -> None:
     # warns of it after this one has ended.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     threading.Thread(target=_obey, args=(reading,), daemon=True).start()
+
+
+def without_signals(work: Callable[[], Result]) -> Result:
+    """Calls `work`, whose new processes get none of the signals of a terminal.
+
+    A terminal sends them to all, and worker processes are to end with this one.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        # The one that cleans up after them; starting it unblocks some signals.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        return work()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_watched() -> bool:

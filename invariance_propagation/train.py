@@ -322,13 +322,16 @@ def _loop(
     run, state, start, feed, window, checkpoints, facts, log, progress, stopping
 ) -> TrainState:
     options, per_epoch = run.options, run.steps_per_epoch
-    clock, clocked, waited = time.monotonic(), start, 0.0
+    clock, clocked, waited, ahead = time.monotonic(), start, 0.0, None
     before = _last_row(checkpoints.workdir)
     _score_if_due(run, state, start, log, progress, stopping, checkpoints.workdir)
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
         asked = time.monotonic()
-        given = stopping.unless_asked(partial(next, feed))
+        take = partial(next, feed)
+        if step == start and options.num_workers:
+            take = partial(ending.without_signals, take)
+        given = stopping.unless_asked(take)
         if given is None:
             window.settle()
             if step != checkpoints.newest:
@@ -336,6 +339,9 @@ def _loop(
             raise _stopped(run, checkpoints, step, stopping(step))
         waited += time.monotonic() - asked
         state, metrics = run.step(state, *given)
+        # Steps that the device was given far ahead would have to end before a stop.
+        jax.block_until_ready(ahead)
+        ahead = metrics
         window.add(step, metrics)
         checkpoints.check()
         progress.advance()
