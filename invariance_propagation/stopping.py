@@ -16,7 +16,7 @@ from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 
 Result = TypeVar("Result")
 
-LIMIT = 1  # no signal has this number here: a limit that the user has set
+LIMIT = 128  # above the number of each signal: a limit that the user has set
 ASK_EVERY = 8  # steps at most between two exchanges
 ASK_WITHIN = 2.0  # seconds, where steps are slower than that
 
