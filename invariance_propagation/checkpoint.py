@@ -58,8 +58,8 @@ class Checkpoints:
         Raises:
           TrainingError: this or the previous save failed; it is named by its step.
         """
-        self.finish()
         self._check_folder()
+        self.finish()
         arrays = _leaves(state)
         known = {name: _describe(x) for name, x in arrays.items()}
         facts = facts | {"step": step, "arrays": known}
@@ -103,9 +103,9 @@ class Checkpoints:
         """
         if self._manager is None:
             return
+        self._check_folder()
         if self.on_disk != self.newest and not self._manager.is_saving_in_progress():
             self.finish()
-        self._check_folder()
 
     def close(self) -> None:
         """Waits, and lets go of the folder.
