@@ -1,6 +1,27 @@
 """Flags only: python main.py --config=configs/digits.py --workdir=runs/digits."""
 
+# ruff: noqa: E402
 import os
+import signal
+
+
+def _end(number: int, frame: object) -> None:
+    """Obeys a signal until `ending.watch` does: nothing has been begun by then."""
+    del frame
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    os.write(2, f"error: interrupted{by}; nothing was left half written\n".encode())
+    os._exit(128 + number)
+
+
+# Before the imports, which take seconds. Grain's worker processes import this file too;
+# they end with the main one.
+_HANDLERS = {"__main__": _end, "__mp_main__": signal.SIG_IGN}
+if __name__ in _HANDLERS:
+    for _number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(_number) != signal.SIG_IGN:
+            signal.signal(_number, _HANDLERS[__name__])
+
+import contextlib
 import re
 import sys
 import traceback
@@ -47,8 +68,22 @@ JOIN_TIMEOUT = flags.DEFINE_float(
 
 
 def main(argv: list[str]) -> None:
-    """Runs the task of the config."""
+    """Runs the task of the config; what goes wrong is one line, and the status."""
+    try:
+        _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _exit("nobody reads the output any more: run the same command to go on", 1)
+    except OSError as error:  # of what has no better words for it
+        _exit(_describe(error), 1)
+
+
+def _main(argv: list[str]) -> None:
     # Imported after the flags, so that --help and a misspelt key answer at once.
+    from invariance_propagation import ending
+
+    ending.watch()
+
     import jax
 
     from invariance_propagation import processes
@@ -91,18 +126,14 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         _exit(error, 2)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        _print_last(str(stopped))
         _leave(stopped.status)
     except TrainingError as error:
         _exit(error, 1)
-    except BrokenPipeError:
-        # Python would fail once more when it empties its buffer at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit("nobody reads the output any more: run the same command to go on", 1)
-    except (Exception, KeyboardInterrupt) as error:
+    except OSError:
+        raise
+    except Exception as error:
         if not processes.joined():
-            if isinstance(error, KeyboardInterrupt):
-                _exit("interrupted; nothing was left half written", 130)
             raise
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
@@ -151,6 +182,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """As absl does, but one line and status 2 for what it does not understand."""
     try:
         return flags.FLAGS([_with_home(argument) for argument in argv])
+    except OSError as error:  # of the config
+        _exit(_describe(error), 2)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _exit(error, 2)
 
@@ -164,11 +197,20 @@ def _with_home(argument: str) -> str:
 
 
 def _is_not_orbaxs(record: Any) -> bool:
-    """Orbax logs the traceback of each failure in each of its threads.
+    """Orbax logs the traceback of each failure in each of its threads and tasks.
 
     It also raises it, and then it is one line, of `_exit`.
     """
-    return "orbax" not in Path(record.pathname).parts
+    return record.name != "asyncio" and "orbax" not in Path(record.pathname).parts
+
+
+def _print_unless_tensorstores(kind: type, error: BaseException, trace: Any) -> None:
+    """Prints an error that nobody caught, as Python does.
+
+    Threads of TensorStore raise this one for each file of a save that has failed.
+    """
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 def read_config() -> ConfigDict:
@@ -215,27 +257,52 @@ def workdir() -> str:
     return WORKDIR.value
 
 
+def _describe(error: OSError) -> str:
+    """Names the path that the system has refused, and what to do."""
+    from invariance_propagation.paths import reason, remedy
+
+    names = [x for x in (error.filename, error.filename2) if isinstance(x, str | bytes)]
+    where = " or ".join(map(os.fsdecode, names)) or "standard output"
+    return f"{where} cannot be used ({reason(error)}): {remedy(error)}"
+
+
 def _exit(error: Exception | str, status: int) -> NoReturn:
     text = str(error)
     if isinstance(error, KeyError | AttributeError):  # from an override
         # ml_collections quotes the key, and sometimes the whole message.
         hint = re.sub(r"\\n|\n", ". ", str(error.args[0]))
         text = "unknown config key " + re.sub(r"[\\']", "", hint)
-    print("error: " + " ".join(text.split()), file=sys.stderr)
+    _print_last("error: " + " ".join(text.split()))
     _leave(status)
 
 
+def _print_last(line: str) -> None:
+    # Imported by now, unless it was the flags that could not be understood.
+    if ending := sys.modules.get("invariance_propagation.ending"):
+        ending.begin()
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def _leave(status: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would fail once more when it empties its buffer at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # JAX, if there is any, is imported by now.
     processes = sys.modules.get("invariance_propagation.processes")
     if processes is not None and processes.joined():
         processes.leave(status)
+    if status and (ending := sys.modules.get("invariance_propagation.ending")):
+        ending.leave(status)
     sys.exit(status)
 
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    logging.get_absl_logger().addFilter(_is_not_orbaxs)
+    logging.get_absl_handler().addFilter(_is_not_orbaxs)
+    sys.excepthook = _print_unless_tensorstores
     # A path may have bytes that are no text; they are printed as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     app.run(main, flags_parser=parse_flags)

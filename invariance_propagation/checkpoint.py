@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ class Checkpoints:
         self.workdir = Path(workdir).absolute()
         self.folder = self.workdir / FOLDER
         self._keep = keep
+        self.newest: int | None = None  # step that was restored, or handed to Orbax
+        self.on_disk: int | None = None  # the same, once all of it is written
+        self._has_failed = False
         self._manager: ocp.CheckpointManager | None = None
         self._plain = contextlib.ExitStack()
 
@@ -53,8 +57,10 @@ class Checkpoints:
           facts: JSON about the run, checked or read on restore.
 
         Raises:
-          TrainingError: this or the previous save failed.
+          TrainingError: this or the previous save failed; it is named by its step.
         """
+        self._check_folder()
+        self.finish()
         arrays = _leaves(state)
         known = {name: _describe(x) for name, x in arrays.items()}
         facts = facts | {"step": step, "arrays": known}
@@ -68,6 +74,7 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._failed(step, error) from error
+        self.newest = step
         if not saved:
             raise TrainingError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: "
@@ -85,7 +92,21 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._failed(None, error) from error
+            raise self._failed(self.newest, error) from error
+        self.on_disk = self.newest
+
+    def check(self) -> None:
+        """Looks at what became of the last save, and waits for nothing.
+
+        Raises:
+          TrainingError: it failed in the background, or the folder is not there any
+            more.
+        """
+        if self._manager is None:
+            return
+        self._check_folder()
+        if self.on_disk != self.newest and not self._manager.is_saving_in_progress():
+            self.finish()
 
     def close(self) -> None:
         """Waits, and lets go of the folder.
@@ -99,7 +120,8 @@ class Checkpoints:
                 if manager is not None:
                     manager.close()
             except Exception as error:
-                raise self._failed(None, error) from error
+                if not self._has_failed:  # else it has been told
+                    raise self._failed(self.newest, error) from error
 
     def facts(self) -> dict[str, Any] | None:
         """The facts of the newest checkpoint that has any; None without one.
@@ -153,6 +175,7 @@ class Checkpoints:
                 continue
             for other, why in damaged.items():
                 self._set_aside(other, why)
+            self.newest = self.on_disk = step
             return step, state, facts
         if damaged:
             newest, why = next(iter(damaged.items()))
@@ -227,7 +250,29 @@ class Checkpoints:
                 f"({reason(error)}): move it away, and run the same command again"
             ) from error
 
+    def _check_folder(self) -> None:
+        """Raises TrainingError where somebody has removed the folder meanwhile.
+
+        Orbax would make it again, and the run would go on without what was in it.
+        """
+        if self._manager is None:
+            return
+        try:
+            there = stat.S_ISDIR(os.stat(self.folder).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except OSError:  # of the machine, which the next save may get over
+            return
+        if not there:
+            self._has_failed = True
+            raise TrainingError(
+                f"{self.folder} is gone: it was removed or replaced while the run was "
+                "writing to it; put it back, and run the same command to go on from "
+                "what is in it"
+            )
+
     def _failed(self, step: int | None, error: Exception) -> TrainingError:
+        self._has_failed = True
         which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
         return TrainingError(
             f"{which} could not be written to {self.folder} ({reason(error)}): "

@@ -17,7 +17,7 @@ from invariance_propagation.data.folder import Files
 from invariance_propagation.data.listing import list_pictures
 from invariance_propagation.data.passes import Look, look_at
 from invariance_propagation.data.pictures import CENTRAL, Pictures
-from invariance_propagation.drafts import draft_of
+from invariance_propagation.drafts import drafts_of
 from invariance_propagation.errors import TrainingError, UserError, printable
 from invariance_propagation.evaluation.features import Embed, make_embed
 from invariance_propagation.evaluation.kept import VECTORS, Block
@@ -295,7 +295,7 @@ def _output_path(checkpoint: str, output: str) -> Path:
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
     beside = path.with_name(path.name + ".json")
     try:
-        with draft_of(path) as draft, draft_of(beside) as note:
+        with drafts_of(beside, path) as (note, draft):
             with draft.open("wb") as file:
                 np.savez(file, **arrays)
             note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from invariance_propagation.drafts import removed_at_end
+from invariance_propagation.ending import not_now
 from invariance_propagation.errors import TrainingError, UserError, printable
 from invariance_propagation.models.onnx_graph import onnx_model
 from invariance_propagation.models.torchvision import is_head, to_torchvision
@@ -226,16 +228,14 @@ def _output_path(checkpoint: str, output: str, name: str) -> Path:
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
     """A name to write to, of which nothing stays unless it is put in place."""
-    draft = path.with_stem(f"{path.stem}.tmp")
+    # Its suffix says how it is written.
+    draft = path.with_stem(f"{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
+        with removed_at_end(draft), removed_at_end(draft.with_suffix(".json")):
+            yield draft
     except OSError as error:
         raise not_writable(path, error, key="--config.output") from error
-    finally:
-        for left in (draft, draft.with_suffix(".json")):
-            with suppress(OSError):
-                left.unlink()
 
 
 def _put_in_place(draft: Path, path: Path, about: Mapping[str, Any]) -> None:
@@ -249,5 +249,6 @@ def _put_in_place(draft: Path, path: Path, about: Mapping[str, Any]) -> None:
     about = {"file": path.name, "sha256": digest, **about, "versions": versions}
     beside = draft.with_suffix(".json")
     beside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path.with_name(path.name + ".json"))
-    os.replace(draft, path)
+    with not_now():
+        os.replace(beside, path.with_name(path.name + ".json"))
+        os.replace(draft, path)

@@ -5,6 +5,7 @@ too. Its owner touches it every so often, so that another host, which cannot loo
 process, can tell by its age that nobody is left.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from invariance_propagation.drafts import draft_of
+from invariance_propagation.drafts import draft_of, removed_at_end
 from invariance_propagation.errors import UserError
 
 FILE = "run.lock"
@@ -42,12 +43,10 @@ class Lock:
           OSError: it cannot be written.
         """
         draft = self._path.with_name(f"{FILE}.{self._own['token']}")
-        try:
+        with removed_at_end(draft):
             draft.write_text(json.dumps(self._own) + "\n", encoding="utf-8")
             while not self._link(draft):
                 self._sweep(now=draft.stat().st_mtime)
-        finally:
-            draft.unlink(missing_ok=True)
         self.held = True
         self._thread = threading.Thread(target=self._touch, daemon=True)
         self._thread.start()
@@ -64,9 +63,11 @@ class Lock:
         """Gives it back, if it is still this run's."""
         self._end.set()
         if self._thread is not None:
-            self._thread.join()
-        if self.held and _read(self._path).get("token") == self._own["token"]:
-            self._path.unlink(missing_ok=True)
+            self._thread.join(timeout=2.0)  # a network disk may not answer
+        if _read(self._path).get("token") == self._own["token"]:
+            # One that stays where nothing can be removed is stale once this process ends.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         self.held = False
 
     def _link(self, draft: Path) -> bool:

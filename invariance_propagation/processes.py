@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 
 from invariance_propagation.errors import UserError, from_words, to_words
 from invariance_propagation.packing import pack, unpack
+from invariance_propagation.peers import JAX_SILENT_AFTER, Peers
 
 Result = TypeVar("Result")
 
@@ -65,7 +67,10 @@ def join(
                 num_processes,
                 process_id,
                 initialization_timeout=int(timeout) + 3600,
+                heartbeat_timeout_seconds=JAX_SILENT_AFTER,
             )
+            state = distributed.global_state
+            Peers(state.client, state.process_id, state.num_processes).watch()
         except Exception as error:
             failure.append(error)
         else:

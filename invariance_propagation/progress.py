@@ -1,17 +1,20 @@
 """What a run shows and keeps: a bar or plain lines, and metrics.jsonl."""
 
+import contextlib
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tqdm
 
 from invariance_propagation.drafts import draft_of
-from invariance_propagation.paths import writing
+from invariance_propagation.errors import TrainingError
+from invariance_propagation.paths import reason, remedy, writing
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
@@ -79,21 +82,28 @@ class MetricsLog:
         with writing(self._path):
             _drop_rows_after(self._path, keep_until)
             self._file = self._path.open("a", encoding="utf-8")
-        self._writer = _tensorboard_writer(workdir) if tensorboard else None
+        self._writer = None
+        if tensorboard:
+            with _writing_for_tensorboard(workdir):
+                self._writer = _tensorboard_writer(workdir)
 
     def write(self, row: Mapping[str, Any]) -> None:
         with writing(self._path):
+            os.stat(self._path)  # a file that was removed would still take rows
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         if self._writer is not None:
             scalars = {k: v for k, v in row.items() if isinstance(v, int | float)}
-            self._writer.write_scalars(scalars.pop("step"), scalars)
+            with _writing_for_tensorboard(self.folder):
+                self._writer.write_scalars(scalars.pop("step"), scalars)
+                self._writer.flush()  # else it tells only minutes later what failed
 
     def close(self) -> None:
         with writing(self._path):
             self._file.close()
         if self._writer is not None:
-            self._writer.close()
+            with _writing_for_tensorboard(self.folder):
+                self._writer.close()
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
@@ -133,7 +143,21 @@ def _drop_rows_after(path: Path, step: int) -> None:
         draft.write_text("".join(lines), encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _writing_for_tensorboard(workdir: Path) -> Iterator[None]:
+    """Raises TrainingError for an error of any type, as TensorFlow has its own."""
+    try:
+        yield
+    except Exception as error:
+        raise TrainingError(
+            f"{workdir}/events.* of TensorBoard could not be written ({reason(error)}): "
+            f"{remedy(error)}"
+        ) from error
+
+
 def _tensorboard_writer(workdir: Path):
+    # TensorFlow says what has failed, and raises it, too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Imported here: it brings TensorFlow in, which takes seconds and memory.
     from clu import metric_writers
 

@@ -65,6 +65,8 @@ class Saver:
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             processes.from_first(self._checkpoints.save, *waiting)
+            if not processes.is_first():
+                self._checkpoints.on_disk = waiting.step
 
     def try_and_write(self, state: TrainState, given: tuple) -> TrainState:
         """Tries the state that waits by one more step, writes it, and waits for the disk.

@@ -1,5 +1,6 @@
 """The training loop: steps, what is logged, evaluated and saved along the way."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +13,14 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from invariance_propagation import announce, failure, monitor, processes, settings
+from invariance_propagation import (
+    announce,
+    ending,
+    failure,
+    monitor,
+    processes,
+    settings,
+)
 from invariance_propagation.checkpoint import DAMAGED, FOLDER, Checkpoints, NoneWhole
 from invariance_propagation.claim import (
     KEY,
@@ -46,7 +54,13 @@ from invariance_propagation.run import Run
 from invariance_propagation.saver import Saver
 from invariance_propagation.setup import build
 from invariance_propagation.start import Start, start_of
-from invariance_propagation.stopping import describe, exit_status, stop_requests
+from invariance_propagation.stopping import (
+    LIMIT,
+    Stopping,
+    describe,
+    exit_status,
+    stop_requests,
+)
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.version import versions
 from invariance_propagation.window import NotFinite, Window
@@ -86,7 +100,10 @@ def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
     processes.announce()
     checkpoints = Checkpoints(folder, keep=run.options.keep_checkpoints)
     lock = Lock(folder)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ending.undone_at_end(lock.release))
+        stack.callback(lock.release)
+        stack.callback(checkpoints.close)
         run = _with_steps_of(checkpoints, run, config)
         facts = identity_of(run)
         facts |= {"config": json.loads(config.to_json_best_effort())}
@@ -101,9 +118,6 @@ def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
         if start is not None:
             facts["started_from"] = start.facts
         return _train(run, start, facts, folder, checkpoints, lock)
-    finally:
-        checkpoints.close()
-        lock.release()
 
 
 def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
@@ -235,7 +249,6 @@ def _train(
         progress = Progress(start, run.total_steps)
     feed = run.feed(start=start, stop=run.total_steps)
     saver = Saver(run, checkpoints)
-    limit = run.options.stop_after_steps
     try:
         if restored is None:
             # Before the first row: rows without a checkpoint are of one that was lost.
@@ -246,27 +259,30 @@ def _train(
         processes.from_first(lock.mark)
         if start == 0:
             _log_scores(0, 0, facts["untrained"], folder, log)
-        with stop_requests(
-            run.runner,
-            last_step=start + limit if limit else None,
-            hours=run.options.stop_after_hours,
-        ) as stopping:
-            state = _loop(
-                run,
-                state,
-                start,
-                feed,
-                window,
-                saver,
-                checkpoints,
-                facts,
-                log,
-                progress,
-                stopping,
+        stopping = _stopping(run, start, checkpoints)
+        with ending.kept(stopping):
+            with stop_requests(stopping):
+                state = _loop(
+                    run,
+                    state,
+                    start,
+                    feed,
+                    window,
+                    saver,
+                    checkpoints,
+                    facts,
+                    log,
+                    progress,
+                    stopping,
+                )
+            steps = max(start, run.total_steps)
+            trained = monitor.knn(run, state) if run.has_knn else {}
+            epoch = (steps - 1) // run.steps_per_epoch
+            _log_scores(steps, epoch, trained, folder, log)
+            scores = facts["untrained"], trained
+            return processes.from_first(
+                monitor.summarize, run, state, steps, folder, *scores
             )
-        steps = max(start, run.total_steps)
-        trained = monitor.knn(run, state) if run.has_knn else {}
-        _log_scores(steps, (steps - 1) // run.steps_per_epoch, trained, folder, log)
     except NotFinite as error:
         processes.from_first(checkpoints.finish)
         message = processes.from_first(failure.keep, run, folder, error)
@@ -275,8 +291,29 @@ def _train(
         feed.close()
         progress.close()
         log.close()
-    scores = facts["untrained"], trained
-    return processes.from_first(monitor.summarize, run, state, steps, folder, *scores)
+
+
+def _stopping(run: Run, start: int, checkpoints: Checkpoints) -> Stopping:
+    limit = run.options.stop_after_steps
+    checkpoints.on_disk = start  # not known where another process has read it
+    return Stopping(
+        run.runner,
+        start=start,
+        last_step=start + limit if limit else None,
+        hours=run.options.stop_after_hours,
+        on_disk=lambda: checkpoints.on_disk,
+        describe=partial(_how_to_go_on, run, checkpoints),
+    )
+
+
+def _how_to_go_on(
+    run: Run, checkpoints: Checkpoints, by: str, step: int, lost: int = 0
+) -> str:
+    since = f" of step {step}, and what came after it is lost" if lost else ""
+    return (
+        f"stopped by {by} at step {step + lost} of {run.total_steps}; a checkpoint is in "
+        f"{checkpoints.folder}{since}; run the same command to go on"
+    )
 
 
 def _restore(
@@ -328,17 +365,33 @@ def _loop(
 ) -> TrainState:
     options, per_epoch = run.options, run.steps_per_epoch
     clock, clocked, waited = time.monotonic(), start, 0.0
+    given = ahead = None
     before = _last_row(checkpoints.workdir)
+    _score_if_due(run, state, start, log, progress, stopping, checkpoints.workdir)
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
         asked = time.monotonic()
-        given = next(feed)
+        take = partial(next, feed)
+        if step == start and options.num_workers:
+            take = partial(ending.without_signals, take)
+        taken = stopping.unless_asked(take)
+        if taken is None:
+            if step != checkpoints.newest:
+                window.settle()
+                saver.hold(step, state, facts | {"window": window.facts()})
+                saver.try_and_write(state, given)
+            raise _stopped(run, checkpoints, step, stopping(step))
+        given = taken
         waited += time.monotonic() - asked
         state, metrics = run.step(state, *given)
+        # Steps that the device was given far ahead would have to end before a stop.
+        jax.block_until_ready(ahead)
+        ahead = metrics
         window.add(step, metrics)
         if saver.holds:
             window.settle()
             saver.write()
+        checkpoints.check()
         progress.advance()
 
         done, last = step + 1, step + 1 == run.total_steps
@@ -366,12 +419,8 @@ def _loop(
             announce.collapse(row, before, progress)
             before = row
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0
-        every = options.evaluate_every
-        due = every and place + 1 == per_epoch and (epoch + 1) % every == 0
-        if run.has_knn and due and not last:
-            scores = monitor.knn(run, state)
-            log.write({"step": done, "epoch": epoch, **scores})
-            progress.say(f"epoch {epoch}: kNN {monitor.describe(scores)}")
+        folder = checkpoints.workdir
+        if _score_if_due(run, state, done, log, progress, stopping, folder):
             clock, clocked, waited = time.monotonic(), done, 0.0
         stop = stopping(done)
         if done % options.checkpoint_every == 0 or last or stop:
@@ -379,13 +428,43 @@ def _loop(
             saver.hold(done, state, facts | {"window": window.facts()})
         if last or stop:
             state = saver.try_and_write(state, given)
-        if stop and not last:
-            raise Stopped(
-                f"stopped by {describe(stop)} at step {done} of {run.total_steps}; a "
-                f"checkpoint is in {checkpoints.folder}; run the same command to go on",
-                exit_status(stop),
-            )
+        if stop and not (last and stop == LIMIT):
+            raise _stopped(run, checkpoints, done, stop)
     return state
+
+
+def _stopped(run: Run, checkpoints: Checkpoints, done: int, stop: int) -> Stopped:
+    """Returns the error to raise, once the checkpoint is on disk."""
+    processes.from_first(checkpoints.finish)
+    text = _how_to_go_on(run, checkpoints, describe(stop), done)
+    return Stopped(text, exit_status(stop))
+
+
+def _score_if_due(
+    run: Run,
+    state: TrainState,
+    done: int,
+    log: Any,
+    progress: Any,
+    stopping: Stopping,
+    folder: Path,
+) -> bool:
+    """Measures kNN between epochs; returns whether it did.
+
+    A run that was stopped meanwhile measures it when it goes on.
+    """
+    epoch, place = divmod(done, run.steps_per_epoch)
+    every = run.options.evaluate_every
+    if not (run.has_knn and every and 0 < done < run.total_steps):
+        return False
+    if place or epoch % every or processes.from_first(_has_scores_of, done, folder):
+        return False
+    scores = stopping.unless_asked(partial(monitor.knn, run, state))
+    if scores is None:
+        return False
+    log.write({"step": done, "epoch": epoch - 1, **scores})
+    progress.say(f"epoch {epoch - 1}: kNN {monitor.describe(scores)}")
+    return True
 
 
 def _last_row(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import logging
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +329,84 @@ def test_a_full_disk_is_said_in_one_line(
             getattr(checkpoints, method)()
     assert "(No space left on device): the disk is full; free" in str(caught.value)
     checkpoints.close()
+
+
+@ORBAX_NOISE
+def test_a_save_that_fails_in_the_background_is_noticed_by_looking(
+    tmp_path: Path,
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(1, state_of(1), {})
+    checkpoints.finish()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # The facts fit, which are written first; the arrays do not.
+        big = {"bank": np.random.default_rng(0).normal(size=10**6)}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, before[1]))
+        checkpoints.save(5, big, {})
+        with pytest.raises(TrainingError) as caught:
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                checkpoints.check()  # as after each step
+                time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+        checkpoints.close()
+        gc.collect()
+    assert str(caught.value) == (
+        f"the checkpoint of step 5 could not be written to {tmp_path}/checkpoints (File "
+        "too large): run the same command to go on from what has been saved once that is "
+        "mended"
+    )
+    assert restore(tmp_path)[0] == 1
+
+
+def remove_all(workdir: Path) -> None:
+    shutil.rmtree(workdir)
+
+
+def remove_checkpoints(workdir: Path) -> None:
+    shutil.rmtree(workdir / "checkpoints")
+
+
+def put_a_file_there(workdir: Path) -> None:
+    shutil.rmtree(workdir)
+    workdir.touch()
+
+
+@pytest.mark.parametrize("do", [remove_all, remove_checkpoints, put_a_file_there])
+def test_a_folder_that_is_removed_is_noticed_and_not_made_again(
+    tmp_path: Path, do: Callable[[Path], None]
+) -> None:
+    workdir = tmp_path / "run"
+    checkpoints = Checkpoints(workdir, keep=3)
+    checkpoints.save(1, state_of(1), {})
+    checkpoints.finish()
+    checkpoints.check()
+    do(workdir)
+    for look in (checkpoints.check, lambda: checkpoints.save(2, state_of(2), {})):
+        with pytest.raises(TrainingError, match="run/checkpoints is gone: it was rem"):
+            look()
+    checkpoints.close()
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_it_is_known_what_is_on_disk(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.check()
+    assert checkpoints.on_disk is None and not list(tmp_path.iterdir())
+    for step in (1, 2):
+        checkpoints.save(step, state_of(step), {})
+        assert checkpoints.newest == step
+    checkpoints.finish()
+    assert checkpoints.on_disk == 2
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=3)
+    again.restore(target_of(state_of(0)))
+    assert again.on_disk == again.newest == 2
+    again.close()
 
 
 def test_a_folder_that_cannot_be_looked_into_is_no_fresh_start(

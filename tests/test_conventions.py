@@ -30,7 +30,8 @@ NAME = "invariance_propagation"
 # line, never to the same one: there is no cycle, and neighbours on a line, such as
 # data and methods, know nothing of each other.
 LAYERS = (
-    {"drafts", "errors", "packing", "parallel", "version"},
+    {"ending"},
+    {"drafts", "errors", "packing", "parallel", "peers", "version"},
     {"archives", "arguments", "lock", "paths", "processes"},
     {"auto", "damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},

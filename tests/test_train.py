@@ -4,8 +4,10 @@ import gc
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,49 @@ def test_a_signal_saves_and_stops(
     monkeypatch.undo()
     train_and_evaluate(tiny_config(), str(tmp_path))
     same_run(tmp_path, uninterrupted)
+
+
+def test_a_signal_leaves_kNN_which_is_measured_later(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take minutes; the state is there, and must not be lost for it."""
+    knn, calls = monitor.knn, []
+
+    def interrupt(run: Run, state: Any) -> dict[str, float]:
+        calls.append(int(run.runner.local(state.step)))
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return knn(run, state)
+
+    monkeypatch.setattr(monitor, "knn", interrupt)
+    with pytest.raises(Stopped, match="stopped by SIGTERM at step 16 of 32"):
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    assert calls == [0, 16]
+    assert not any("knn" in row for row in read_rows(tmp_path) if row["step"])
+    train_and_evaluate(tiny_config(), str(tmp_path))
+    assert calls == [0, 16, 16, 32]
+    same_run(tmp_path, uninterrupted)
+
+
+def test_a_signal_does_not_wait_for_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_and_interrupt(config: Any) -> Run:
+        run = build(config)
+
+        def feed(start: int, stop: int) -> Any:
+            for step, given in enumerate(run.feed(start=start, stop=stop), start):
+                if step == 7:
+                    os.kill(os.getpid(), signal.SIGHUP)
+                yield given
+
+        return run._replace(feed=feed)
+
+    monkeypatch.setattr(train, "build", build_and_interrupt)
+    with pytest.raises(Stopped, match="by SIGHUP at step 7 of 32") as caught:
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    assert caught.value.status == 128 + signal.SIGHUP
+    assert steps_in(tmp_path)[0] == 7
 
 
 @pytest.mark.parametrize(
@@ -529,6 +574,64 @@ def test_a_workdir_is_tried_out_before_the_first_step(
     monkeypatch.setattr(train, "_train", None)
     with pytest.raises(UserError, match="summary.json is no file"):
         train_and_evaluate(tiny_config(), str(tmp_path))
+
+
+@ORBAX_NOISE
+def test_a_save_that_fails_is_noticed_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not at the next save, which would be five steps later."""
+    steps = []
+
+    def limit(state: Any, metrics: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, before[1]))
+        return state, metrics
+
+    def slow(config: Any) -> Run:
+        run = build(config)
+
+        def step(state: Any, *given: Any) -> Any:
+            if checkpoints_of(tmp_path) == {"0", "5"}:  # while it is being written
+                time.sleep(1)
+            steps.append(int(state.step))
+            state, metrics = run.step(state, *given)
+            return limit(state, metrics) if steps[-1] == 4 else (state, metrics)
+
+        return run._replace(step=step)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(train, "build", slow)
+    try:
+        with pytest.raises(TrainingError, match="checkpoint of step 5 could not be"):
+            train_and_evaluate(tiny_config(), str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+        gc.collect()
+    assert steps[-1] < 9
+    assert (tmp_path / "checkpoints" / "0").is_dir()
+    assert not (tmp_path / "run.lock").exists()
+
+
+def checkpoints_of(workdir: Path) -> set[str]:
+    """The numbers of checkpoints that are there, or are being written."""
+    return {path.name.partition(".")[0] for path in (workdir / "checkpoints").iterdir()}
+
+
+@ORBAX_NOISE
+def test_a_workdir_that_is_removed_while_it_trains_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(state: Any, metrics: Any) -> Any:
+        shutil.rmtree(tmp_path / "run")
+        return state, metrics
+
+    break_at(monkeypatch, 6, remove)
+    with pytest.raises(TrainingError, match="run/checkpoints is gone: it was removed"):
+        train_and_evaluate(tiny_config(), str(tmp_path / "run"))
+    gc.collect()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_disk_that_is_full_while_it_trains_is_one_line(
