@@ -13,7 +13,7 @@ def _end(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-# Before the imports, which take seconds. Grain's worker processes import this file too;
+# Before the imports, which take seconds. Worker processes import this file too;
 # they end with the main one.
 _HANDLERS = {"__main__": _end, "__mp_main__": signal.SIG_IGN}
 if __name__ in _HANDLERS:

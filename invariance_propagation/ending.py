@@ -13,10 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import resource_tracker
-from typing import Any, NoReturn, Protocol, TypeVar
-
-Result = TypeVar("Result")
+from typing import Any, NoReturn, Protocol
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Clusters kill 30 seconds after they have asked.
@@ -25,9 +22,8 @@ CLEAR_WITHIN = 2.0  # seconds, as where a network disk does not answer
 FAREWELL_WITHIN = 3.0  # seconds, as where the network does not
 
 _undo: dict[object, Callable[[], None]] = {}
-_ending = (
-    threading.RLock()
-)  # whoever ends the process takes it, and never gives it back
+# Whoever ends the process takes it, and never gives it back.
+_ending = threading.RLock()
 
 
 class Work(Protocol):
@@ -125,25 +121,7 @@ def watch() -> None:
             signal.signal(number, _leave_it_to_the_thread)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _watching.set()
-    # A process of Python's removes the shared memory of workers that were killed, and
-    # warns of it after this one has ended.
-    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     threading.Thread(target=_obey, args=(reading,), daemon=True).start()
-
-
-def without_signals(work: Callable[[], Result]) -> Result:
-    """Calls `work`, whose new processes get none of the signals of a terminal.
-
-    A terminal sends them to all, and worker processes are to end with this one.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        # The one that cleans up after them; starting it unblocks some signals.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        return work()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_watched() -> bool:

@@ -371,10 +371,7 @@ def _loop(
     for step in range(start, run.total_steps):
         epoch, place = divmod(step, per_epoch)
         asked = time.monotonic()
-        take = partial(next, feed)
-        if step == start and options.num_workers:
-            take = partial(ending.without_signals, take)
-        taken = stopping.unless_asked(take)
+        taken = stopping.unless_asked(partial(next, feed))
         if taken is None:
             if step != checkpoints.newest:
                 window.settle()

@@ -28,7 +28,7 @@ NAMED = 8  # samples in a line
 JOIN_SECONDS = 10.0
 CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"}
 # What stops a run is for its main process, which stops the workers.
-NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM}
+NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 Piece = tuple[np.ndarray, np.ndarray]
 
