@@ -106,7 +106,9 @@ def read_only_file(kind: str) -> bytes:
         head = (32, 2, 8, 8, 1)
         return b"".join(map(big, head)) + b"GIMP" + big(10) + b"a\0\0\0" + bytes(64)
     if kind == "IM":
-        head = b"Image type: L image\r\nImage size (x*y): 8*8\r\n".ljust(511, b"\0")
+        head = b"Image type: Greyscale image\r\nImage size (x*y): 8*8\r\n".ljust(
+            511, b"\0"
+        )
         return head + b"\x1a" + image.tobytes()
     if kind == "IMT":
         return b"*size 8*8\nwidth 8\nheight 8\npixel n8\n\x0c" + image.tobytes()

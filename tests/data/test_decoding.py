@@ -342,7 +342,9 @@ def test_a_stop_is_no_bad_picture(
 @pytest.mark.parametrize("kind", READ_ONLY)
 def test_what_pillow_reads_alone_is_read(kind: str) -> None:
     (content,) = whole_files(kind)
-    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of IM, to be given up
+        expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     if kind == "CUR":  # which is transparent somewhere
         assert decode(content).shape == expected.shape
     else:

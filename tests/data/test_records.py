@@ -320,3 +320,65 @@ def test_without_tensorflow_preparing_names_it(
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     assert "pip install tensorflow" in prepare.main("cifar10", str(tmp_path))
     assert [*tmp_path.iterdir()] == []
+
+
+# Sets of strangers.
+
+
+def change_json(path: Path, change: Callable[[str], str]) -> None:
+    text = path.read_text()
+    path.write_text(change(text))
+    assert path.read_text() != text
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """A set that may be damaged, and its only version."""
+    shutil.copytree(folder / "imagenet2012", tmp_path / "sets" / "imagenet2012")
+    (place,) = (tmp_path / "sets" / "imagenet2012").iterdir()
+    return place
+
+
+def load_copied(place: Path) -> None:
+    load(name="imagenet", folder=str(place.parents[1]), num_train=0, size=16)
+
+
+def test_no_module_that_a_set_names_is_run(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "tensorflow_datasets.core.features.text_feature.Text"
+    change_json(copied / "features.json", lambda x: x.replace(text, "stranger.Text"))
+    with pytest.raises(UserError, match="names stranger.Text, which is no feature"):
+        load_copied(copied)
+    (copied / "features.json").write_text('{"type": "stranger.Text", "content": {}}')
+    with pytest.raises(UserError, match="names stranger.Text, which is no feature"):
+        load_copied(copied)
+    assert "stranger" not in sys.modules and not (tmp_path / "ran").exists()
+
+
+def test_a_set_that_claims_more_records_than_fit_is_refused(copied: Path) -> None:
+    def claim(text: str) -> str:
+        return text.replace(f'"{EXAMPLES}"', '"1000000000000"')
+
+    change_json(copied / "dataset_info.json", claim)
+    with pytest.raises(UserError, match="too short for 1,000,000,000,000 records"):
+        load_copied(copied)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "*-train*"])
+def test_damaged_files_and_pipes_are_one_line(copied: Path, name: str) -> None:
+    (path,) = copied.glob(name)
+    content = path.read_bytes()
+    middle = content.index(b"JFIF" if "train" in name else b"ame", 40)
+    damaged = content[:middle] + b"\xff\xfe" + content[middle + 2 :]
+    for whole in (damaged, content[:middle], content[:-3], b""):
+        path.write_bytes(whole)
+        with pytest.raises((UserError, TrainingError)) as raised:
+            load_copied(copied)
+        assert "\n" not in str(raised.value) and str(copied) in str(raised.value)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is a pipe, socket or device"):
+        load_copied(copied)

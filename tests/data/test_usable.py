@@ -12,6 +12,7 @@ from PIL import Image
 from invariance_propagation.data import usable
 from invariance_propagation.data.usable import Fault, look_at, name_some
 from invariance_propagation.errors import UserError
+from tests.data.mutations import READ_ONLY, whole_files
 
 NAMES = ["0.png", "1.png", "2.png", "3.png"]
 
@@ -152,3 +153,24 @@ def test_a_few_are_named_and_the_rest_counted() -> None:
         "0.png: bad; 1.png: bad; 2.png: bad; 3.png: bad; 4.png: bad; and 1,000 more"
     )
     assert name_some(faults[:1]) == "0.png: bad"
+
+
+@pytest.mark.parametrize("how", ["decode", "headers"])
+def test_what_has_become_a_pipe_since_it_was_listed_is_a_fault(
+    folder: Path, how: str
+) -> None:
+    (folder / "1.png").unlink()
+    os.mkfifo(folder / "1.png")
+    (folder / "2.png").unlink()
+    (folder / "2.png").symlink_to("/dev/zero")
+    found = look_at(folder, NAMES, how=how)
+    assert [x.sample_id for x in found.faults] == ["1.png", "2.png"]
+    assert {x.reason for x in found.faults} == {"it is no regular file"}
+
+
+def test_headers_of_files_that_pillow_closes_are_enough(folder: Path) -> None:
+    for kind in READ_ONLY:
+        (folder / f"{kind}.png").write_bytes(whole_files(kind)[0])
+    names = [f"{kind}.png" for kind in READ_ONLY]
+    assert look_at(folder, names, how="headers").marks == look_at(folder, names).marks
+    assert not look_at(folder, names, how="headers").faults
