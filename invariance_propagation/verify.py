@@ -96,6 +96,12 @@ def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
     if config.train.epochs < enough:  # else the run would end, and be summed up
         config.train.epochs = enough
         run = build(config, dataset=run.dataset)
+    later = run.method.start_epoch
+    if later is not None and later * run.steps_per_epoch >= STEPS:
+        print(
+            f"note: what the method starts in epoch {later} (method.start_epoch) lies "
+            "beyond these steps; a lower one tries it too"
+        )
     # Scores take time, and change nothing.
     run = run._replace(dataset=run.dataset._replace(held_out=None))
     try:

@@ -94,16 +94,20 @@ def test_what_is_lost_on_the_way_is_named(
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize("start_epoch", [2, 3])
 def test_a_run_that_would_end_too_soon_is_made_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, start_epoch: int
 ) -> None:
     seen = []
     monkeypatch.setattr(verify, "go_on", lambda run, config, folder: seen.append(run))
     config = tiny_config(data__num_train=64, train__epochs=2)
+    config.method.start_epoch = start_epoch
     verify.train_steps(config, tmp_path, verify.STEPS)
     (run,) = seen
     assert run.total_steps == 8 > verify.STEPS and run.dataset.held_out is None
     assert run.options.stop_after_steps == verify.STEPS
+    # Epochs of two steps: of the third the six that are taken see nothing.
+    assert ("beyond these steps" in capsys.readouterr().out) == (start_epoch == 3)
 
 
 def test_a_gpu_is_told_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
