@@ -31,7 +31,7 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"ending"},
-    {"drafts", "errors", "parallel", "peers", "version"},
+    {"drafts", "errors", "parallel", "peers", "relay", "version"},
     {"arguments", "lock", "paths", "processes"},
     {"auto", "damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},
