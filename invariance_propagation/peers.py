@@ -105,3 +105,12 @@ def _obey(fact: dict[str, Any]) -> NoReturn:
     if "signal" in fact:
         ending.end_by(signal.Signals(fact["signal"]))
     ending.end_now(1, fact["line"])
+
+
+def first_is_gone() -> NoReturn:
+    """Ends this process because process 0 has ended before it."""
+    ending.end_now(
+        1,
+        "error: process 0 has ended or was killed: look at what it said, and run the "
+        "same command on every host to go on from the last checkpoint",
+    )

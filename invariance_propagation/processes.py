@@ -22,7 +22,8 @@ from jax.experimental import multihost_utils
 
 from invariance_propagation.errors import UserError, from_words, to_words
 from invariance_propagation.packing import pack, unpack
-from invariance_propagation.peers import JAX_SILENT_AFTER, Peers
+from invariance_propagation.peers import JAX_SILENT_AFTER, Peers, first_is_gone
+from invariance_propagation.relay import Relay
 
 Result = TypeVar("Result")
 
@@ -58,12 +59,16 @@ def join(
     # Else JAX would swallow each SIGTERM from here on, and leave it to us to ask it.
     jax.config.update("jax_enable_preemption_service", False)
     failure: list[Exception] = []
+    relay, meet_at = None, None if address is None else coordinator
+    if address is not None and process_id:
+        relay = Relay(*address, when_gone=first_is_gone)
+        meet_at = relay.address
 
     def initialize() -> None:
         try:
             # JAX ends the process without a word for people when its own time is up.
             jax.distributed.initialize(
-                None if address is None else coordinator,
+                meet_at,
                 num_processes,
                 process_id,
                 initialization_timeout=int(timeout) + 3600,
@@ -71,6 +76,8 @@ def join(
             )
             state = distributed.global_state
             Peers(state.client, state.process_id, state.num_processes).watch()
+            if relay is not None:
+                relay.keep()
         except Exception as error:
             failure.append(error)
         else:

@@ -31,7 +31,7 @@ NAME = "invariance_propagation"
 # data and methods, know nothing of each other.
 LAYERS = (
     {"ending"},
-    {"drafts", "errors", "packing", "parallel", "peers", "version"},
+    {"drafts", "errors", "packing", "parallel", "peers", "relay", "version"},
     {"archives", "arguments", "lock", "paths", "processes"},
     {"auto", "damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models", "readiness"},

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -195,7 +196,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = start(*flags)
     wait_for_checkpoint(process, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM at step" in errors and "same command" in errors
     assert errors.count("\n") == 1
@@ -208,6 +209,152 @@ def test_ctrl_c_before_training_is_one_line(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors == "error: interrupted; nothing was left half written\n"
+
+
+def wait_for(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def catches(process: subprocess.Popen, number: signal.Signals) -> bool:
+    """Whether the process has a handler of its own for a signal, which Python has not."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who has a handler")
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM], ids=lambda x: x.name
+)
+def test_a_signal_during_import_is_one_line(number: signal.Signals) -> None:
+    with start("--config=configs/export.py") as process:
+        wait_for(process, lambda: catches(process, signal.SIGHUP))
+        time.sleep(0.2)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (128 + number, "")
+    assert errors.startswith("error: interrupted") and errors.count("\n") == 1, errors
+
+
+def test_an_export_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    store_run(tmp_path, (7,))
+    before = sorted(tmp_path.rglob("*"))
+    flags = ["--config=configs/export.py", f"--config.checkpoint={tmp_path}"]
+    with start(*flags, "--config.format=onnx") as process:
+        # It is written, and the check, which compiles, is still to come.
+        wait_for(process, lambda: any(tmp_path.glob("*.tmp.onnx")))
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert errors == "error: interrupted by SIGTERM; nothing was left half written\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_evaluation_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    store_run(tmp_path, (7,))
+    before = sorted(tmp_path.rglob("*"))
+    # Digits are learnt from for minutes.
+    flags = ["--config=configs/evaluate.py", f"--config.checkpoint={tmp_path}"]
+    flags += ["--config.data.name=digits", "--config.protocols=linear"]
+    with start(*flags) as process:
+        wait_for(process, lambda: uses_xla(process))
+        process.send_signal(signal.SIGHUP)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGHUP, errors
+    assert errors == "error: interrupted by SIGHUP; nothing was left half written\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def uses_xla(process: subprocess.Popen) -> bool:
+    """Whether XLA has started its threads."""
+    tasks = Path(f"/proc/{process.pid}/task")
+    return any("XLA" in (x / "comm").read_text() for x in tasks.iterdir())
+
+
+LAST_NET = """
+import runpy, sys
+from invariance_propagation import export
+
+def refuse(**options):
+    raise PermissionError(13, "Permission denied", "/a/place")
+
+export.export = refuse
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
+def test_what_the_system_refuses_is_one_line_in_any_task() -> None:
+    flags = ["--config=configs/export.py", "--config.checkpoint=x"]
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_NET, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: /a/place cannot be used (Permission denied): run the same command to go "
+        "on from what has been saved once that is mended\n"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_output_to_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    store_run(tmp_path, (7,))
+    flags = ["--config=configs/export.py", f"--config.checkpoint={tmp_path}"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "main.py", *flags, "--config.what=memory"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: standard output cannot be used (No space left"
+    )
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+FULL_WHILE_SAVING = """
+import resource, runpy, signal, sys, threading, time
+from pathlib import Path
+
+first = Path(sys.argv.pop(1)) / "checkpoints" / "0"
+
+def limit():
+    while not first.is_dir():
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+threading.Thread(target=limit, daemon=True).start()
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
+def test_a_disk_that_is_full_while_it_saves_is_one_line(tmp_path: Path) -> None:
+    """In Orbax's threads, which log and raise hundreds of lines."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_WHILE_SAVING, str(tmp_path), *TINY]
+        + ["--config.train.checkpoint_every=1", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    expected = "error: the checkpoint of step 1 could not be written to"
+    assert done.stderr.startswith(expected) and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
+    assert steps_in(tmp_path) == [0]
 
 
 def test_a_reader_that_went_away_is_one_line(tmp_path: Path) -> None:

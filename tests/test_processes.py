@@ -188,6 +188,56 @@ def test_two_processes_go_on_where_one_stopped(
     same_run(tmp_path, expected)
 
 
+WAITING = """
+import ctypes, sys
+from invariance_propagation import ending, peers, processes
+
+peers.SILENT_AFTER = 4.0
+ending.watch()
+processes.join(
+    coordinator=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]), timeout=120
+)
+print("joined", flush=True)
+# As inside a collective: other threads run, and no handler of Python's.
+lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+lock(mutex)
+lock(mutex)
+"""
+
+
+@pytest.mark.parametrize(
+    "victim, number, status, expected",
+    [
+        (0, signal.SIGSTOP, 1, "error: process 0 on .* has not answered for [45] sec"),
+        (1, signal.SIGSTOP, 1, "error: process 1 on .* has not answered for [45] sec"),
+        (0, signal.SIGKILL, 1, "error: process 0 has ended or was killed: look at"),
+        (
+            1,
+            signal.SIGTERM,
+            143,
+            "error: interrupted by SIGTERM; nothing was left half",
+        ),
+    ],
+)
+def test_one_that_is_gone_ends_the_other_in_one_line(
+    victim: int, number: signal.Signals, status: int, expected: str
+) -> None:
+    address = free_address()
+    started = [start("-c", WAITING, address, str(own)) for own in range(2)]
+    try:
+        for process in started:
+            assert process.stdout.readline() == "joined\n", process.communicate()
+        time.sleep(2)  # until they have heard of each other
+        started[victim].send_signal(number)
+        _, errors = started[1 - victim].communicate(timeout=60)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert re.match(expected, errors) and errors.count("\n") == 1, errors
+    assert started[1 - victim].returncode == status
+
+
 def test_who_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     cases = {
         f"--coordinator={free_address()} --num_processes=2 --process_id=0": (

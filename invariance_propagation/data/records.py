@@ -29,6 +29,7 @@ from invariance_propagation.data.stored import (
     label_of,
     read_all,
 )
+from invariance_propagation.ending import undone_at_end
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.paths import local, reason
 
@@ -147,15 +148,22 @@ def _find(name: str, root: Path) -> Path | None:
 
 def _prepare(name: str, root: Path) -> None:
     print(f"{name} is not in {root} yet: TFDS downloads and prepares it, once")
-    process = subprocess.run(
+    process = subprocess.Popen(
         # Not as a script in its folder, whose modules would hide others.
         [sys.executable, "-P", prepare.__file__, name, str(root)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | QUIET_TENSORFLOW,
+        start_new_session=True,  # a terminal's Ctrl-C is for this process
     )
+    with process, undone_at_end(process.kill):
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode:
-        reason = " ".join(process.stdout.split()) or f"status {process.returncode}"
+        reason = " ".join(output.split()) or f"status {process.returncode}"
         raise UserError(
             f"TFDS could not prepare {name} in {root}: {reason[:600]}; if it lies "
             "elsewhere, name the folder that holds it (data.folder; in an evaluation "
