@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 SUFFIX = ".npy"  # of an .npz file's members
-PICKLE = b"\x80"  # how pickles of protocol 2 and above begin
+# How pickles begin, by their protocol.
+PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -117,7 +118,9 @@ def holds_pickle(path: Path) -> bool:
     """Returns whether a file is a pickle, or an archive with one, as PyTorch's are."""
     try:
         with open_file(path) as file:
-            if file.read(1) == PICKLE:
+            head = file.read(9)
+            # A .safetensors file begins with a length, and that with any byte.
+            if head.startswith(PICKLES) and not head.endswith(b"{"):
                 return True
             file.seek(0)
             return any(x.endswith("data.pkl") for x in zipfile.ZipFile(file).namelist())

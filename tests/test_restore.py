@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from invariance_propagation import weights
 from invariance_propagation.checkpoint import digest_of_facts
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models.torchvision import to_torchvision
@@ -229,6 +230,6 @@ def test_a_file_is_not_called_damaged_that_cannot_be_read(
     def refuse(*args, **options) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr(weights, "open_arrays", refuse)
     with pytest.raises(UserError, match=r"w.npz cannot be read \(Permission denied\)$"):
         read_weights(tmp_path / "w.npz")

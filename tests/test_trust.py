@@ -124,6 +124,17 @@ def test_pytorchs_files_are_refused_with_what_to_do(name: str, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_file_that_begins_like_a_pickle_is_read(tmp_path: Path) -> None:
+    told = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    header = json.dumps(told).encode().ljust(0x280)
+    array = np.array([1, 2], np.float32)
+    content = struct.pack("<Q", len(header)) + header + array.tobytes()
+    assert content.startswith(pickle.dumps(None, protocol=2)[:2])
+    (tmp_path / "w.safetensors").write_bytes(content)
+    found = weights.read_weights(tmp_path / "w.safetensors")["a"]
+    np.testing.assert_array_equal(found, array)
+
+
 def test_a_cache_of_another_kind_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
