@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
     try:
         _main(argv)
         sys.stdout.flush()
+        _begin_to_end()
     except BrokenPipeError:
         _exit("nobody reads the output any more: run the same command to go on", 1)
     except OSError as error:  # of what has no better words for it
@@ -276,10 +277,15 @@ def _exit(error: Exception | str, status: int) -> NoReturn:
     _leave(status)
 
 
-def _print_last(line: str) -> None:
+def _begin_to_end() -> None:
+    """From here on no signal and no other process has a word in how this one ends."""
     # Imported by now, unless it was the flags that could not be understood.
     if ending := sys.modules.get("invariance_propagation.ending"):
         ending.begin()
+
+
+def _print_last(line: str) -> None:
+    _begin_to_end()
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -18,6 +19,8 @@ from typing import Any, NoReturn, Protocol
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Clusters kill 30 seconds after they have asked.
 SAVE_WITHIN = 25.0  # seconds
+# A terminal and a program around this one may both pass on the same Ctrl-C.
+SAME_WITHIN = 0.2  # seconds
 CLEAR_WITHIN = 2.0  # seconds, as where a network disk does not answer
 FAREWELL_WITHIN = 3.0  # seconds, as where the network does not
 
@@ -134,18 +137,21 @@ def _leave_it_to_the_thread(number: int, frame: object) -> None:
 
 
 def _obey(reading: int) -> None:
-    asked: signal.Signals | None = None
+    first, asked_at = None, 0.0
     while True:
-        ready, _, _ = select.select([reading], [], [], asked and SAVE_WITHIN)
-        number = asked
-        if ready:
-            number = signal.Signals(os.read(reading, 1)[0])
-            if number not in SIGNALS:
-                continue
-        waits_for = _work[-1].ask_to_stop(number) if _work and not asked else None
+        left = first and max(0.0, asked_at + SAVE_WITHIN - time.monotonic())
+        ready, _, _ = select.select([reading], [], [], left)
+        number = os.read(reading, 1)[0] if ready else first
+        if number not in SIGNALS:
+            continue  # another one, which has a handler of its own
+        number = signal.Signals(number)
+        if ready and first and time.monotonic() < asked_at + SAME_WITHIN:
+            continue
+        work = _work[-1:]
+        waits_for = work[0].ask_to_stop(number) if work and not first else None
         if waits_for is None:
             end_now(128 + number, _last_words(number), {"signal": int(number)})
-        asked = number
+        first, asked_at = number, time.monotonic()
         _write(1, f"{number.name}: {waits_for}")
 
 
@@ -163,8 +169,8 @@ def _write(file: int, line: str) -> None:
 
 
 def _last_words(number: signal.Signals) -> str:
-    if _work:
-        return _work[-1].last_words(number)
+    for work in _work[-1:]:
+        return work.last_words(number)
     by = "" if number == signal.SIGINT else f" by {number.name}"
     return f"error: interrupted{by}; nothing was left half written"
 

@@ -89,7 +89,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
       UserError: bad input; nothing has been written.
       TrainingError: a loss that is not finite, or a checkpoint that cannot be
         read or written.
-      Stopped: SIGTERM, SIGINT, or train.stop_after_*; a checkpoint has been written.
+      Stopped: SIGTERM, SIGINT, SIGHUP, or train.stop_after_*; a checkpoint has been
+        written.
     """
     run, folder = processes.everywhere(_build, config, workdir)
     return go_on(run, config, folder)
