@@ -54,10 +54,8 @@ def replay(config: ConfigDict, workdir: str) -> bool:
         if per_epoch != run.steps_per_epoch:
             run = build(config, dataset=run.dataset, steps_per_epoch=per_epoch)
         own = {"config": json.loads(config.to_json_best_effort())}
-        if check_same_run(found, identity_of(run) | own, run, folder) is not None:
-            raise UserError(
-                f"{folder} is of other images than this config: set them back to replay"
-            )
+        own["config"]["data"]["on_change"] = "refuse"  # its step had those images
+        check_same_run(found, identity_of(run) | own, run, folder)
         if found is not None:
             before = settings.by_new_names(found["config"])
             announce.changed_settings(before, own["config"])
