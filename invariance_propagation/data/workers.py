@@ -75,7 +75,8 @@ def make_batches(
 
     Raises:
       TrainingError: a worker died; the line names the images that it was at.
-      Exception: as a worker raised it.
+      UserError, TrainingError: as a worker raised it; any other error of one becomes a
+        TrainingError that names the worker.
     """
     workers: list[_Worker] = []
     # Before multiprocessing's own end, which would wait for them.
@@ -103,7 +104,7 @@ def _start(work: Work, count: int, workers: list[_Worker]) -> None:
             args=(own, theirs, board),
             daemon=True,
         )
-        # Else a worker that died would not close its socket.
+        # While this process held the other end, a death would not close the socket.
         with theirs:
             worker = _Worker(process, ours.makefile("rb"), board)
             ours.close()  # once its file is
