@@ -205,13 +205,19 @@ def _is_not_orbaxs(record: Any) -> bool:
     return record.name != "asyncio" and "orbax" not in Path(record.pathname).parts
 
 
-def _print_unless_tensorstores(kind: type, error: BaseException, trace: Any) -> None:
-    """Prints an error that nobody caught, as Python does.
+def _is_tensorstores(error: BaseException | None) -> bool:
+    """Threads of TensorStore raise this one for each file of a save that has failed."""
+    return str(error) == "Event loop is closed"
 
-    Threads of TensorStore raise this one for each file of a save that has failed.
-    """
-    if str(error) != "Event loop is closed":
+
+def _print_uncaught(kind: type, error: BaseException, trace: Any) -> None:
+    if not _is_tensorstores(error):
         sys.__excepthook__(kind, error, trace)
+
+
+def _print_unraisable(found: Any) -> None:
+    if not _is_tensorstores(found.exc_value):
+        sys.__unraisablehook__(found)
 
 
 def read_config() -> ConfigDict:
@@ -308,7 +314,8 @@ def _leave(status: int) -> NoReturn:
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().addFilter(_is_not_orbaxs)
-    sys.excepthook = _print_unless_tensorstores
+    sys.excepthook = _print_uncaught
+    sys.unraisablehook = _print_unraisable
     # A path may have bytes that are no text; they are printed as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     app.run(main, flags_parser=parse_flags)
