@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
     # list the picture files that cannot be used; 'preview' to draw augmented views;
+    # 'replay' to run a step again that has ended the run of a workdir;
     # 'verify_resume' to try out in a few steps whether a run that is interrupted ends
     # with the same numbers on this machine.
     config.task = "pretrain"

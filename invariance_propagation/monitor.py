@@ -19,6 +19,7 @@ from invariance_propagation.paths import writing
 from invariance_propagation.progress import METRICS_FILE
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
+from invariance_propagation.window import NotFinite
 
 SUMMARY_FILE = "summary.json"
 SCORES = ("knn", "knn_embedding", "knn_bank")
@@ -59,7 +60,7 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
       `knn_all_alike`, 1.
 
     Raises:
-      TrainingError: a feature that is NaN or infinite.
+      NotFinite: a feature is NaN or infinite.
     """
     queries, scores = _embed(run, state, run.dataset.held_out.images), {}
     if run.knn.embed_anew:
@@ -200,7 +201,15 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
 
 
 def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:
-    return run.embed(state.params, state.batch_stats, images)
+    """Raises NotFinite, of the step that made the state."""
+    outputs = run.embed(state.params, state.batch_stats, images)
+    for name, values in outputs._asdict().items():
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(broken):
+            step = int(run.runner.local(state.step))
+            what = f"{name} of {len(broken):,} of {len(images):,} images after it"
+            raise NotFinite(step - 1, {f"{what} (first number {broken[0]})": np.nan})
+    return outputs
 
 
 def _knn_of_pixels(run: Run) -> float | None:

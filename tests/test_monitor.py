@@ -10,10 +10,10 @@ import pytest
 from invariance_propagation import monitor
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.errors import TrainingError
 from invariance_propagation.models import Outputs
 from invariance_propagation.options import KnnOptions
 from invariance_propagation.train import train_and_evaluate
+from invariance_propagation.window import NotFinite
 from tests.tiny_run import tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -70,8 +70,10 @@ def test_features_that_are_all_alike_are_remarked_on() -> None:
 def test_features_that_are_not_finite_have_no_score() -> None:
     features = np.ones((8, 3), np.float32)
     features[6, 1] = np.nan
-    with pytest.raises(TrainingError, match="1 of 8 training images .* number 6"):
-        monitor.knn(run_with(features), STATE)
+    run, state = run_with(features), SimpleNamespace(**vars(STATE), step=5)
+    run.runner = SimpleNamespace(local=lambda x: x)
+    with pytest.raises(NotFinite, match="step 5: features of 1 of 8 .* number 6.* nan"):
+        monitor.knn(run, state)
 
 
 def test_without_held_out_images_purity_is_remarked_on() -> None:
