@@ -82,15 +82,16 @@ def tied_problem(levels: list[float], seed: int = 21, **shape: int) -> Problem:
     return problem._replace(embeddings=embeddings, bank=bank)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def forget_programs() -> Iterator[None]:
     """Compiled programs are mapped memory, and a process may have 65,530 mappings.
 
-    Beyond that the compiler crashes. No module makes more than some 25,000.
+    Beyond that the compiler crashes. A test makes some hundreds, and a whole run of
+    training a thousand or two.
     """
     yield
     mappings = Path("/proc/self/maps")
-    if not mappings.exists() or mappings.read_text().count("\n") > 20_000:
+    if not mappings.exists() or mappings.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
         gc.collect()
 

@@ -122,7 +122,7 @@ def restored(place: Path, **changes: Any) -> tuple[Run, Any, Any, dict[str, Any]
     state = run.init()
     shapes = run.runner.shapes(state, run.spec, run.num_examples)
     target = partial(match.stored_shapes, shapes, facts, run)
-    _, arrays, saved = train._restore(checkpoints, target, False)
+    _, arrays, saved = checkpoints.restore(target)
     checkpoints.close()
     after, noted = match.carry_over(run, arrays, shapes, facts, saved, place / "run")
     return run, arrays, after, noted

@@ -107,7 +107,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
         return None
     if b"Exif" not in content[:EXIF_WITHIN]:
         return pixels
-    _silence()
+    silence()
     try:
         with Image.open(io.BytesIO(content)) as image:
             return turn(pixels, _orientation(image))
@@ -116,7 +116,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
 
 
 def _decode_any(content: bytes, stretch_depth: bool) -> np.ndarray:
-    _silence()
+    silence()
     try:
         return _decode_by_pillow(content, stretch_depth)
     except Exception:
@@ -189,7 +189,8 @@ def pixel_chunks(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _silence() -> None:
+def silence() -> None:
+    """Keeps Pillow's warnings from standard error, where they would name no picture."""
     # Each time, because pytest and others put filters of their own in front; not by
     # warnings.catch_warnings, which is not safe in threads.
     ours = r"PIL\."

@@ -29,6 +29,7 @@ from invariance_propagation.data.decoding import (
     known_formats,
     read_file,
     reason_of,
+    silence,
 )
 from invariance_propagation.errors import UserError, printable
 
@@ -156,6 +157,7 @@ def _look(path: Path, known: _Seen | None, how: str, stretch_depth: bool) -> _Se
         content = read_file(path)
         decode(content, stretch_depth=stretch_depth)
         return _Seen(*now, _checksum(io.BytesIO(content), about.st_size))
+    silence()
     with open_file(path) as file, Image.open(file, formats=known_formats()) as image:
         check_size(*image.size)
     with open_file(path) as file:  # once more, because Pillow may have closed it
