@@ -5,6 +5,7 @@ depends on files, so that the workdir need not be seen by the others. With one
 process every function here is the identity.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -78,6 +79,8 @@ def join(
             Peers(state.client, state.process_id, state.num_processes).watch()
             if relay is not None:
                 relay.keep()
+                # Before JAX's own end, registered earlier, which waits for process 0.
+                atexit.register(relay.let_go)
         except Exception as error:
             failure.append(error)
         else:

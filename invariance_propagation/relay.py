@@ -33,6 +33,10 @@ class Relay:
         """From here on JAX does not learn that a connection has ended."""
         self._kept.set()
 
+    def let_go(self) -> None:
+        """Undoes `keep`: this process ends, and process 0 may do so before it."""
+        self._kept.clear()
+
     def _listen(self) -> None:
         while True:
             near, _ = self._server.accept()
