@@ -51,15 +51,20 @@ class Relay:
 
     def _send(self, near: socket.socket, far: socket.socket) -> None:
         _pass_on(near, far)
-        with contextlib.suppress(OSError):
-            far.shutdown(socket.SHUT_RDWR)
+        _end(far)
 
     def _receive(self, near: socket.socket, far: socket.socket) -> None:
         _pass_on(far, near)
         if self._kept.is_set():
             self._when_gone()
         else:
-            near.close()
+            _end(near)
+
+
+def _end(connection: socket.socket) -> None:
+    """Ends a connection that another thread may be reading from, as `close` would not."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
