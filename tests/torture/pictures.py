@@ -6,18 +6,19 @@ import warnings
 import numpy as np
 
 from invariance_propagation.data.decoding import decode
-from tests.data.mutations import KINDS, mutations
+from tests.data.mutations import KINDS, READ_ONLY, mutations
 from tests.torture.runs import Outcome
 
 SLOWEST = 5.0  # seconds
+ALL = (*KINDS, *READ_ONLY)
 
 
 def mutate(*, count: int) -> Outcome:
     """Decodes `count` damaged files: pixels, or one named line, and nothing else."""
-    each, failures, tried, refused, slowest = -(-count // len(KINDS)), [], 0, 0, 0.0
+    each, failures, tried, refused, slowest = -(-count // len(ALL)), [], 0, 0, 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for kind in KINDS:
+        for kind in ALL:
             for number, content in enumerate(mutations(kind, count=each, seed=2)):
                 began = time.perf_counter()
                 tried += 1
@@ -37,5 +38,5 @@ def mutate(*, count: int) -> Outcome:
                 slowest = max(slowest, took)
                 if took > SLOWEST:
                     failures.append(f"{kind} {number}: {took:.1f} s")
-    note = f"{len(KINDS)} kinds, {refused} refused, the slowest took {slowest:.2f} s"
+    note = f"{len(ALL)} kinds, {refused} refused, the slowest took {slowest:.2f} s"
     return Outcome("damaged pictures", tried, failures, note)
