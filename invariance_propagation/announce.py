@@ -75,8 +75,9 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name in sorted(old.keys() & new.keys()):
         if old[name] != new[name]:
             print(
-                f"warning: the run in this workdir has {name} = {old[name]} so far, "
-                f"this config {new[name]}: another run needs another --workdir"
+                f"warning: the run in this workdir has {name} = {old[name]} so far, and "
+                f"{new[name]} from here on; a run with {new[name]} from the start needs "
+                "another --workdir"
             )
 
 

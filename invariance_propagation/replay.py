@@ -112,10 +112,10 @@ def _line(run: Run, step: int, metrics: dict[str, jax.Array], largest: float) ->
 
 
 def _print_images(facts: dict[str, Any]) -> None:
-    names = facts.get("sample_ids") or [f"row {row}" for row in facts.get("rows", ())]
+    names = facts.get("sample_ids") or [f"row {row}" for row in facts["rows"]]
     first = ", ".join(map(str, names[:FIRST_IMAGES]))
     print(
-        f"in the run it failed at step {facts['step']:,} by {facts.get('values')}, with "
+        f"in the run step {facts['step']:,} failed ({', '.join(facts['values'])}), with "
         f"{len(names)} images ({first} ...; all are in {failure.FILE})"
     )
 

@@ -62,7 +62,7 @@ def test_what_is_learnt_otherwise_from_here_on_is_named(capsys) -> None:
     changed_settings(before | {"knn": {"k": 1}}, other | {"knn": {"k": 2}})
     assert capsys.readouterr().out == ""
     changed_settings(before, {"method": {"temperature": 0.2}})
-    assert "has method.temperature = 0.1 so far, this config 0.2" in (
+    assert "has method.temperature = 0.1 so far, and 0.2 from here on" in (
         capsys.readouterr().out
     )
 
