@@ -119,6 +119,8 @@ def read(folder: Path) -> dict[str, Any]:
         return facts | {
             "step": int(facts["step"]),
             "good_step": int(facts["good_step"]),
+            "values": dict(facts["values"]),
+            "rows": list(facts["rows"]),
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
