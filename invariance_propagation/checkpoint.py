@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import zlib
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ class Checkpoints:
         """
         self._check_folder()
         self.finish()
-        arrays = _leaves(state)
+        arrays = leaves_of(state)
         known = {name: _describe(x) for name, x in arrays.items()}
         facts = facts | {"step": step, "arrays": known}
         stored = {"facts": facts, "digest": digest_of_facts(facts)}
@@ -383,9 +384,18 @@ def unpack_checksums(packed: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(packed), "<u4")
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by the names that facts have for them.
+
+    A name is as in ".params['backbone']['stem_conv']['kernel']".
+    """
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def path_of(name: str) -> tuple[str, ...]:
+    """Returns the parts of a name of `leaves_of`."""
+    return tuple(re.findall(r"\w+", name))
 
 
 def _describe(x: np.ndarray) -> dict[str, Any]:
@@ -398,7 +408,7 @@ def checksum(x: np.ndarray) -> int:
 
 
 def _check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
-    wanted = {name: list(x.shape) for name, x in _leaves(target).items()}
+    wanted = {name: list(x.shape) for name, x in leaves_of(target).items()}
     stored = {name: fact["shape"] for name, fact in arrays.items()}
     for name in sorted(wanted.keys() | stored.keys()):
         if wanted.get(name) != stored.get(name):
@@ -410,7 +420,7 @@ def _check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
 
 
 def _check_contents(arrays: dict[str, Any], state: Any) -> None:
-    for name, x in _leaves(state).items():
+    for name, x in leaves_of(state).items():
         if checksum(x) != arrays[name]["crc32"]:
             raise ValueError(
                 f"the contents of {name} have changed since it was written"

@@ -7,7 +7,6 @@ moved: it may still be training.
 import hashlib
 import logging
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from invariance_propagation import settings
 from invariance_propagation.checkpoint import (
     FOLDER,
     checksum,
+    path_of,
     read_facts,
     read_item,
     steps_in,
@@ -255,8 +255,7 @@ def _read_parts(
     folder: Path, parts: tuple[str, ...], arrays: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Raises ValueError for what has changed since it was written."""
-    # As in ".params['backbone']['stem_conv']['kernel']".
-    noted = {tuple(re.findall(r"\w+", name)): fact for name, fact in arrays.items()}
+    noted = {path_of(name): fact for name, fact in arrays.items()}
     wanted = {path: fact for path, fact in noted.items() if path[0] in parts}
     kinds = {path: np.dtype(fact["dtype"]) for path, fact in wanted.items()}
     if any(kind.hasobject for kind in kinds.values()):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from invariance_propagation import processes
-from invariance_propagation.checkpoint import Checkpoints
+from invariance_propagation.checkpoint import Checkpoints, leaves_of
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
 from invariance_propagation.window import NotFinite, Window
@@ -118,11 +118,9 @@ def check_finite(step: int, state: Any) -> None:
       step: steps done, at least 1; the last of them made the state.
       state: pytree of NumPy arrays.
     """
-    paths, _ = jax.tree_util.tree_flatten_with_path(state)
-    for path, leaf in paths:
+    for name, leaf in leaves_of(state).items():
         if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
             # bfloat16 is no floating type to NumPy.
             broken = ~np.isfinite(leaf.astype(np.float32, copy=False))
             if broken.any():
-                name = jax.tree_util.keystr(path)
                 raise NotFinite(step - 1, {name: float(leaf[broken][0])})

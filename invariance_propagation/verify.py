@@ -7,7 +7,6 @@ own, nobody else can know.
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,8 +23,20 @@ import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
-from invariance_propagation.checkpoint import FOLDER, read_facts, read_item
-from invariance_propagation.errors import Stopped, TrainingError, UserError
+from invariance_propagation.checkpoint import (
+    FOLDER,
+    leaves_of,
+    path_of,
+    read_facts,
+    read_item,
+)
+from invariance_propagation.errors import (
+    Stopped,
+    TrainingError,
+    UserError,
+    from_words,
+    to_words,
+)
 from invariance_propagation.progress import METRICS_FILE
 from invariance_propagation.setup import build
 from invariance_propagation.train import go_on
@@ -41,7 +52,6 @@ GROUPS = {
     "memory": "memory",
 }
 NAMED = 5  # arrays of a group, in a message
-ERRORS = {error.__name__: error for error in (UserError, TrainingError)}
 
 
 def verify_resume(config: ConfigDict) -> None:
@@ -122,7 +132,7 @@ def compare(folder: Path, other: Path) -> int:
     differing += [name for name in two if name not in one]
     arrays = [_arrays(x) if differing else {} for x in (folder, other)]
     for field in TrainState._fields:
-        names = [name for name in one | two if _path(name)[0] == field]
+        names = [name for name in one | two if path_of(name)[0] == field]
         wrong = [name for name in names if name in differing]
         if wrong:
             told = [_difference(name, *arrays) for name in wrong[:NAMED]]
@@ -166,8 +176,7 @@ def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
     if failure.exists():
-        kind, text = json.loads(failure.read_text(encoding="utf-8"))
-        raise ERRORS[kind](text)
+        raise from_words(json.loads(failure.read_text(encoding="utf-8")))
     if status:
         raise TrainingError(
             f"the process that trains ended with status {status} (its messages are "
@@ -193,22 +202,16 @@ def _advice(backend: str) -> str:
     )
 
 
-def _path(name: str) -> tuple[str, ...]:
-    """As in ".params['backbone']['stem_conv']['kernel']"."""
-    return tuple(re.findall(r"\w+", name))
-
-
 def _arrays(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
     """All arrays of a checkpoint, by their paths."""
     state = read_item(ocp.PyTreeCheckpointHandler(), folder / "state")
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {_path(jax.tree_util.keystr(path)): np.asarray(x) for path, x in leaves}
+    return {path_of(name): np.asarray(x) for name, x in leaves_of(state).items()}
 
 
 def _difference(
     name: str, one: Mapping[tuple, np.ndarray], two: Mapping[tuple, np.ndarray]
 ) -> str:
-    path = _path(name)
+    path = path_of(name)
     title = "/".join(path[1:]) or path[0]
     x, y = one.get(path), two.get(path)
     if x is None or y is None or x.shape != y.shape:
@@ -241,9 +244,9 @@ def _main() -> None:
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
     try:
         train_steps(config, Path(workdir), int(steps))
-    except tuple(ERRORS.values()) as error:
-        kind = next(name for name, x in ERRORS.items() if isinstance(error, x))
-        Path(failure).write_text(json.dumps([kind, str(error)]), encoding="utf-8")
+    except (UserError, TrainingError) as error:
+        words = to_words(error, "the process that trains")
+        Path(failure).write_text(json.dumps(words), encoding="utf-8")
         sys.exit(1)
 
 

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from invariance_propagation.checkpoint import FOLDER, Checkpoints, read_facts, steps_in
+from invariance_propagation.checkpoint import (
+    FOLDER,
+    Checkpoints,
+    leaves_of,
+    read_facts,
+    steps_in,
+)
 from invariance_propagation.checkpoint import checksum as crc32
 from invariance_propagation.setup import build
 from tests.tiny_run import tiny_config
@@ -54,8 +58,7 @@ def flip(path: Path) -> None:
 
 def checksums(state: Any) -> dict[str, int]:
     """Returns the CRC-32 of each array of a state, by its name in the facts."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): crc32(leaf) for path, leaf in paths}
+    return {name: crc32(leaf) for name, leaf in leaves_of(state).items()}
 
 
 def files(folder: Path, finished: Path, *, flips: int) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Any
 
 from invariance_propagation.checkpoint import FOLDER
 from invariance_propagation.progress import METRICS_FILE
-from tests.torture.runs import Outcome, begin, compare, end, finish, lines_of
+from tests.torture.runs import Outcome, begin, end, finish_as, lines_of
 
 KILLS_OF_A_RUN = 5
 POLL = 0.002  # seconds
@@ -63,10 +63,8 @@ def kill(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
             process.send_signal(signal.SIGKILL)
             end(process)
             done += 1
-        status, errors = finish(workdir)
-        wrong = errors.strip()[-300:] if status else compare(workdir, expected)
-        if wrong:
-            failures.append(f"{', '.join(moments)}: status {status}: {wrong}")
+        if wrong := finish_as(workdir, expected):
+            failures.append(f"{', '.join(moments)}: {wrong}")
         else:
             shutil.rmtree(workdir)
     note = f"{landed} hit a living process; each run ended bit for bit as without"
@@ -94,8 +92,7 @@ def stop(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
             wrong.append(f"status {status}")
         if "Traceback" in errors or len(lines_of(errors)) > 3:
             wrong.append(f"said {errors.strip()[-300:]!r}")
-        status, errors = finish(workdir)
-        late = errors.strip()[-300:] if status else compare(workdir, expected)
+        late = finish_as(workdir, expected)
         wrong += [late] if late else []
         if wrong:
             failures.append(f"{sent.name}: {'; '.join(wrong)}")

@@ -101,6 +101,14 @@ def compare(workdir: Path, expected: dict[str, Any]) -> str | None:
     return ", ".join(differences(found, expected)) or None
 
 
+def finish_as(workdir: Path, expected: dict[str, Any]) -> str | None:
+    """Runs the command to its end; returns a line if that is not what it should be."""
+    status, errors = finish(workdir)
+    if status:
+        return f"status {status}: {errors.strip()[-300:]}"
+    return compare(workdir, expected)
+
+
 def lines_of(errors: str) -> list[str]:
     """Returns the lines that a person would see on the terminal's error output."""
     return [line for line in errors.splitlines() if line.strip()]
