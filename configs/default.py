@@ -51,8 +51,8 @@ def get_config() -> ConfigDict:
     # it. A folder with train/ and val/ (valid/, validation/, test/) needs no share: the
     # one is trained on, the other held out, and classes are the folders in them.
     config.data.held_out = 0.0
-    # Of an image folder: whether a picture whose values do not tell what is white (of
-    # floats or 32 bits, or of 16 bits that use 14 or fewer) is stretched, so that its
+    # Of an image folder or a TFDS set: whether a picture whose values do not tell what is
+    # white (floats, 32 bits, or 16 bits that use 14 or fewer) is stretched, so that its
     # darkest value is black and its lightest white; False refuses it by name.
     config.data.stretch_depth = False
     # Of an image folder: follow links that lead out of it; False: pass them over.

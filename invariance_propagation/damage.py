@@ -2,13 +2,55 @@
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from invariance_propagation.errors import TrainingError
+from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.paths import causes, reason
 
 # What a checkpoint itself can be to blame for: a file of it is gone, or another kind.
 OF_CONTENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+# What every run has noted of itself since the first version, and what kind it is.
+NOTED = {
+    "step": int,
+    "dataset": str,
+    "num_examples": int,
+    "batch_size": int,
+    "digest": str,
+    "config.seed": int,
+    "config.augment.size": int,
+    "config.data.name": str,
+    "config.data.folder": str,
+    "config.encoder": dict,
+    "config.method": dict,
+    "config.optimizer": dict,
+    "config.train": dict,
+}
+
+
+def check_noted(facts: Mapping[str, Any], folder: Path) -> None:
+    """Checks that the facts of a checkpoint are those of a run of this program.
+
+    Their digest tells that nobody has changed them since; who wrote them it does not.
+
+    Args:
+      facts: as from `read_facts`.
+      folder: of the checkpoint, for the message.
+
+    Raises:
+      UserError: one is missing, or of another kind.
+    """
+    for name, kind in NOTED.items():
+        value: Any = facts
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            said = "notes nothing" if value is None else f"notes {value!r:.60}"
+            raise UserError(
+                f"{folder}: this checkpoint {said} as {name} of its run, so this "
+                "program did not write it, or not all of it: choose another"
+            )
 
 
 def check_machine(error: BaseException, folder: Path) -> None:

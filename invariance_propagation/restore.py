@@ -26,7 +26,7 @@ from invariance_propagation.checkpoint import (
     steps_in,
     unpack_ids,
 )
-from invariance_propagation.damage import check_machine
+from invariance_propagation.damage import check_machine, check_noted
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.models.torchvision import (
@@ -204,6 +204,7 @@ def read_checkpoint(
             continue
         for passed_over in reasons:
             logging.warning("%s: taking step %d instead", passed_over, facts["step"])
+        check_noted(facts, folder)
         return state, facts
     raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
 

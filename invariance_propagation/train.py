@@ -30,6 +30,7 @@ from invariance_propagation.claim import (
     move_aside,
     traces_in,
 )
+from invariance_propagation.damage import check_noted
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.horizon import check_horizon, how_to_train_on
@@ -132,9 +133,14 @@ def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
 
 def _with_steps_of(checkpoints: Checkpoints, run: Run, config: ConfigDict) -> Run:
     """The run, its epochs of as many steps as when the one in the workdir began."""
-    per_epoch = processes.from_first(
-        lambda: steps_per_epoch_of(checkpoints.facts(), run)
-    )
+
+    def look() -> int:
+        facts = checkpoints.facts()
+        if facts is not None:
+            check_noted(facts, checkpoints.folder)
+        return steps_per_epoch_of(facts, run)
+
+    per_epoch = processes.from_first(look)
     if per_epoch == run.steps_per_epoch:
         return run
     again = partial(build, dataset=run.dataset, steps_per_epoch=per_epoch)

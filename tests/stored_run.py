@@ -72,6 +72,7 @@ def store_run(
     facts = {
         "dataset": "image_folder",
         "num_examples": NUM_EXAMPLES,
+        "batch_size": config.train.batch_size,
         "digest": digest,
         "config": json.loads(config.to_json_best_effort()),
         "sample_ids": pack_ids(IDS),

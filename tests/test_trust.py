@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import sys
 import zipfile
@@ -19,7 +20,7 @@ from PIL import Image
 
 from configs import embed as embed_config
 from configs import evaluate as evaluate_config
-from invariance_propagation import checkpoint, weights
+from invariance_propagation import checkpoint, damage, weights
 from invariance_propagation.archives import open_arrays, open_file
 from invariance_propagation.checkpoint import pack_ids, unpack_ids
 from invariance_propagation.data import idx
@@ -32,9 +33,15 @@ from invariance_propagation.evaluation.kept import Damaged, read_blocks, read_fa
 from invariance_propagation.export import export
 from invariance_propagation.progress import METRICS_FILE
 from invariance_propagation.report.write import write_report
-from invariance_propagation.restore import restore_backbone, restore_encoder
+from invariance_propagation.restore import (
+    restore_backbone,
+    restore_encoder,
+    restore_memory,
+)
+from invariance_propagation.train import train_and_evaluate
 from tests.stored_run import store_run
 from tests.test_conventions import MODULES, ROOT
+from tests.tiny_run import tiny_config
 
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch"}
 
@@ -357,3 +364,38 @@ def test_pipes_are_not_opened_even_if_they_come_late(
         open_file(tmp_path / "a.npz")
     with pytest.raises(zipfile.BadZipFile), open_arrays(tmp_path / "b.npz"):
         pass
+
+
+def test_facts_that_no_run_has_written_are_one_line(tmp_path: Path) -> None:
+    store_run(tmp_path / "run", (3,))
+    folder = tmp_path / "run" / "checkpoints" / "3"
+    facts = checkpoint.read_facts(folder)
+    damage.check_noted(facts, folder)
+    for name in damage.NOTED:
+        for value in (None, [1], True):
+            changed = json.loads(json.dumps(facts))
+            *outer, last = name.split(".")
+            section = changed
+            for key in outer:
+                section = section[key]
+            section[last] = value
+            with pytest.raises(UserError, match=rf" as {re.escape(name)} of its run"):
+                damage.check_noted(changed, folder)
+    with pytest.raises(UserError, match=r"as config\.seed of its run"):
+        damage.check_noted(facts | {"config": "none"}, folder)
+
+
+def test_a_checkpoint_of_another_program_is_refused_by_every_reader(
+    tmp_path: Path,
+) -> None:
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+    parts = ("params", "batch_stats", "memory")
+    checkpoints.save(3, {part: {"x": np.zeros(2)} for part in parts}, {})
+    checkpoints.close()
+    for read in (
+        lambda: restore_encoder(tmp_path),
+        lambda: restore_memory(tmp_path),
+        lambda: train_and_evaluate(tiny_config(), str(tmp_path)),
+    ):
+        with pytest.raises(UserError, match="as dataset of its run, so this program"):
+            read()

@@ -65,7 +65,9 @@ STOCK = {
 }
 
 
-def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
+def load_records(
+    name: str, folder: str, *, split: str, size: int, stretch_depth: bool = False
+) -> Dataset:
     """A data set of TFDS, prepared if it is not there; see `sources.load`."""
     stock = STOCK.get(name) or Stock(name.removeprefix(TFDS))
     # Imported here: it takes half a second, and other sources need it not.
@@ -82,7 +84,7 @@ def load_records(name: str, folder: str, *, split: str, size: int) -> Dataset:
         _prepare(stock.name, root)
         place = _find(stock.name, root)
     with damage_named(place):
-        return _open_set(tfds, place, split or stock.train, size)
+        return _open_set(tfds, place, split or stock.train, size, stretch_depth)
 
 
 @contextlib.contextmanager
@@ -99,7 +101,9 @@ def damage_named(place: object) -> Iterator[None]:
         ) from error
 
 
-def _open_set(tfds: Any, place: Path, chosen: str, size: int) -> Dataset:
+def _open_set(
+    tfds: Any, place: Path, chosen: str, size: int, stretch_depth: bool
+) -> Dataset:
     for path in place.iterdir():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path} is a pipe, socket or device: remove it")
@@ -114,7 +118,9 @@ def _open_set(tfds: Any, place: Path, chosen: str, size: int) -> Dataset:
     features = builder.info.features
     # Both or neither: one set is seen in one way.
     resident = _is_resident(features["image"].shape, parts)
-    train, *rest = (_read_split(builder, tfds, x, size, resident) for x in parts)
+    train, *rest = (
+        _read_split(builder, tfds, x, size, resident, stretch_depth) for x in parts
+    )
     return Dataset(
         builder.info.full_name,
         train,
@@ -253,13 +259,18 @@ def _is_resident(shape: tuple[int | None, ...], parts: Sequence[Part]) -> bool:
 
 
 def _read_split(
-    builder: Any, tfds: Any, part: Part, size: int, resident: bool
+    builder: Any,
+    tfds: Any,
+    part: Part,
+    size: int,
+    resident: bool,
+    stretch_depth: bool,
 ) -> Split:
     features, title = builder.info.features, f"{builder.info.full_name} {part.name}"
     source, shape = part.source, features["image"].shape
     has_labels = _has_labels(features, tfds)
     if resident:
-        images = _read_pixels(source, part.ids, shape, title)
+        images = _read_pixels(source, part.ids, shape, title, stretch_depth)
         labels = read_all(source, label_of, "labels") if has_labels else None
         return Split(images, _labels(labels), part.ids)
     labels = cached_labels(part, title) if has_labels else None
@@ -268,26 +279,39 @@ def _read_split(
         Records(source, content_of(source, labels)),
         size=size,
         where=builder.info.full_name,
+        stretch_depth=stretch_depth,
         share=share_of(shape),
     )
     return Split(pictures, _labels(labels), part.ids)
 
 
 def _read_pixels(
-    source: Any, ids: Sequence[str], shape: tuple[int, ...], title: str
+    source: Any,
+    ids: Sequence[str],
+    shape: tuple[int, ...],
+    title: str,
+    stretch_depth: bool,
 ) -> np.ndarray:
     """uint8 [n, H, W, C]; raises TrainingError with the id of a damaged one."""
     try:
-        return read_all(source, lambda row: _pixels(row, shape), title)
+        return read_all(source, lambda row: _pixels(row, shape, stretch_depth), title)
     except ValueError:
-        encoded = Pictures(ids, Records(source, b""), size=shape[0], where=title)
+        encoded = Pictures(
+            ids,
+            Records(source, b""),
+            size=shape[0],
+            where=title,
+            stretch_depth=stretch_depth,
+        )
         for index in range(len(ids)):
             encoded.read(index)  # one of them raises, by name
         raise
 
 
-def _pixels(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-    return decode(row["image"])[..., : shape[2]]
+def _pixels(
+    row: dict[str, Any], shape: tuple[int, ...], stretch_depth: bool
+) -> np.ndarray:
+    return decode(row["image"], stretch_depth=stretch_depth)[..., : shape[2]]
 
 
 def _labels(labels: np.ndarray | None) -> np.ndarray | None:

@@ -46,8 +46,8 @@ def load(
       split: of a TFDS set, what to train on, e.g. 'train[:10%]'; '' is the usual.
       classes: of an image folder, whether its topmost folders are classes.
       held_out: share of an image folder to keep from training, for kNN.
-      stretch_depth: of an image folder, whether pictures whose depth is not known are
-        stretched from their darkest value to their lightest; False refuses them.
+      stretch_depth: of an image folder or a TFDS set, whether pictures whose depth is
+        not known are stretched from their darkest value to their lightest; False refuses them.
       outside_links: of an image folder, whether links that lead out of it are followed.
       scan: how the pictures of an image folder are looked at before they are used,
         'decode' or 'headers'.
@@ -72,7 +72,7 @@ def load(
         ("split", split, of_records),
         ("classes", classes, of_folders),
         ("held_out", held_out, of_folders),
-        ("stretch_depth", stretch_depth, of_folders),
+        ("stretch_depth", stretch_depth, of_folders or of_records),
     ):
         if given and not has:
             raise UserError(
@@ -90,7 +90,9 @@ def load(
             max_unreadable=max_unreadable,
         )
     elif of_records:
-        dataset = load_records(name, folder, split=split, size=size)
+        dataset = load_records(
+            name, folder, split=split, size=size, stretch_depth=stretch_depth
+        )
     elif name in LOADERS:
         dataset = LOADERS[name](folder)
     else:

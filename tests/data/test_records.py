@@ -105,6 +105,25 @@ def test_a_damaged_small_image_is_named(
         load_records("cifar10", str(folder), split="", size=32)
 
 
+def test_stretch_depth_reaches_the_decoder_of_small_and_of_streamed_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, told = records.decode, []
+
+    def decode(content: bytes, *, stretch_depth: bool) -> np.ndarray:
+        told.append(stretch_depth)
+        return whole(content, stretch_depth=stretch_depth)
+
+    monkeypatch.setattr(records, "decode", decode)
+    monkeypatch.setattr("invariance_propagation.data.pictures.decode", decode)
+    for stretch in (True, False):
+        options = {"folder": str(folder), "num_train": 0, "stretch_depth": stretch}
+        load(name="cifar10", **options)
+        load(name="imagenet", size=16, **options).train.images.read(0)
+        assert set(told) == {stretch}
+        told.clear()
+
+
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_1pct", "tfds:imagenet2012"])
 def test_pictures_of_any_size_are_streamed(folder: Path, name: str) -> None:
     dataset = load(name=name, folder=str(folder), num_train=20, size=16)
