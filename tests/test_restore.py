@@ -166,7 +166,9 @@ def test_a_backbone_is_the_same_from_either_source(
 
 
 def test_public_weights_need_no_checkpoint(tmp_path: Path) -> None:
-    # Imported here: it needs PyTorch, which only this test compares with.
+    # Only this test needs PyTorch. After a first import that failed, a second one finds
+    # half of the module.
+    pytest.importorskip("torch")
     from tests.reference import torchvision_resnet as reference
 
     network = reference.TorchResNet(50, "imagenet", width=2)
