@@ -16,7 +16,7 @@ def provenance() -> dict[str, Any]:
     """Command, date, machine and versions of this process."""
     packages = ("jax", "flax", "optax", "numpy", "scikit-learn")
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
         "python": platform.python_version(),
