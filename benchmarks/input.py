@@ -93,7 +93,7 @@ def measure(files: Files, rounds: int, batches: int) -> dict[str, list[float]]:
     examples = last * BATCH
     pictures = Pictures(range(examples), files, size=SIZE, where="")
     make = partial(crops, size=SIZE, **CROP)
-    load = Load(pictures, make, seed=0, batch_size=BATCH)
+    load = Load(pictures, [[make]], seed=0, batch_size=BATCH)
 
     def pipeline(threads: int, workers: int) -> float:
         batched = stream(

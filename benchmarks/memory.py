@@ -73,11 +73,9 @@ def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:
     from invariance_propagation.setup import build
 
     def repeated(folder: str) -> sources.Dataset:
-        images, labels = sources.LOADERS["digits"](folder).train
-        rows = np.arange(num_examples) % len(images)
-        return sources.Dataset(
-            "repeated", sources.Split(images[rows], labels[rows]), None
-        )
+        digits = sources.LOADERS["digits"](folder).train
+        rows = np.arange(num_examples) % len(digits.images)
+        return sources.Dataset("repeated", digits.take(rows), None)
 
     sources.LOADERS["repeated"] = repeated
     config = digits.get_config()
@@ -92,10 +90,11 @@ def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:
         images = run.runner.put(run.dataset.train.images, REPLICATED)
         for step in range(3):
             indices = np.arange(batch_size, dtype=np.int32) + step * batch_size
-            state, _ = run.step(state, run.runner.put(indices, SHARDED), images)
+            placed = run.runner.put(indices, SHARDED)
+            state, _ = run.step(state, placed, images, {})
         host_copy = run.runner.fetch(state, run.spec, num_examples)
         # The copy is written while training goes on.
-        jax.block_until_ready(run.step(state, run.runner.put(indices, SHARDED), images))
+        jax.block_until_ready(run.step(state, placed, images, {}))
         del host_copy
 
     train()

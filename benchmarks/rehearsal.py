@@ -108,12 +108,12 @@ def repeat(examples: int) -> None:
 
     load_records = sources.load_records
 
-    def load(name: str, folder: str, *, split: str, size: int) -> Any:
-        dataset = load_records(name, folder, split=split, size=size)
-        images, labels, ids = dataset.train
+    def load(name: str, folder: str, **options: Any) -> Any:
+        dataset = load_records(name, folder, **options)
+        images, labels, ids, _ = dataset.train
         ids = [f"{ids[i % len(ids)]}#{i // len(ids)}" for i in range(examples)]
         content = Repeated(images.content, len(images))
-        pictures = Pictures(ids, content, size=size, where=images.where)
+        pictures = Pictures(ids, content, size=images.size, where=images.where)
         train = Split(pictures, np.resize(labels, examples), ids)
         return dataset._replace(train=train)
 

@@ -90,6 +90,10 @@ def get_config() -> ConfigDict:
     config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel [code]
     config.augment.std = (0.229, 0.224, 0.225)  # likewise [code]
 
+    # Of a method with several kinds of views, by the method's names for them: what is
+    # different from `augment`, e.g. config.views.small = ConfigDict({"size": 96}).
+    config.views = ConfigDict()
+
     config.encoder = ConfigDict()
     config.encoder.depth = 50  # ResNet-18 or ResNet-50
     config.encoder.stem = "imagenet"  # 'imagenet', or 'cifar' up to 64 pixels
@@ -152,6 +156,9 @@ def get_config() -> ConfigDict:
     # train.epochs=100 is a cosine of 60 epochs and a second one of 40.
     config.optimizer.restart_epochs = ()
     config.optimizer.restart_rates = ()  # [ours]
+    # Of a method that tells groups of parameters apart, by the method's names for them:
+    # `rate`, a factor of the learning rate, `momentum` and `weight_decay`.
+    config.optimizer.groups = ConfigDict()
 
     config.knn = ConfigDict()
     # K [paper], or 'auto': it follows N and the number of classes.

@@ -1,4 +1,4 @@
-"""What a run tells people at its start, and when propagation starts."""
+"""What a run tells people at its start and along the way."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,6 @@ from invariance_propagation.progress import Progress
 from invariance_propagation.run import Run
 from invariance_propagation.train_state import TrainState
 
-# Below this share of neighbours kept between visits the graph is new each epoch. When
-# the term starts it is 0.09 on digits, 0.08 on Fashion-MNIST (two thirds of the
-# positives are right); 0.007 in a run of the latter whose neighbours then got worse.
-STABLE_OVERLAP = 0.05
 # Above this mean cosine of a batch's embeddings the network maps all images to about the
 # same point. Untrained networks do too, so the first epochs are not judged.
 COLLAPSED = 0.9
@@ -52,19 +48,14 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
     """What is trained, what is left out, and where a run goes on."""
     count = sum(x.size for x in jax.tree.leaves(state.params))
     voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
-    known = f"encoder of {count:,} parameters", run.method.about, voters
+    known = f"encoder of {count:,} parameters", run.method.notes.about, voters
     print("; ".join(filter(None, known)))
     if not run.has_labels:
-        print("no labels: kNN and purity are left out")
+        print("no labels: kNN and other scores by labels are left out")
     for remark in monitor.remarks(run):
         print(f"note: {remark}")
-    start_epoch = run.method.start_epoch
-    if start_epoch is not None and start_epoch >= run.options.epochs:
-        print(
-            f"warning: propagation starts in epoch {start_epoch} "
-            f"(method.start_epoch), but there are only {run.options.epochs} "
-            "(train.epochs): this trains instance discrimination alone"
-        )
+    for warning in run.method.notes.warnings(run.options.epochs):
+        print(f"warning: {warning}")
     if step:
         print(f"continuing from step {step:,}: {folder / FOLDER}")
 
@@ -90,30 +81,12 @@ def what_trains(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def propagation_starts(
-    row: dict[str, Any], before: dict[str, Any], progress: Progress
+def news(
+    run: Run, row: dict[str, Any], before: dict[str, Any], progress: Progress
 ) -> None:
-    """How good the positives are that the loss is given first, if these rows are it.
-
-    There is no such moment where the term is on from the first row.
-    """
-    overlap, epoch = before.get("neighbor_overlap"), row["epoch"]
-    if overlap is None or _propagates(before) or not _propagates(row):
-        return
-    text = f"epoch {epoch}: propagation starts; neighbours kept between visits "
-    text += monitor.percent(overlap)
-    if "purity" in before:
-        hops = ", ".join(map(monitor.percent, before["purity_by_hop"]))
-        purity = monitor.percent(before["purity"])
-        text += f"; purity of the positives {purity} (by hop {hops})"
-    progress.say(text)
-    if overlap < STABLE_OVERLAP:
-        progress.say(
-            f"warning: fewer than {monitor.percent(STABLE_OVERLAP)} of the neighbours "
-            "are kept between visits, so the graph is not stable yet: propagation may "
-            f"do harm; a later start (method.start_epoch > {epoch}, or "
-            "method.start='auto') may serve better"
-        )
+    """Says what the method finds new in this row."""
+    for line in run.method.notes.notices(row, before):
+        progress.say(line)
 
 
 def collapse(row: dict[str, Any], before: dict[str, Any], progress: Progress) -> None:
@@ -132,7 +105,3 @@ def _collapsed(row: dict[str, Any]) -> bool:
     return (
         row.get("epoch", 0) >= FIRST_JUDGED and row.get("similarity", 0.0) >= COLLAPSED
     )
-
-
-def _propagates(row: dict[str, Any]) -> bool:
-    return row.get("propagation_weight", 0.0) > 0

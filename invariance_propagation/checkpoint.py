@@ -1,7 +1,7 @@
 """Checkpoints: all that the next step depends on, written by Orbax.
 
-A checkpoint holds host copies in global shapes, the bank with its N real rows,
-so that any number of devices can restore it. Beside the state lie facts about
+A checkpoint holds host copies in global shapes, without the rows that pad them, so
+that any number of devices can restore it. Beside the state lie facts about
 the run and a CRC-32 per array, because Orbax returns a flipped bit unnoticed.
 """
 

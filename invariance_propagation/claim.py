@@ -122,7 +122,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_checkpoint(place: Path) -> None:
-    state = {"bank": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    state = {"probe": np.arange(6, dtype=np.float32).reshape(3, 2)}
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     checkpoints = Checkpoints(place, keep=1)
     try:

@@ -1,6 +1,6 @@
 """Finds what new pictures are most like: training images, or pictures of a folder.
 
-Their features are embedded anew, not taken from the bank, whose rows are averages of
+Their features are embedded anew, not taken from a memory, whose rows may be averages of
 what earlier networks made of random views. They are kept in a file for the next time.
 """
 

@@ -23,9 +23,10 @@ from invariance_propagation.evaluation.features import Embed, make_embed
 from invariance_propagation.evaluation.kept import VECTORS, Block
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.gallery import Gallery, pictures_of, training_images
+from invariance_propagation.models import Headless
 from invariance_propagation.origin import origin
 from invariance_propagation.paths import check_file, local, not_writable
-from invariance_propagation.protocols.bench import Headless, View, view_of
+from invariance_propagation.protocols.bench import View, view_of
 from invariance_propagation.restore import (
     backbone_of,
     digest_of,
@@ -51,6 +52,7 @@ class Network(NamedTuple):
       module: images -> `Outputs`.
       params, batch_stats: its weights.
       channels: of its images.
+      has_head: whether it makes embeddings.
       facts: what its run has noted of itself, {} where there is no run.
       digest: of the backbone's weights.
     """
@@ -59,6 +61,7 @@ class Network(NamedTuple):
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     channels: int
+    has_head: bool
     facts: dict[str, Any]
     digest: str
 
@@ -172,13 +175,15 @@ def _restore(checkpoint: str) -> Network:
     if is_weights(checkpoint):
         backbone = restore_backbone(checkpoint)
         own = {"backbone": backbone.params}, {"backbone": backbone.batch_stats}
-        module, facts = Headless(backbone.module), {}
+        module, has_head, facts = Headless(backbone.module), False, {}
     else:
         restored = restore_encoder(checkpoint)
         backbone = backbone_of(restored)
         own = restored.params, restored.batch_stats
         module, facts = float32(restored.encoder), restored.facts
-    return Network(module, *own, backbone.channels, facts, backbone.digest())
+        has_head = restored.has_head
+    digest = backbone.digest()
+    return Network(module, *own, backbone.channels, has_head, facts, digest)
 
 
 def _gallery(
@@ -208,7 +213,7 @@ def _check_comparison(
             f"num_neighbors={num_neighbors}, but there are {gallery.count} "
             f"{gallery.title}: set it to at most {gallery.count}"
         )
-    if by == "embeddings" and not network.facts:
+    if by == "embeddings" and not network.has_head:
         raise UserError(
             f"by='embeddings': {checkpoint} is a backbone without a head, which makes "
             "no embeddings: set --config.by=features"
@@ -236,7 +241,7 @@ def _blocks(
                 "from before its training diverged"
             )
         embeddings = np.asarray(unit_length(outputs.embedding))
-        head = embeddings if network.facts else None
+        head = embeddings if network.has_head else None
         parts.append(Block(seen.rows, outputs.features, head))
         # Whole blocks, wherever the batches of these devices end.
         while sum(len(part.rows) for part in parts) >= BLOCK:

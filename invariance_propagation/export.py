@@ -19,8 +19,9 @@ import numpy as np
 from invariance_propagation.drafts import removed_at_end
 from invariance_propagation.ending import not_now
 from invariance_propagation.errors import TrainingError, UserError, printable
+from invariance_propagation.models import Encoder
 from invariance_propagation.models.onnx_graph import onnx_model
-from invariance_propagation.models.torchvision import is_head, to_torchvision
+from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.paths import check_file, local, not_writable
 from invariance_propagation.restore import (
     Restored,
@@ -39,7 +40,7 @@ PARTS = {
     "memory": ("npz",),
 }
 LIBRARIES = ("jax", "flax", "numpy", "safetensors", "onnx", "onnxruntime")
-# The largest difference; features are of order 1.
+# The largest difference, where no value is above 1; above, as a part of the largest.
 ALLOWED = 1e-4
 
 
@@ -48,7 +49,7 @@ def export(*, checkpoint: str, what: str, format: str, output: str) -> Path:
 
     Args:
       checkpoint: a run's workdir, or the folder of one step.
-      what: 'backbone', 'encoder' (with its head) or 'memory' (bank, graph, ids).
+      what: 'backbone', 'encoder' (with its head) or 'memory' (its arrays, and ids).
       format: 'safetensors', 'npz' or 'onnx'; '' for the first that `what` has.
       output: the file; '' for one in the workdir that is named by part and step.
 
@@ -82,10 +83,13 @@ def export(*, checkpoint: str, what: str, format: str, output: str) -> Path:
 
 def _export_network(checkpoint: str, what: str, format: str, output: str) -> Path:
     restored = restore_encoder(checkpoint)
-    variables = {"params": restored.params, "batch_stats": restored.batch_stats}
-    weights = to_torchvision(variables)
-    if what == "backbone":
-        weights = {name: x for name, x in weights.items() if not is_head(name)}
+    if what == "encoder" and not isinstance(restored.encoder, Encoder):
+        raise UserError(
+            f"{checkpoint} has heads of its method's own, which no file is made of: set "
+            "--config.what=backbone"
+        )
+    part = backbone_of(restored) if what == "backbone" else restored
+    weights = to_torchvision({"params": part.params, "batch_stats": part.batch_stats})
     about = {
         "what": what,
         "network": restored.config["encoder"] | {"channels": restored.channels},
@@ -108,7 +112,11 @@ def _export_network(checkpoint: str, what: str, format: str, output: str) -> Pat
 
 def _export_memory(checkpoint: str, output: str) -> Path:
     memory = restore_memory(checkpoint)
-    arrays = {"bank": memory.bank, "graph": memory.graph}
+    arrays = dict(memory.arrays)
+    if not arrays:
+        raise UserError(
+            f"{checkpoint} is of a method without memory: nothing to export"
+        )
     if memory.sample_ids is not None:
         arrays["sample_ids"] = np.array(memory.sample_ids)
     step = memory.facts["step"]
@@ -121,8 +129,8 @@ def _export_memory(checkpoint: str, output: str) -> Path:
         check = {"compared": "arrays read back from this file with the checkpoint's"}
         about = {"what": "memory", "source": _source(memory.facts), "check": check}
         _put_in_place(draft, path, about)
-    rows = f"{len(memory.bank):,} rows"
-    print(f"{printable(str(path))}: memory of step {step}, {rows}")
+    count = memory.facts["num_examples"]
+    print(f"{printable(str(path))}: memory of step {step}, {count:,} images")
     return path
 
 
@@ -147,7 +155,7 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _compare(restored: Restored, path: Path) -> dict[str, Any]:
     """Runs the checkpoint in Flax and the file in ONNX Runtime, on the same images.
 
-    Of a file of weights it is the graph of `onnx_model`, in which Flax has no part.
+    A file of weights is run by way of `onnx_model`, in which Flax has no part.
 
     Raises:
       TrainingError: the results differ.
@@ -163,17 +171,18 @@ def _compare(restored: Restored, path: Path) -> dict[str, Any]:
         np.max([np.abs(x - ours[name]).max() for name, x in theirs.items()])
     )
     largest = max(float(np.abs(ours[name]).max()) for name in theirs)
-    if not difference <= ALLOWED:
+    allowed = ALLOWED * max(1.0, largest)
+    if not difference <= allowed:
         raise TrainingError(
             f"the file's {' and '.join(theirs)} differ from the checkpoint's by "
-            f"{difference:.1e}, {ALLOWED:.0e} is allowed: nothing is kept of it"
+            f"{difference:.1e}, {allowed:.0e} is allowed: nothing is kept of it"
         )
     return {
         "compared": "the checkpoint in Flax with this file in ONNX Runtime, float32",
         "images": f"normal, {list(shape)}, of numpy.random.RandomState(0)",
         "outputs": list(theirs),
         "largest_difference": difference,
-        "allowed": ALLOWED,
+        "allowed": allowed,
         "largest_value": largest,
     }
 

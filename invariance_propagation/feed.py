@@ -1,195 +1,287 @@
-"""What each step is given: images that lie on the devices, or what the host makes.
+"""What each step is given: images that lie on the devices, or views that the host makes.
 
 Each is an `Input`, which setup chooses by the kind of images and the augmentation.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from invariance_propagation.data.augment import augment, normalize
-from invariance_propagation.data.host import views
+from invariance_propagation.data.augment import augment, keys_of_view, normalize
+from invariance_propagation.data.host import views as host_views
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures, crops
-from invariance_propagation.data.stream import Load, stream
+from invariance_propagation.data.stream import Load, Make, stream
 from invariance_propagation.devices import Runner
 from invariance_propagation.parallel import REPLICATED, SHARDED
 
-Feed = Iterator[tuple[jax.Array, jax.Array]]
+# Indices, images and columns of a step, placed.
+Feed = Iterator[tuple[jax.Array, Any, dict[str, jax.Array]]]
+# Makes a view: (keys [b], uint8 [b, H, W, C]) -> float32 [b, size, size, C].
+View = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Look(NamedTuple):
+    """How the views of one group are made.
+
+    Attributes:
+      count: of views of each image.
+      chances: options of `augment`.
+    """
+
+    count: int
+    chances: Mapping[str, Any]
+
+
+class Facts(NamedTuple):
+    """What decides which images a step is given, and what comes with them.
+
+    Attributes:
+      seed: of the order and of chance.
+      batch_size: B.
+      steps_per_epoch: N // B of the N that the run began with.
+      columns: by name, int32 [N].
+    """
+
+    seed: int
+    batch_size: int
+    steps_per_epoch: int
+    columns: Mapping[str, np.ndarray] = {}
+
+
+class Threads(NamedTuple):
+    """Who makes views on the host.
+
+    Attributes:
+      num_threads, num_workers: see `stream`.
+      process_index, process_count: see `Load`.
+    """
+
+    num_threads: int
+    num_workers: int = 0
+    process_index: int = 0
+    process_count: int = 1
 
 
 class Input(NamedTuple):
     """How a step gets its images.
 
     Attributes:
-      feed: (start=, stop=) -> for each of these steps, its indices int32 [B] and
-        images, placed.
-      read: (epoch, indices) -> uint8 [n, H, W, C] on the host: these images as `pick`
-        would find them in a step of that epoch.
-      shape: of the images of `feed`, uint8.
+      feed: (start=, stop=) -> for each of these steps its indices int32 [B], images and
+        columns, placed.
+      read: (epoch, indices) -> these images on the host, as `pick` would find them in a
+        step of that epoch.
+      shapes: of the images of `feed`, jax.ShapeDtypeStruct.
       spec: where they lie.
-      pick: (images, indices) -> uint8 [b, H, W, C], on a device.
-      view: (keys [b], uint8 [b, H, W, C]) -> float32 views, on a device.
+      pick: (images, indices) -> images of these, on a device.
+      views: (keys [b], images from `pick`) -> by group float32 [v, b, size, size, C].
     """
 
     feed: Callable[..., Feed]
-    read: Callable[[int, np.ndarray], np.ndarray]
-    shape: tuple[int, ...]
+    read: Callable[[int, np.ndarray], Any]
+    shapes: Any
     spec: Any
-    pick: Callable[[jax.Array, jax.Array], jax.Array]
-    view: Callable[[jax.Array, jax.Array], jax.Array]
+    pick: Callable[[Any, jax.Array], Any]
+    views: Callable[[jax.Array, Any], dict[str, jax.Array]]
 
 
 def resident(
-    images: np.ndarray,
-    chances: dict[str, Any],
-    *,
-    runner: Runner,
-    seed: int,
-    batch_size: int,
-    steps_per_epoch: int | None = None,
+    images: np.ndarray, looks: Mapping[str, Look], *, runner: Runner, facts: Facts
 ) -> Input:
-    """All images lie on every device, and only indices travel.
+    """Keeps all images on every device, so that only indices travel.
 
     Args:
       images: uint8 [N, H, W, C].
-      chances: options of `augment`.
+      looks: by group.
       runner: places them.
-      seed: of the order.
-      batch_size: B.
-      steps_per_epoch: as `steps` of `epoch_order`.
+      facts: of the run.
     """
-    per_epoch = steps_per_epoch or len(images) // batch_size
 
     def feed(start: int, stop: int) -> Feed:
         placed, order = runner.put(images, REPLICATED), None
         for step in range(start, stop):
-            epoch, place = divmod(step, per_epoch)
+            epoch, place = divmod(step, facts.steps_per_epoch)
             if order is None or place == 0:
                 order = epoch_order(
-                    seed=seed,
+                    seed=facts.seed,
                     epoch=epoch,
                     num_examples=len(images),
-                    batch_size=batch_size,
-                    steps=per_epoch,
+                    batch_size=facts.batch_size,
+                    steps=facts.steps_per_epoch,
                 )
-            yield runner.put(order[place], SHARDED), placed
+            indices = order[place]
+            columns = {name: x[indices] for name, x in facts.columns.items()}
+            yield runner.put(indices, SHARDED), placed, runner.put(columns, SHARDED)
+
+    make = {name: partial(augment, **look.chances) for name, look in looks.items()}
+
+    def views(keys: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+        return make_views(keys, lambda name, place: images, looks=looks, make=make)
 
     return Input(
         feed=feed,
         read=lambda epoch, indices: images[indices],
-        shape=images.shape,
+        shapes=jax.ShapeDtypeStruct(images.shape, images.dtype),
         spec=REPLICATED,
         pick=lambda images, indices: images[indices],
-        view=partial(augment, **chances),
+        views=views,
     )
 
 
 def streamed(
     pictures: Pictures,
-    chances: dict[str, Any],
+    looks: Mapping[str, Look],
     *,
     runner: Runner,
-    seed: int,
-    batch_size: int,
-    steps_per_epoch: int | None = None,
-    num_threads: int,
-    num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    facts: Facts,
+    threads: Threads,
 ) -> Input:
-    """Images are read, decoded and cropped by the host, ahead of the step.
+    """Reads, decodes and crops images on the host, ahead of the step.
 
-    Args:
-      num_threads, num_workers: see `stream`.
-      process_index, process_count: see `Load`.
-      Others: as in `resident`.
+    Arguments are those of `resident`, and:
+      threads: that do so.
     """
-    load = Load(
-        pictures,
-        _crops(pictures, chances),
-        seed=seed,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    return Input(
-        feed=_feed(load, runner, num_threads=num_threads, num_workers=num_workers),
-        read=load.read,
-        shape=(batch_size, *pictures.shape[1:]),
-        spec=SHARDED,
-        pick=lambda images, indices: images,
-        view=partial(augment, **chances | {"crop_scale": ()}),
-    )
+    makes = {name: _crops(x.chances) for name, x in looks.items()}
+    rest = {
+        name: partial(augment, **x.chances | {"crop_scale": ()})
+        for name, x in looks.items()
+    }
+    return _on_host(pictures, looks, makes, rest, runner, facts, threads)
 
 
 def host_made(
     images: np.ndarray | Pictures,
-    chances: dict[str, Any],
+    looks: Mapping[str, Look],
     *,
     runner: Runner,
-    seed: int,
-    batch_size: int,
-    steps_per_epoch: int | None = None,
-    num_threads: int,
-    num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    facts: Facts,
+    threads: Threads,
 ) -> Input:
-    """Views are made by the host, ahead of the step, which only normalises them.
+    """Makes views on the host, ahead of the step, which only normalises them.
 
     Args:
       images: uint8 [N, H, W, C], or pictures.
       Others: as in `streamed`.
     """
-    channels, size = images.shape[3], chances["size"]
-    statistics = {name: chances[name] for name in ("mean", "std")}
-    parts = {name: chances[name] for name in chances if name not in statistics}
-    make = partial(views, channels=channels, **parts)
-    if isinstance(images, Pictures):
-        rest = partial(make, crop_scale=())
-        make = partial(_crop_first, _crops(images, chances), rest)
+    makes, rest = {}, {}
+    for name, look in looks.items():
+        statistics = {x: look.chances[x] for x in ("mean", "std")}
+        parts = {x: y for x, y in look.chances.items() if x not in statistics}
+        make = partial(host_views, channels=images.shape[3], **parts)
+        if isinstance(images, Pictures):
+            cropped = partial(make, crop_scale=())
+            make = partial(_crop_first, _crops(look.chances), cropped)
+        makes[name] = make
+        rest[name] = partial(_normalized, size=look.chances["size"], **statistics)
+    return _on_host(images, looks, makes, rest, runner, facts, threads)
+
+
+def make_views(
+    keys: jax.Array,
+    images: Callable[[str, int], jax.Array],
+    *,
+    looks: Mapping[str, Look],
+    make: Mapping[str, View],
+) -> dict[str, jax.Array]:
+    """Makes all views of some images.
+
+    Args:
+      keys: typed keys [b].
+      images: (group, which of its views) -> uint8 [b, H, W, C] to make it of.
+      looks: by group.
+      make: by group, what makes one view.
+
+    Returns:
+      By group, float32 [v, b, size, size, C].
+    """
+    made, number = {}, 0
+    for name, look in looks.items():
+        group = []
+        for place in range(look.count):
+            view = make[name](keys_of_view(keys, number), images(name, place))
+            group.append(view)
+            number += 1
+        made[name] = jnp.stack(group)
+    return made
+
+
+def _on_host(
+    images: np.ndarray | Pictures,
+    looks: Mapping[str, Look],
+    makes: Mapping[str, Make],
+    rest: Mapping[str, View],
+    runner: Runner,
+    facts: Facts,
+    threads: Threads,
+) -> Input:
+    """Makes uint8 views by `makes` on the host, and by `rest` what is left, on a device."""
     load = Load(
         images,
-        make,
-        seed=seed,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        process_index=process_index,
-        process_count=process_count,
+        [[makes[name]] * look.count for name, look in looks.items()],
+        seed=facts.seed,
+        batch_size=facts.batch_size,
+        steps_per_epoch=facts.steps_per_epoch,
+        process_index=threads.process_index,
+        process_count=threads.process_count,
     )
+
+    def named(groups: Iterable[Any]) -> dict[str, Any]:
+        return dict(zip(looks, groups, strict=True))
+
+    def feed(start: int, stop: int) -> Feed:
+        batches = stream(
+            load,
+            start=start,
+            stop=stop,
+            num_threads=threads.num_threads,
+            num_workers=threads.num_workers,
+        )
+        with contextlib.closing(batches):
+            for indices, *groups in batches:
+                columns = {name: x[indices] for name, x in facts.columns.items()}
+                yield (
+                    runner.put_share(indices),
+                    named(map(runner.put_share, groups)),
+                    {name: runner.put_share(x) for name, x in columns.items()},
+                )
+
+    def views(keys: jax.Array, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return make_views(
+            keys, lambda name, place: images[name][:, place], looks=looks, make=rest
+        )
+
+    def shape(look: Look) -> jax.ShapeDtypeStruct:
+        size = look.chances["size"]
+        shape = (facts.batch_size, look.count, size, size, images.shape[3])
+        return jax.ShapeDtypeStruct(shape, np.uint8)
+
     return Input(
-        feed=_feed(load, runner, num_threads=num_threads, num_workers=num_workers),
-        read=load.read,
-        shape=(batch_size, size, size, channels),
+        feed=feed,
+        read=lambda epoch, indices: named(load.read(epoch, indices)),
+        shapes={name: shape(look) for name, look in looks.items()},
         spec=SHARDED,
         pick=lambda images, indices: images,
-        view=lambda keys, images: normalize(images, size=size, **statistics),
+        views=views,
     )
+
+
+def _normalized(keys: jax.Array, images: jax.Array, **options: Any) -> jax.Array:
+    del keys
+    return normalize(images, **options)
 
 
 def _crop_first(
-    crop: Callable, make: Callable, images: Iterable[np.ndarray], uniform: np.ndarray
+    crop: Make, make: Make, images: Iterable[np.ndarray], uniform: np.ndarray
 ) -> Iterable[np.ndarray]:
     # No function within another: worker processes are told what to do by pickle.
     return make(crop(images, uniform), uniform)
 
 
-def _crops(pictures: Pictures, chances: dict[str, Any]) -> Callable:
-    options = {name: chances[name] for name in ("crop_scale", "crop_ratio")}
-    return partial(crops, size=pictures.size, **options)
-
-
-def _feed(load: Load, runner: Runner, **threads: int) -> Callable[..., Feed]:
-    def feed(start: int, stop: int) -> Feed:
-        batches = stream(load, start=start, stop=stop, **threads)
-        with contextlib.closing(batches):
-            for indices, images in batches:
-                yield runner.put_share(indices), runner.put_share(images)
-
-    return feed
+def _crops(chances: Mapping[str, Any]) -> Make:
+    options = {name: chances[name] for name in ("size", "crop_scale", "crop_ratio")}
+    return partial(crops, **options)

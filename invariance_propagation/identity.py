@@ -48,6 +48,15 @@ def identity_of(run: Run) -> dict[str, Any]:
     }
 
 
+def method_of(run: Run) -> dict[str, Any]:
+    """Returns what those who read a checkpoint need to know of its method."""
+    notes = run.method.notes
+    return {
+        "memory": {"rows": notes.rows, "neighbors": notes.neighbors},
+        "categories": run.dataset.train.categories(),
+    }
+
+
 def names_of(run: Run) -> dict[str, str]:
     """Returns which image each row of the memory belongs to, where images have names.
 
@@ -166,8 +175,8 @@ def _matches(own: Mapping[str, Any]) -> bool:
 
 def _hindrance(run: Run) -> str:
     has_memory = bool(jax.tree.leaves(run.method.memory_spec))
-    if has_memory and run.method.match_memory is None:
-        return "its method has a memory and no match_memory (docs/own_method.md)"
+    if has_memory and run.method.match is None:
+        return "its method has a memory and no `match` (docs/own_method.md)"
     return ""
 
 

@@ -96,7 +96,7 @@ def match_state(
 
     Images whose content was there before keep what the memory holds of them. New ones,
     and those whose content has changed, are embedded by the network of the checkpoint, in
-    the way of evaluation. What the memory becomes, its method says (`match_memory`).
+    the way of evaluation. What the memory becomes, its method says (`match`).
 
     An image's place among the others decides the order of an epoch and, with the seed and
     the epoch, its views. From here on they are those of a run with the present images.
@@ -119,7 +119,7 @@ def match_state(
     chosen = images.take(shown) if isinstance(images, Pictures) else images[shown]
     network = run.runner.put((state.params, state.batch_stats), (REPLICATED,) * 2)
     embeddings = run.embed(*network, chosen).embedding[: len(new)]
-    memory = run.method.match_memory(state.memory, rows, embeddings)
+    memory = run.method.match(state.memory, rows, embeddings)
     _check_shapes(memory, shapes.memory)
     return state._replace(memory=memory)
 

@@ -1,7 +1,6 @@
 """What is measured of a run: along the way, and in the table at its end."""
 
 import json
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from invariance_propagation.data.order import random_rows
 from invariance_propagation.drafts import draft_of
 from invariance_propagation.evaluation import meaning
 from invariance_propagation.evaluation.knn import knn_accuracy
+from invariance_propagation.methods import Notes, part_of
 from invariance_propagation.models import Outputs
 from invariance_propagation.paths import writing
 from invariance_propagation.progress import METRICS_FILE
@@ -22,42 +22,43 @@ from invariance_propagation.train_state import TrainState
 from invariance_propagation.window import NotFinite
 
 SUMMARY_FILE = "summary.json"
-SCORES = ("knn", "knn_embedding", "knn_bank")
+PREFIX = "knn"  # of the names of scores
 ALIKE = "knn_all_alike"
-# Up to so many images purity is of all of them; of more, of a sample of so many.
-PURITY_ANCHORS = 4096
-PURITY_SAMPLE = 0x9D2C7F
+# Up to so many images a method's scores are of all of them; of more, of a sample.
+MEASURED = 4096
+MEASURED_SAMPLE = 0x9D2C7F
 
 
-def purity(
-    run: Run, state: TrainState, *, num_anchors: int = PURITY_ANCHORS
-) -> list[float | None]:
-    """Measures purity per hop and over all; None where it is undefined.
+def measure(
+    run: Run, state: TrainState, *, num_images: int = MEASURED
+) -> dict[str, Any]:
+    """Asks the method for its scores by labels; {} without labels or scores.
 
-    The anchors are all images, or a random sample of `num_anchors`, which the run's
-    seed decides: the first ones would be the first classes of a sorted folder.
+    They are of all images, or of a random sample of `num_images`, which the run's seed
+    decides: the first ones would be the first classes of a sorted folder.
     """
+    if not run.has_labels or run.method.notes.measure is None:
+        return {}
     indices = random_rows(
-        min(num_anchors, run.num_examples),
+        min(num_images, run.num_examples),
         num_examples=run.num_examples,
         seed=run.seed,
-        purpose=PURITY_SAMPLE,
+        purpose=MEASURED_SAMPLE,
     )
     # Without the other processes, which need not ask at the same time.
     memory = run.runner.local(state.memory)
-    values = run.method.purity(memory, run.dataset.train.labels, indices)
-    return [float(x) if math.isfinite(x) else None for x in values]
+    return run.method.notes.measure(memory, run.dataset.train.labels, indices)
 
 
 def knn(run: Run, state: TrainState) -> dict[str, float]:
-    """Accuracy on held-out images, in [0, 1].
+    """Measures accuracy on held-out images, in [0, 1].
 
     Returns:
       If training images are embedded anew for it: `knn`, by the backbone's features,
       which is what one takes away, and `knn_embedding`, by the head's output. If the
-      method's memory has a field `bank`: `knn_bank`, embeddings against it, the paper's
-      monitor. If all held-out images have the same features, which no score shows:
-      `knn_all_alike`, 1.
+      method's memory holds a row for each image: embeddings against these, by a name
+      such as `knn_ROWS`. If all held-out images have the same features,
+      which no score shows: `knn_all_alike`, 1.
 
     Raises:
       NotFinite: a feature is NaN or infinite.
@@ -67,16 +68,18 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
         trained = _embed(run, state, run.dataset.train.images)
         scores["knn"] = _accuracy(run, trained.features, queries.features)
         scores["knn_embedding"] = _accuracy(run, trained.embedding, queries.embedding)
-    if hasattr(state.memory, "bank"):
+    rows = run.method.notes.rows
+    if rows:
         memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
-        scores["knn_bank"] = _accuracy(run, memory.bank, queries.embedding)
+        score = _accuracy(run, part_of(memory, rows), queries.embedding)
+        scores[f"{PREFIX}_{rows}"] = score
     if meaning.all_alike(queries.features):
         scores[ALIKE] = 1.0
     return scores
 
 
 def remarks(run: Run) -> list[str]:
-    """What must be known of the labels and of K to read kNN and purity."""
+    """Says what must be known of the labels and of K to read scores by labels."""
     labels = run.dataset.train.labels
     if not run.has_labels:
         return []
@@ -87,8 +90,8 @@ def remarks(run: Run) -> list[str]:
 
 
 def has_scores(row: dict[str, Any]) -> bool:
-    """Whether this row of metrics is what `knn` returned."""
-    return any(name in row for name in SCORES)
+    """Returns whether this row of metrics is what `knn` returned."""
+    return any(name.startswith(PREFIX) for name in row)
 
 
 def summarize(
@@ -112,11 +115,11 @@ def summarize(
             "knn_untrained": untrained.get("knn"),
             "knn_trained": trained.get("knn"),
             "knn_embedding": trained.get("knn_embedding"),
-            "knn_bank": trained.get("knn_bank"),
         }
-    if run.has_labels and run.method.purity is not None:
-        *hops, overall = purity(run, state, num_anchors=run.num_examples)
-        summary |= {"purity_by_hop": hops, "purity": overall}
+        summary |= {
+            name: x for name, x in trained.items() if name not in ("knn", ALIKE)
+        }
+    summary |= measure(run, state, num_images=run.num_examples)
     known = remarks(run)
     if ALIKE in trained:
         known.append("all held-out images have the same features: nothing is learnt")
@@ -125,7 +128,7 @@ def summarize(
     path = folder / SUMMARY_FILE
     with writing(path), draft_of(path) as draft:
         draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    print(_table(summary, folder))
+    print(_table(summary, folder, run.method.notes))
     return summary
 
 
@@ -140,32 +143,37 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def repeat_summary(
-    summary: dict[str, Any], folder: Path, advice: str
+    summary: dict[str, Any], folder: Path, notes: Notes, advice: str
 ) -> dict[str, Any]:
     """Says that a run is finished and how to go on, and prints its table again."""
     print(f"{folder} is finished; {advice}")
-    print(_table(summary, folder))
+    print(_table(summary, folder, notes))
     return summary
 
 
 def describe(scores: dict[str, float]) -> str:
-    """What `knn` returns, in words."""
-    by = {
-        "knn": "by features",
-        "knn_embedding": "by embedding",
-        "knn_bank": "against the bank",
-    }
-    known = [f"{percent(scores[name])} {by[name]}" for name in by if name in scores]
+    """Says what `knn` returns."""
+    known = [
+        f"{percent(score)} {_way(name)}"
+        for name, score in scores.items()
+        if name != ALIKE
+    ]
     if ALIKE in scores:
         known.append("all held-out images have the same features")
     return ", ".join(known)
+
+
+def _way(name: str) -> str:
+    """Says how a score of `knn` was measured: against 'rows' for 'knn_rows'."""
+    ways = {"knn": "by features", "knn_embedding": "by embedding"}
+    return ways.get(name) or f"against the {name.removeprefix(PREFIX + '_')}"
 
 
 def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.2f} %"
 
 
-def _table(summary: dict[str, Any], folder: Path) -> str:
+def _table(summary: dict[str, Any], folder: Path, notes: Notes) -> str:
     lines = [""]
     if "knn_trained" in summary:
         scores = {
@@ -173,8 +181,10 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
             "untrained": summary["knn_untrained"],
             "trained": summary["knn_trained"],
             "trained, by embedding": summary["knn_embedding"],
-            "trained, against the bank": summary["knn_bank"],
         }
+        if notes.rows:
+            score = summary.get(f"{PREFIX}_{notes.rows}")
+            scores[f"trained, against the {notes.rows}"] = score
         lines += [
             f"weighted kNN of the held-out images, K={summary['knn_neighbors']}",
             *(
@@ -183,13 +193,7 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
                 if score is not None
             ),
         ]
-    if "purity" in summary:
-        lines += ["purity of the propagated positives"]
-        lines += [
-            f"  hop {hop}: {percent(share)}"
-            for hop, share in enumerate(summary["purity_by_hop"], 1)
-        ]
-        lines += [f"  all hops: {percent(summary['purity'])}"]
+    lines += notes.table(summary)
     lines += [f"note: {remark}" for remark in summary.get("remarks", ())]
     lines += [
         f"checkpoints: {folder / FOLDER}",

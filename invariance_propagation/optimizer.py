@@ -1,12 +1,15 @@
 """Optax SGD with momentum, decayed as PyTorch does it, and its schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.settings import check_names
 
 SCHEDULES = ("cosine", "steps")
 
@@ -24,13 +27,19 @@ def make_optimizer(
     steps_per_epoch: int,
     restart_epochs: Sequence[int] = (),
     restart_rates: Sequence[float] = (),
+    groups: Mapping[str, Mapping[str, float]] = {},
+    labels: Any = None,
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """SGD whose weight decay joins the gradient before momentum, on all parameters.
+    """Makes SGD whose weight decay joins the gradient before momentum.
 
     Args:
       momentum: in [0, 1).
       weight_decay: on all parameters; the released code excepts neither BatchNorm
         nor biases.
+      groups: by label of parameters, what is different for them: `rate`, a factor of
+        the learning rate; `momentum`; `weight_decay`.
+      labels: a label for each parameter, or for each part of the tree of parameters;
+        None where all are alike.
       Others: as in `make_schedule`.
 
     Returns:
@@ -52,13 +61,40 @@ def make_optimizer(
         restart_epochs=restart_epochs,
         restart_rates=restart_rates,
     )
+    usual = {"rate": 1.0, "momentum": momentum, "weight_decay": weight_decay}
+    known = sorted(set(jax.tree.leaves(labels)))
+    check_names(groups, known, prefix="optimizer.groups.")
+    for label, changes in groups.items():
+        check_names(changes, usual, prefix=f"optimizer.groups.{label}.")
+    all_alike = _sgd(rate, "optimizer", **usual)
+    if labels is None:
+        return rate, all_alike
+    parts = {
+        label: _sgd(
+            rate, f"optimizer.groups.{label}", **usual | dict(groups.get(label, {}))
+        )
+        for label in known
+    }
+    return rate, optax.multi_transform(parts, labels)
+
+
+def _sgd(
+    schedule: optax.Schedule,
+    section: str,
+    *,
+    rate: float,
+    momentum: float,
+    weight_decay: float,
+) -> optax.GradientTransformation:
+    if not rate >= 0:
+        raise UserError(f"{section}.rate={rate}: set it to 0 or above")
     if not 0 <= momentum < 1:
-        raise UserError(f"optimizer.momentum={momentum}: set it in [0, 1)")
+        raise UserError(f"{section}.momentum={momentum}: set it in [0, 1)")
     if not weight_decay >= 0:
-        raise UserError(f"optimizer.weight_decay={weight_decay}: set it to 0 or above")
-    return rate, optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.sgd(rate, momentum=momentum),
+        raise UserError(f"{section}.weight_decay={weight_decay}: set it to 0 or above")
+    scaled = schedule if rate == 1.0 else lambda step: rate * schedule(step)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(scaled, momentum=momentum)
     )
 
 

@@ -93,7 +93,7 @@ def make_plan(run: Run) -> Plan:
     programs = run.lower()
     state = programs.state
     step = programs.step.compile().memory_analysis()
-    buffers = run.method.buffers(batch_size, devices)
+    buffers = run.method.notes.buffers(batch_size, devices)
     new = step.output_size_in_bytes - step.alias_size_in_bytes
     rest = step.temp_size_in_bytes + new - sum(buffers.values())
     device = {
@@ -101,7 +101,8 @@ def make_plan(run: Run) -> Plan:
         "optimizer": _bytes(state.opt_state),
         **{name: _bytes(part) for name, part in _parts(state.memory).items()},
         "images": _bytes(programs.images),
-        "indices": 2 * _bytes(programs.indices),  # the next step's are on their way
+        # The next step's are on their way.
+        "indices": 2 * _bytes((programs.indices, programs.columns)),
         **buffers,
         "activations, gradients": max(0, rest),
     }
@@ -119,7 +120,7 @@ def make_plan(run: Run) -> Plan:
 def _parts(memory: Any) -> dict[str, Any]:
     """A method's memory by the names that it has, if it has any."""
     if hasattr(memory, "_asdict"):
-        return memory._asdict()
+        return {name: x for name, x in memory._asdict().items() if jax.tree.leaves(x)}
     return {"memory": memory} if jax.tree.leaves(memory) else {}
 
 
@@ -197,7 +198,7 @@ def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
         best = largest_fit(lambda i: size(smaller[i]), 0, len(smaller), over, 1)
     if best is not None:
         return f"set train.batch_size to at most {smaller[best]}"
-    least = max(batch_size, run.method.fewest_examples, run.knn.num_neighbors)
+    least = max(batch_size, run.method.requires.fewest_examples, run.knn.num_neighbors)
     if run.num_examples > least:
         size = size_with("data.num_train")
         best = largest_fit(size, least, run.num_examples, over, 1)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
@@ -43,7 +44,8 @@ def draw_preview(config: ConfigDict) -> Path:
     epochs = range(min(EPOCHS, run.options.epochs))
     columns = {"evaluation": _visible(run, _plain(run, indices))}
     for epoch in tqdm.tqdm(epochs, unit="epoch", disable=None, leave=False):
-        columns[f"epoch {epoch}"] = _visible(run, run.views(epoch, indices))
+        for title, views in _titled(run.views(epoch, indices)):
+            columns[f"epoch {epoch}{title}"] = _visible(run, views)
     size, channels = run.chances["size"], columns["evaluation"].shape[3]
     caption = [
         f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images "
@@ -130,6 +132,14 @@ def sheet(
             big = big.resize((cell, cell), Image.Resampling.NEAREST)
             image.paste(big, (x, top + i * pitch))
     return image
+
+
+def _titled(groups: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
+    """Yields each view of each group with what tells it from the others."""
+    several = sum(map(len, groups.values())) > 1
+    for name, views in groups.items():
+        for number, view in enumerate(views, 1):
+            yield f", {name} {number}" if several else "", view
 
 
 def _plain(run: Run, indices: np.ndarray) -> np.ndarray:

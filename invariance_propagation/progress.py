@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,21 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """A bar with the latest figures on a terminal, plain lines elsewhere."""
 
-    def __init__(self, start: int, total: int):
-        self._total = total
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        *,
+        brief: Callable[[Mapping[str, Any]], list[str]] = lambda row: [],
+    ):
+        """Starts the bar.
+
+        Args:
+          start: steps done already.
+          total: steps of the run.
+          brief: row of metrics -> phrases of the method to show with it.
+        """
+        self._total, self._brief = total, brief
         self._last_line = time.monotonic()
         terminal = sys.stderr.isatty()
         self._bar = (
@@ -40,17 +53,21 @@ class Progress:
     def show(self, row: Mapping[str, Any], *, always: bool = False) -> None:
         """Shows a row of metrics; plain lines at most every few seconds."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_brief(row))
+            self._bar.set_postfix_str(self._words(row))
             return
         now = time.monotonic()
         if always or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = _duration(row["seconds_left"])
             print(
-                f"step {row['step']}/{self._total}  {_brief(row)}  "
+                f"step {row['step']}/{self._total}  {self._words(row)}  "
                 f"{row['images_per_second']:.0f} images/s  {left} left",
                 flush=True,
             )
+
+    def _words(self, row: Mapping[str, Any]) -> str:
+        first = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
+        return "  ".join([*first, *self._brief(row), f"lr {row['learning_rate']:.4f}"])
 
     def say(self, text: str) -> None:
         """Prints a line without tearing the bar."""
@@ -162,20 +179,6 @@ def _tensorboard_writer(workdir: Path):
     from clu import metric_writers
 
     return metric_writers.SummaryWriter(str(workdir))
-
-
-def _brief(row: Mapping[str, Any]) -> str:
-    shown = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
-    shown += [
-        f"{name} {row[name]:.3f}"
-        for name in ("instance", "propagation")
-        if row.get(name) is not None
-    ]
-    if row.get("propagation_weight") is not None:
-        shown[-1] += f" x {row['propagation_weight']:.2g}"
-    if row.get("purity") is not None:
-        shown.append(f"purity {row['purity']:.3f}")
-    return "  ".join([*shown, f"lr {row['learning_rate']:.4f}"])
 
 
 def _duration(seconds: float) -> str:

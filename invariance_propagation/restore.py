@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orbax.checkpoint as ocp
 import psutil
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from invariance_propagation import settings
@@ -28,7 +29,8 @@ from invariance_propagation.checkpoint import (
 )
 from invariance_propagation.damage import check_machine, check_noted
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.models import Encoder, ResNet
+from invariance_propagation.methods import METHODS, Method, Notes, Problem
+from invariance_propagation.models import Headless, ResNet
 from invariance_propagation.models.torchvision import (
     from_torchvision,
     infer_backbone,
@@ -38,7 +40,7 @@ from invariance_propagation.models.torchvision import (
     variable_shapes,
 )
 from invariance_propagation.paths import local, reason
-from invariance_propagation.setup import make_encoder
+from invariance_propagation.setup import make_encoder, make_method
 from invariance_propagation.weights import (
     SUFFIXES,
     check_no_pickle,
@@ -51,7 +53,8 @@ class Restored(NamedTuple):
     """The encoder of a checkpoint.
 
     Attributes:
-      encoder: as in training, its type of computation and device axis included.
+      encoder: as in training, its type of computation and device axis included; a
+        backbone alone if its heads are of a method that is not ours.
       params, batch_stats: of the encoder, NumPy arrays.
       channels: of its images.
       config: of the run, plain dicts.
@@ -59,13 +62,17 @@ class Restored(NamedTuple):
       facts: all that the run has noted of itself.
     """
 
-    encoder: Encoder
+    encoder: nn.Module
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     channels: int
     config: dict[str, Any]
     step: int
     facts: dict[str, Any]
+
+    @property
+    def has_head(self) -> bool:
+        return not isinstance(self.encoder, Headless)
 
 
 class Backbone(NamedTuple):
@@ -90,31 +97,28 @@ class Backbone(NamedTuple):
         return _digest(weights)
 
 
-class NoGraph(UserError):
-    """The memory of a method that keeps no bank and graph; `facts` of its run."""
-
-    def __init__(self, path: str | Path, facts: dict[str, Any]):
-        super().__init__(
-            f"{path} is of a method that does not keep both bank and graph"
-        )
-        self.facts = facts
-
-
 class StoredMemory(NamedTuple):
     """What a run remembers of its N images.
 
     Attributes:
-      bank: float32 [N, d].
-      graph: int32 [N, k].
+      arrays: all of it, by names with dots.
+      rows: float32 [N, d], comparable with embeddings; None without.
+      neighbors: int32 [N, k], nearest neighbours of each image; None without.
       sample_ids: what the source calls the image of each row; None where it has no
         names, and rows are in the order of the data set.
       facts: all that the run has noted of itself, `step` among it.
     """
 
-    bank: np.ndarray
-    graph: np.ndarray
+    arrays: dict[str, np.ndarray]
+    rows: np.ndarray | None
+    neighbors: np.ndarray | None
     sample_ids: list[str] | None
     facts: dict[str, Any]
+
+    @property
+    def tree(self) -> Any:
+        """The memory as a method sees it: arrays in nested dicts."""
+        return unflatten_dict(self.arrays, sep=".")
 
 
 def restore_encoder(path: str | Path) -> Restored:
@@ -160,16 +164,17 @@ def backbone_of(restored: Restored) -> Backbone:
 
 
 def restore_memory(path: str | Path) -> StoredMemory:
-    """Bank, graph and sample ids of a run; as `restore_encoder`, and may raise NoGraph."""
-    return _memory_of(path, *read_checkpoint(path, ("memory",)))
+    """Reads what a run remembers of its images; raises as `restore_encoder` does."""
+    return _memory_of(*read_checkpoint(path, ("memory",)))
 
 
-def float32(encoder: Encoder) -> Encoder:
-    """The same network on one device, in float32."""
+def float32(encoder: nn.Module) -> nn.Module:
+    """Returns the same network for one device, in float32."""
     backbone = encoder.backbone.clone(
         dtype=np.float32, norm_axis_name=None, norm_group=0
     )
-    return encoder.clone(dtype=np.float32, backbone=backbone)
+    own = {"dtype": np.float32} if hasattr(encoder, "dtype") else {}
+    return encoder.clone(backbone=backbone, **own)
 
 
 def digest_of(params: dict[str, Any], batch_stats: dict[str, Any]) -> str:
@@ -222,19 +227,58 @@ def _encoder_of(state: dict[str, Any], facts: dict[str, Any]) -> Restored:
     encoder = settings.call(make_encoder, "encoder", config)
     params, batch_stats = state["params"], state["batch_stats"]
     channels = params["backbone"]["stem_conv"]["kernel"].shape[2]
+    head = variable_shapes(encoder, channels)["params"].keys() - {"backbone"}
+    if not head <= params.keys():  # the method has a network of its own
+        method = _method_of(facts)
+        encoder = Headless(encoder.backbone) if method is None else method.encoder
     own = {"config": facts["config"], "step": facts["step"], "facts": facts}
     return Restored(encoder, params, batch_stats, channels=channels, **own)
 
 
-def _memory_of(
-    path: str | Path, state: dict[str, Any], facts: dict[str, Any]
-) -> StoredMemory:
+def _memory_of(state: dict[str, Any], facts: dict[str, Any]) -> StoredMemory:
+    arrays = flatten_dict(state.get("memory", {}), sep=".")
+    parts = facts.get("memory")
+    if parts is None:  # an earlier version did not note them
+        notes = notes_of(facts)
+        parts = {"rows": notes.rows, "neighbors": notes.neighbors}
     packed = facts.get("sample_ids")
-    memory = state.get("memory", {})
-    if not {"bank", "graph"} <= memory.keys():
-        raise NoGraph(path, facts)
-    sample_ids = packed and unpack_ids(packed, count=len(memory["bank"]))
-    return StoredMemory(memory["bank"], memory["graph"], sample_ids, facts)
+    sample_ids = packed and unpack_ids(packed, count=facts["num_examples"])
+    return StoredMemory(
+        arrays,
+        arrays.get(parts["rows"]),
+        arrays.get(parts["neighbors"]),
+        sample_ids,
+        facts,
+    )
+
+
+def notes_of(facts: dict[str, Any]) -> Notes:
+    """Returns the notes of the method that a run was trained by.
+
+    They say nothing of a method that is not ours: its code is not run for a file. Nor of
+    an earlier version's options that it does not have any more.
+    """
+    method = _method_of(facts)
+    return Notes() if method is None else method.notes
+
+
+def _method_of(facts: dict[str, Any]) -> Method | None:
+    config = settings.by_new_names(facts["config"])
+    if config["method"]["name"] not in METHODS:
+        return None
+    at_first = facts["num_examples"] // facts["batch_size"]
+    problem = Problem(
+        encoder=settings.call(make_encoder, "encoder", config),
+        num_examples=facts["num_examples"],
+        batch_size=facts["batch_size"],
+        steps_per_epoch=facts.get("steps_per_epoch", at_first),
+        axis_name=None,
+        categories=facts.get("categories", {}),
+    )
+    try:
+        return make_method(config, problem)
+    except UserError:
+        return None
 
 
 def _step_folders(path: Path) -> list[Path]:
@@ -264,6 +308,8 @@ def _read_parts(
     sizes = [kinds[path].itemsize * math.prod(x["shape"]) for path, x in wanted.items()]
     if sum(sizes) > psutil.virtual_memory().total:  # which else would grow until killed
         raise MemoryError
+    if not wanted:  # a method without memory
+        return {}
     target = {path: np.empty(x["shape"], kinds[path]) for path, x in wanted.items()}
     state = read_item(
         ocp.PyTreeCheckpointHandler(),

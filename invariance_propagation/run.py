@@ -20,7 +20,7 @@ class Programs(NamedTuple):
     """What a run is about to compile, and the abstract arguments of a step.
 
     Attributes:
-      state, indices, images: of jax.ShapeDtypeStruct, on their devices.
+      state, indices, images, columns: of jax.ShapeDtypeStruct, on their devices.
       create_network: makes parameters, statistics and the optimiser's state.
       create_memory: makes the memory.
       step: a training step.
@@ -28,7 +28,8 @@ class Programs(NamedTuple):
 
     state: TrainState
     indices: jax.ShapeDtypeStruct
-    images: jax.ShapeDtypeStruct
+    images: Any
+    columns: dict[str, jax.ShapeDtypeStruct]
     create_network: jax.stages.Lowered
     create_memory: jax.stages.Lowered
     step: jax.stages.Lowered
@@ -38,19 +39,19 @@ class Run(NamedTuple):
     """The parts of a run, bound to each other and to the devices.
 
     Attributes:
-      dataset: with the training images that the bank is indexed by.
+      dataset: with the training images that the memory is indexed by.
       runner: maps functions over the devices.
       method: what is trained.
       spec: where each part of the state lies.
       init: (start: (params, batch_stats) on the host, in place of those of the same
         name, or None) -> TrainState, placed.
       lower: () -> Programs; allocates nothing.
-      step: (state, indices int32 [B] placed, images placed) -> (state, metrics).
+      step: (state, *what `feed` yields) -> (state, metrics).
       feed: (start=, stop=) -> what each of these steps is given, placed.
-      views: (epoch, indices int [n]) -> float32 [n, size, size, C], what a step of that
-        epoch makes of these training images.
+      views: (epoch, indices int [n]) -> by group float32 [v, n, size, size, C], what a
+        step of that epoch makes of these training images.
       plain_view: uint8 [n, H, W, C] -> float32 [n, size, size, C], without chance.
-      chances: the section `augment`.
+      chances: options of `augment`, of the method's first group of views.
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
       schedule: step -> learning rate.
       steps_per_epoch: N // B, of the N that the run began with.
@@ -67,7 +68,7 @@ class Run(NamedTuple):
     lower: Callable[[], Programs]
     step: Callable
     feed: Callable[..., Feed]
-    views: Callable[[int, np.ndarray], jax.Array]
+    views: Callable[[int, np.ndarray], dict[str, jax.Array]]
     plain_view: Callable[[jax.Array], jax.Array]
     chances: dict[str, Any]
     embed: Embed

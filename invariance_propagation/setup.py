@@ -3,6 +3,7 @@
 Nothing is written. Below this module nobody sees the config.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,16 @@ from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.knn import check_neighbors
-from invariance_propagation.feed import Input, host_made, resident, streamed
-from invariance_propagation.methods import find_method
+from invariance_propagation.feed import (
+    Facts,
+    Input,
+    Look,
+    Threads,
+    host_made,
+    resident,
+    streamed,
+)
+from invariance_propagation.methods import Batch, Method, Moment, Problem, find_method
 from invariance_propagation.models import Encoder, ResNet
 from invariance_propagation.models.norm import check_norm_group, fits_devices
 from invariance_propagation.optimizer import make_optimizer
@@ -37,7 +46,7 @@ from invariance_propagation.train_state import TrainState, state_spec
 from invariance_propagation.train_step import train_step
 
 TOP_LEVEL = ("task", "output", "seed", "weights", "parallel", "num_devices")
-TOP_LEVEL += ("augmentation",)
+TOP_LEVEL += ("augmentation", "views")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 AUGMENTATIONS = ("device", "host")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -96,65 +105,65 @@ def build(
         norm_group, batch_size=options.batch_size, num_devices=runner.num_devices
     )
     steps_per_epoch = steps_per_epoch or num_examples // options.batch_size
-    own_options = dict(config.method)
-    method = settings.call(
-        find_method(own_options.pop("name")),
-        "method",
-        {"method": own_options},
+    columns = dataset.train.columns
+    problem = Problem(
+        encoder=encoder,
         num_examples=num_examples,
-        embedding_dim=config.encoder.dim,
+        batch_size=options.batch_size,
         steps_per_epoch=steps_per_epoch,
         axis_name=AXIS,
+        categories=dataset.train.categories(),
     )
+    method = make_method(config, problem)
+    _check_requirements(method, dataset)
+    looks = make_looks(config, method)
+    chances = next(iter(looks.values())).chances
+    own_columns = {name: columns[name] for name in method.requires.columns}
+    given = _input_of(
+        config,
+        images,
+        looks,
+        runner=runner,
+        options=options,
+        facts=Facts(config.seed, options.batch_size, steps_per_epoch, own_columns),
+    )
+    plain_view = partial(
+        augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
+    )
+    init_variables = partial(
+        _init_variables, method, _example(method, given, own_columns)
+    )
+    labels = None
+    if method.param_groups is not None:
+        variables = jax.eval_shape(init_variables, jax.random.key(0))
+        labels = method.param_groups(variables["params"])
     schedule, optimizer = settings.call(
         make_optimizer,
         "optimizer",
         config,
         epochs=options.epochs,
         steps_per_epoch=steps_per_epoch,
-    )
-    chances = settings.options(
-        augment.augment, "augment", config, bound=("keys", "images")
-    )
-    check_chances(chances)
-    given = _input_of(
-        config,
-        images,
-        chances,
-        runner=runner,
-        options=options,
-        steps_per_epoch=steps_per_epoch,
-    )
-    plain_view = partial(
-        augment.normalize, **{name: chances[name] for name in ("size", "mean", "std")}
+        labels=labels,
     )
     spec = state_spec(method.memory_spec)
-    step_specs = (spec, SHARDED, given.spec)
+    step_specs = (spec, SHARDED, given.spec, SHARDED)
     step = partial(
         train_step,
-        encoder=encoder,
         method=method,
         optimizer=optimizer,
         pick=given.pick,
-        view=given.view,
+        views=given.views,
         seed=config.seed,
         steps_per_epoch=steps_per_epoch,
         axis_name=AXIS,
     )
     mapped_step = runner.compile(step, step_specs, (spec, REPLICATED), donate=(0,))
-    embed = make_embed(runner, encoder, plain_view)
-    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-    example = jax.eval_shape(plain_view, one)
-    # Traced for its checks alone.
-    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    jax.eval_shape(given.view, key, one)
+    embed = make_embed(runner, method.encoder, plain_view)
 
     params_key, memory_key = jax.random.split(jax.random.key(config.seed))
 
     def init_network(key):
-        images = jnp.zeros(example.shape, example.dtype)
-        variables = encoder.init(key, images, train=False)
-        params, batch_stats = variables["params"], variables["batch_stats"]
+        params, batch_stats = init_variables(key).values()
         return jnp.int32(0), params, batch_stats, optimizer.init(params)
 
     create_network = runner.creator(init_network, REPLICATED)
@@ -162,44 +171,53 @@ def build(
 
     def init(*, start: tuple[dict, dict] | None = None) -> TrainState:
         network = runner.own(create_network(params_key), REPLICATED)
-        embeddings = None
         if start is not None:
             step, *old, opt_state = network
             new = runner.put(start, (REPLICATED, REPLICATED))
-            parts = (a | b for a, b in zip(old, new, strict=True))
+            # A method with heads of its own has no use for those of the file.
+            parts = (
+                a | {name: x for name, x in b.items() if name in a}
+                for a, b in zip(old, new, strict=True)
+            )
             network = (step, *parts, opt_state)
-        if method.needs_embeddings:
-            _, params, batch_stats, _ = network
-            embeddings = embed(params, batch_stats, images).embedding
-        memory = runner.own(create_memory(memory_key, embeddings), method.memory_spec)
+        _, params, batch_stats, _ = network
+        variables = {"params": params, "batch_stats": batch_stats}
+        variables = runner.fetch(variables, REPLICATED, 0)
+        memory = create_memory(memory_key, variables)
+        memory = runner.own(memory, method.memory_spec)
+        if method.begin is not None:
+            memory = runner.fetch(memory, method.memory_spec, num_examples)
+            memory = method.begin(memory, lambda: embed(params, batch_stats, images))
+            memory = runner.put(memory, method.memory_spec)
         return TrainState(*network, memory)
 
     def lower() -> Programs:
-        shape, embeddings = jax.ShapeDtypeStruct, None
-        if method.needs_embeddings:
-            embeddings = shape((num_examples, config.encoder.dim), jnp.float32)
+        shape = jax.ShapeDtypeStruct
         network = jax.eval_shape(init_network, params_key)
-        memory = jax.eval_shape(method.init_memory, memory_key, embeddings)
+        variables = {"params": network[1], "batch_stats": network[2]}
+        memory = jax.eval_shape(method.init_memory, memory_key, variables)
+        batch = (options.batch_size,)
         arguments = runner.abstract(
             (
                 TrainState(*network, memory),
-                shape((options.batch_size,), jnp.int32),
-                shape(given.shape, images.dtype),
+                shape(batch, jnp.int32),
+                given.shapes,
+                {name: shape(batch, jnp.int32) for name in own_columns},
             ),
             step_specs,
         )
         return Programs(
             *arguments,
             create_network.lower(params_key),
-            create_memory.lower(memory_key, embeddings),
+            create_memory.lower(memory_key, variables),
             mapped_step.lower(*arguments),
         )
 
-    jitted_view = jax.jit(given.view)
+    jitted_views = jax.jit(given.views)
 
-    def views(epoch: int, indices: np.ndarray) -> jax.Array:
+    def views(epoch: int, indices: np.ndarray) -> dict[str, jax.Array]:
         keys = augment.per_image_keys(config.seed, epoch, jnp.asarray(indices))
-        return jitted_view(keys, given.read(epoch, indices))
+        return jitted_views(keys, given.read(epoch, indices))
 
     return Run(
         dataset=dataset,
@@ -222,29 +240,103 @@ def build(
     )
 
 
+def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
+    """Binds the options of the section `method`.
+
+    Raises:
+      UserError: there is no such method, or an option does not fit.
+    """
+    own = dict(config["method"])
+    factory = find_method(own.pop("name"))
+    return settings.call(factory, "method", {"method": own}, problem=problem)
+
+
+def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, Look]:
+    """Reads how the views of each group look: `augment`, changed by `views` for a group.
+
+    Raises:
+      UserError: an unknown group or option, or one that cannot be.
+    """
+    bound = ("keys", "images")
+    usual = settings.options(augment.augment, "augment", config, bound=bound)
+    check_chances(usual)
+    changes = config.get("views", {})
+    settings.check_names(changes, method.requires.views, prefix="views.")
+    looks = {}
+    for group, count in method.requires.views.items():
+        chances = {**usual, **changes.get(group, {})}
+        section = {f"views.{group}": chances}
+        settings.options(augment.augment, f"views.{group}", section, bound=bound)
+        check_chances(chances)
+        looks[group] = Look(count, chances)
+    return looks
+
+
+def _check_requirements(method: Method, dataset: sources.Dataset) -> None:
+    fewest, count = method.requires.fewest_examples, len(dataset.train.images)
+    if count < fewest:
+        raise UserError(
+            f"the method needs at least {fewest} training images, there are {count}"
+        )
+    for name in method.requires.columns:
+        if name not in dataset.train.columns:
+            raise UserError(
+                f"the method needs to know the {name} of each image, which {dataset.name} "
+                "does not tell: choose another method or data set"
+            )
+
+
+def _example(method: Method, given: Input, columns: Mapping[str, np.ndarray]) -> Batch:
+    """Returns the shapes of a batch of one image, as `forward` gets it, without keys.
+
+    All views are traced for it, which checks their options.
+    """
+
+    def make(images: Any) -> Batch:
+        keys = jax.random.split(jax.random.key(0), 1)
+        zeros = jnp.zeros(1, jnp.int32)
+        named = dict.fromkeys(columns, zeros)
+        batch = Batch(zeros, given.views(keys, images), named, keys)
+        moment = Moment(jnp.int32(0), jnp.int32(0), jax.random.key(0))
+        return method.prepare(batch, moment)._replace(keys=None)
+
+    def of_one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, 1, *x.shape[1:]), x.dtype)
+
+    # A single device, which knows the axis: `prepare` may talk to others.
+    one_device = jax.vmap(make, axis_name=AXIS)
+    shapes = jax.eval_shape(one_device, jax.tree.map(of_one, given.shapes))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+
+
+def _init_variables(method: Method, example: Batch, key: jax.Array) -> dict[str, Any]:
+    """Draws the encoder's params and batch_stats."""
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+    batch = batch._replace(keys=jax.random.split(jax.random.key(0), 1))
+    variables = method.encoder.init(key, batch, train=False, method=method.forward)
+    return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+
+
 def _input_of(
     config: ConfigDict,
     images: np.ndarray | Pictures,
-    chances: dict[str, Any],
+    looks: Mapping[str, Look],
     *,
     runner: Runner,
     options: TrainOptions,
-    steps_per_epoch: int,
+    facts: Facts,
 ) -> Input:
-    own = {"runner": runner, "seed": config.seed, "batch_size": options.batch_size}
-    own |= {"steps_per_epoch": steps_per_epoch}
+    own = {"looks": looks, "runner": runner, "facts": facts}
     on_host = config.augmentation == "host"
     if not on_host and not isinstance(images, Pictures):
-        return resident(images, chances, **own)
-    return (host_made if on_host else streamed)(
-        images,
-        chances,
-        **own,
-        num_threads=options.num_threads,
-        num_workers=options.num_workers,
+        return resident(images, **own)
+    threads = Threads(
+        options.num_threads,
+        options.num_workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    return (host_made if on_host else streamed)(images, **own, threads=threads)
 
 
 def _votes(value: int | str, train: sources.Split) -> int:

@@ -38,6 +38,7 @@ from invariance_propagation.identity import (
     check_same_run,
     crop_of,
     identity_of,
+    method_of,
     names_of,
     steps_per_epoch_of,
 )
@@ -83,8 +84,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         before the first step.
 
     Returns:
-      The summary that is also printed and written to summary.json: kNN accuracy
-      and purity in [0, 1], steps, seconds.
+      The summary that is also printed and written to summary.json: kNN accuracy and
+      the method's own scores in [0, 1], steps.
 
     Raises:
       UserError: bad input; nothing has been written.
@@ -116,6 +117,7 @@ def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
         if summary is not None:
             return summary
         facts |= {"versions": versions()} | names_of(run) | crop_of(run)
+        facts |= method_of(run)
         start = start and Start(*start)  # a tuple where another process has read it
         if start is not None:
             facts["started_from"] = start.facts
@@ -179,7 +181,8 @@ def _prepare_folder(
             advice = how_to_train_on(before, folder)
             if difference is not None:
                 advice += "; its images have changed since, and its summary is of those before"
-            return monitor.repeat_summary(summary, folder, advice), None
+            notes = run.method.notes
+            return monitor.repeat_summary(summary, folder, notes, advice), None
     left = _traces_in(folder) if found is None else []
     if left and not run.options.start_over:
         raise UserError(
@@ -253,7 +256,7 @@ def _train(
             tensorboard=run.options.tensorboard,
             keep_until=start if restored is not None else -1,
         )
-        progress = Progress(start, run.total_steps)
+        progress = Progress(start, run.total_steps, brief=run.method.notes.brief)
     feed = run.feed(start=start, stop=run.total_steps)
     saver = Saver(run, checkpoints)
     try:
@@ -414,12 +417,10 @@ def _loop(
                 "waiting_for_data": waited / (now - clock),
                 "seconds_left": (run.total_steps - done) / rate,
             }
-            if run.has_labels and run.method.purity is not None:
-                *hops, row["purity"] = monitor.purity(run, state)
-                row["purity_by_hop"] = hops
+            row |= monitor.measure(run, state)
             log.write(row)
             progress.show(row, always=last)
-            announce.propagation_starts(row, before, progress)
+            announce.news(run, row, before, progress)
             announce.collapse(row, before, progress)
             before = row
             window, clock, clocked, waited = Window(), time.monotonic(), done, 0.0

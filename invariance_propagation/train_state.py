@@ -15,7 +15,7 @@ class TrainState(NamedTuple):
       params: of the encoder, replicated.
       batch_stats: running statistics of BatchNorm, averaged over devices.
       opt_state: of Optax.
-      memory: of the method; the bank's rows are sharded.
+      memory: of the method; what has a row per image is sharded.
     """
 
     step: jax.Array

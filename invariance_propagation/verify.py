@@ -106,7 +106,7 @@ def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
     if config.train.epochs < enough:  # else the run would end, and be summed up
         config.train.epochs = enough
         run = build(config, dataset=run.dataset)
-    later = run.method.start_epoch
+    later = run.method.notes.starts
     if later is not None and later * run.steps_per_epoch >= STEPS:
         print(
             f"note: what the method starts in epoch {later} (method.start_epoch) lies "

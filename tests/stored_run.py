@@ -76,6 +76,7 @@ def store_run(
         "digest": digest,
         "config": json.loads(config.to_json_best_effort()),
         "sample_ids": pack_ids(IDS),
+        "memory": {"rows": "bank", "neighbors": "graph"},
     }
     states = {step: state_of(step, dict(config.encoder), channels) for step in steps}
     checkpoints = Checkpoints(workdir, keep=len(steps))

@@ -46,7 +46,7 @@ def test_anything_else_is_refused(value: object) -> None:
 def test_a_run_has_numbers() -> None:
     config = tiny_config(method__background_size="auto", knn__num_neighbors="auto")
     run = build(config)
-    assert run.method.about == "a background of M = 128 images"
+    assert run.method.notes.about == "a background of M = 128 images"
     assert run.knn.num_neighbors == 4
     # What is stored with a run is what its config said.
     assert config.method.background_size == "auto"

@@ -94,7 +94,7 @@ def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
     images = runner.put(parts.images, parallel.REPLICATED)
     checkpoints = Checkpoints(tmp_path, keep=1)
     for number, indices in enumerate(tiny.batches(6)):
-        state, _ = step(state, runner.put(indices, parallel.SHARDED), images)
+        state, _ = step(state, runner.put(indices, parallel.SHARDED), images, {})
         if number == 2:
             host = runner.fetch(state, parts.spec, tiny.NUM_EXAMPLES)
             kept = jax.tree.map(np.copy, host)

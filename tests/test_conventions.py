@@ -34,8 +34,8 @@ LAYERS = (
     {"drafts", "errors", "packing", "parallel", "peers", "relay", "version"},
     {"archives", "arguments", "lock", "paths", "processes"},
     {"auto", "damage", "devices", "options", "origin", "settings"},
-    {"losses", "background", "nearest", "propagation", "models", "readiness"},
-    {"bank", "purity", "search"},
+    {"losses", "background", "nearest", "propagation", "models"},
+    {"bank", "search"},
     {"objective"},
     {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
     | {"stopping", "train_state", "weights", "window"},
@@ -49,8 +49,7 @@ LAYERS = (
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
-CORE = {"background", "bank", "losses", "nearest", "objective", "propagation"}
-CORE |= {"purity", "readiness", "search"}
+CORE = {"background", "bank", "losses", "nearest", "objective", "propagation", "search"}
 BELOW_CORE = {"arguments", "auto", "errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.

@@ -69,7 +69,10 @@ def test_without_classes_labels_are_left_out_and_a_crash_changes_nothing(
 ) -> None:
     config = folder_config(folder)
     summary = train_and_evaluate(config, str(tmp_path / "whole"))
-    assert "no labels: kNN and purity are left out" in capsys.readouterr().out
+    assert (
+        "no labels: kNN and other scores by labels are left out"
+        in capsys.readouterr().out
+    )
     assert not any("knn" in name or "purity" in name for name in summary)
 
     def build_to_break(config: Any) -> Run:
@@ -149,8 +152,9 @@ def test_views_made_on_the_host_are_the_devices(folder: Path, make_config) -> No
     indices = np.arange(20, dtype=np.int32)
     std = np.array(on_host.chances["std"])
     for epoch in (0, 3):
-        expected = np.asarray(on_device.views(epoch, indices))
-        gray_levels = 255 * std * np.abs(on_host.views(epoch, indices) - expected)
+        expected = np.asarray(on_device.views(epoch, indices)["view"])
+        found = np.asarray(on_host.views(epoch, indices)["view"])
+        gray_levels = 255 * std * np.abs(found - expected)
         assert gray_levels.mean() < 0.5 and gray_levels.max() < 6
 
 
@@ -161,15 +165,17 @@ def test_a_step_is_given_the_hosts_views(folder: Path, make_config) -> None:
     feed = run.feed(start=per_epoch + 1, stop=per_epoch + 3)
     shapes = run.lower()
     for _ in range(2):
-        indices, images = next(feed)
-        for given, expected in ((indices, shapes.indices), (images, shapes.images)):
+        indices, images, columns = next(feed)
+        images, shape = images["view"], shapes.images["view"]
+        assert columns == {}
+        for given, expected in ((indices, shapes.indices), (images, shape)):
             assert given.shape == expected.shape and given.dtype == expected.dtype
             assert given.sharding == expected.sharding
         # Both devices' rows, one after the other.
         indices, images = (np.concatenate(np.asarray(x)) for x in (indices, images))
         std, mean = (np.array(run.chances[name]) for name in ("std", "mean"))
-        views = 255 * (np.asarray(run.views(1, indices)) * std + mean)
-        np.testing.assert_allclose(images, views, atol=1e-3)
+        views = 255 * (np.asarray(run.views(1, indices)["view"][0]) * std + mean)
+        np.testing.assert_allclose(images[:, 0], views, atol=1e-3)
     assert next(feed, None) is None
 
 

@@ -288,7 +288,7 @@ def records(content: bytes) -> Callable[[Any], Pictures]:
 
 
 def run_of(train: Split, *, held_out: Split | None = None, match: Any = len) -> Any:
-    method = SimpleNamespace(memory_spec={"bank": 1}, match_memory=match)
+    method = SimpleNamespace(memory_spec={"bank": 1}, match=match)
     return SimpleNamespace(
         dataset=Dataset("some", train, held_out),
         num_examples=len(train.images),
@@ -342,7 +342,7 @@ def test_records_are_told_by_names_alone() -> None:
 def test_a_method_that_cannot_match_its_memory_is_named() -> None:
     one = run_of(Split(ARRAYS[:3], None, ["a", "b", "c"]), match=None)
     other = run_of(Split(ARRAYS[:2], None, ["a", "b"]), match=None)
-    with pytest.raises(UserError, match=r"1 removed \(c\); .* no match_memory"):
+    with pytest.raises(UserError, match=r"1 removed \(c\); .* no `match`"):
         compared(one, other)
     other.method.memory_spec = ()  # then there is nothing to match
     assert str(compared(one, other).train) == "1 removed (c)"

@@ -10,6 +10,7 @@ import pytest
 from invariance_propagation import monitor
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.methods import Notes
 from invariance_propagation.models import Outputs
 from invariance_propagation.options import KnnOptions
 from invariance_propagation.train import train_and_evaluate
@@ -49,6 +50,7 @@ def run_with(features: np.ndarray) -> SimpleNamespace:
         dataset=Dataset("few", split, split),
         embed=lambda params, batch_stats, images: Outputs(features, features),
         knn=KnnOptions(num_neighbors=3, temperature=0.07, embed_anew=True),
+        method=SimpleNamespace(notes=Notes()),
         has_labels=True,
         has_knn=True,
     )
@@ -87,29 +89,32 @@ def test_without_held_out_images_purity_is_remarked_on() -> None:
 
 
 @pytest.mark.parametrize(("count", "looked_at"), [(900, 900), (90_000, 4096)])
-def test_purity_is_of_images_of_all_classes(count: int, looked_at: int) -> None:
+def test_what_a_method_measures_is_of_images_of_all_classes(
+    count: int, looked_at: int
+) -> None:
     """In a folder that is sorted by class, the first ones are of its first classes."""
     labels = np.arange(count) * 30 // count
     asked = []
 
-    def measure(memory: None, labels: np.ndarray, indices: np.ndarray) -> list[float]:
+    def measure(memory: None, labels: np.ndarray, indices: np.ndarray) -> dict:
         asked.append(indices)
-        return [np.mean(labels[indices] < 3), float("nan")]
+        return {"share": np.mean(labels[indices] < 3)}
 
     def run_of(seed: int) -> SimpleNamespace:
         return SimpleNamespace(
             num_examples=count,
             seed=seed,
             runner=SimpleNamespace(local=lambda memory: memory),
-            method=SimpleNamespace(purity=measure),
+            method=SimpleNamespace(notes=Notes(measure=measure)),
+            has_labels=True,
             dataset=SimpleNamespace(train=SimpleNamespace(labels=labels)),
         )
 
     state = SimpleNamespace(memory=None)
-    share, undefined = monitor.purity(run_of(0), state)
-    assert share == pytest.approx(0.1, abs=0.02) and undefined is None
-    assert monitor.purity(run_of(0), state)[0] == share
-    monitor.purity(run_of(1), state)
+    found = monitor.measure(run_of(0), state)
+    assert found == {"share": pytest.approx(0.1, abs=0.02)}
+    assert monitor.measure(run_of(0), state) == found
+    monitor.measure(run_of(1), state)
     first, again, other = asked
     assert len(np.unique(first)) == looked_at
     np.testing.assert_array_equal(first, again)

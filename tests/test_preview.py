@@ -61,8 +61,9 @@ def test_views_are_those_of_the_step(
 
     @functools.wraps(bind)
     def bind_and_watch(**options: Any) -> Any:
-        def prepare(key: jax.Array, batch: Any) -> Any:
-            jax.debug.callback(lambda *x: seen.append(x), batch.indices, batch.images)
+        def prepare(batch: Any, moment: Any) -> Any:
+            shown = batch.indices, batch.views["view"][0]
+            jax.debug.callback(lambda *x: seen.append(x), *shown)
             return batch
 
         return bind(**options)._replace(prepare=prepare)
@@ -84,7 +85,7 @@ def test_views_are_those_of_the_step(
             indices = np.concatenate([np.asarray(x[0]) for x in seen])
             views = np.concatenate([np.asarray(x[1]) for x in seen])
             assert len(indices) == run.options.batch_size
-            found = run.views(step // run.steps_per_epoch, indices)
+            found = run.views(step // run.steps_per_epoch, indices)["view"][0]
             np.testing.assert_allclose(found, views, atol=1e-4)
 
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from invariance_propagation.evaluation import recipes
-from invariance_propagation.methods.invp import ramp_up
+from invariance_propagation.methods.invp.schedule import ramp_up
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.protocols import training
 from tests.reference import released_values as released

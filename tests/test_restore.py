@@ -69,7 +69,9 @@ def test_memory_comes_back_with_the_ids_of_its_rows(stored) -> None:
     workdir, states = stored
     for place, step in (("", 7), ("checkpoints/3", 3)):
         memory = restore_memory(workdir / place)
-        same((memory.bank, memory.graph), tuple(states[step].memory))
+        bank, graph, _ = states[step].memory
+        same((memory.rows, memory.neighbors), (bank, graph))
+        assert memory.arrays.keys() == {"bank", "graph"}
         assert memory.sample_ids == IDS
         assert memory.facts["step"] == step
 

@@ -48,9 +48,9 @@ def break_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
     def broken_build(config: Any) -> Run:
         run = build(config)
 
-        def step_and_break(state: Any, indices: Any, images: Any) -> Any:
+        def step_and_break(state: Any, *given: Any) -> Any:
             number = int(state.step)
-            state, metrics = run.step(state, indices, images)
+            state, metrics = run.step(state, *given)
             return action(state, metrics) if number == step else (state, metrics)
 
         return run._replace(step=step_and_break)

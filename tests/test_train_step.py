@@ -11,7 +11,8 @@ import pytest
 
 from invariance_propagation import devices, parallel
 from invariance_propagation.data.augment import normalize
-from invariance_propagation.train_step import mean_similarity
+from invariance_propagation.methods import Moment
+from invariance_propagation.methods.measures import mean_similarity
 from tests import tiny
 
 NUM_STEPS = 20
@@ -29,7 +30,7 @@ def take_alone(**options: Any) -> tuple[Any, list[dict[str, float]]]:
     step = jax.jit(parts.step)
     state, metrics = parts.init(jax.random.key(0)), []
     for indices in tiny.batches(NUM_STEPS):
-        state, found = step(state, indices, parts.images)
+        state, found = step(state, indices, parts.images, {})
         metrics.append({name: float(x) for name, x in found.items()})
     return jax.device_get(state), metrics
 
@@ -71,7 +72,7 @@ def test_a_start_by_itself_is_the_same_on_all_devices(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # These few steps keep little more than chance would: 4 of 92 and the 2 % below.
-    monkeypatch.setattr("invariance_propagation.readiness.STRAYS", 0.0)
+    monkeypatch.setattr("invariance_propagation.methods.invp.readiness.STRAYS", 0.0)
     options = {"start": "auto", "start_overlap": 0.02}
     expected = take_alone(**options)
     result = tiny.run_mapped(mode, 4, NUM_STEPS, **options)
@@ -91,7 +92,7 @@ def test_vmap_agrees(alone) -> None:
     step = jax.jit(
         jax.vmap(
             parts.step,
-            in_axes=(axes, 0, None),
+            in_axes=(axes, 0, None, None),
             out_axes=(axes, None),
             axis_name=parallel.AXIS,
         )
@@ -103,7 +104,7 @@ def test_vmap_agrees(alone) -> None:
     ).reshape(num_devices, rows, -1)
     state = state._replace(memory=state.memory._replace(bank=bank))
     for indices in tiny.batches(NUM_STEPS):
-        state, found = step(state, indices.reshape(num_devices, -1), parts.images)
+        state, found = step(state, indices.reshape(num_devices, -1), parts.images, {})
         metrics.append({name: float(x) for name, x in found.items()})
     state = jax.device_get(state)
     bank = state.memory.bank.reshape(-1, 8)[: tiny.NUM_EXAMPLES]
@@ -151,7 +152,7 @@ def test_state_keeps_its_place_and_is_donated() -> None:
     step, state = tiny.start(runner, parts)
     before = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.spec), state)
     indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
-    after, _ = step(state, indices, runner.put(parts.images, parallel.REPLICATED))
+    after, _ = step(state, indices, runner.put(parts.images, parallel.REPLICATED), {})
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.spec), after) == before
     assert state.memory.bank.is_deleted() and after.memory.bank.shape[0] == 4
 
@@ -163,23 +164,25 @@ def test_no_collective_carries_the_bank_or_a_list(mode: str, form: str) -> None:
     num_devices, num_examples, dim, background = 4, 4096, 32, 1024
     options = {
         "num_examples": num_examples,
-        "embedding_dim": dim,
+        "dim": dim,
         "background_size": background,
         "form": form,
     }
     parts = tiny.make_parts(parallel.AXIS, **options)
 
+    moment = Moment(jnp.int32(99), jnp.int32(9), jax.random.key(0))
+
     def objective(embeddings, indices, memory):
         def total(embeddings):
             outputs = type("Outputs", (), {"embedding": embeddings})
             batch = type("Batch", (), {"indices": indices})
-            loss, aux = parts.method.loss(outputs, batch, memory, jnp.int32(99))
+            loss, aux = parts.method.loss(outputs, batch, memory, moment)
             return loss.sum(), (outputs.embedding, aux)
 
         gradient, (_, aux) = jax.grad(total, has_aux=True)(embeddings)
         outputs = type("Outputs", (), {"embedding": embeddings})
         batch = type("Batch", (), {"indices": indices})
-        memory = parts.method.update_memory(memory, outputs, batch, aux, 0)
+        memory = parts.method.update(memory, outputs, batch, aux, {}, moment)
         return gradient, memory
 
     runner = devices.make_runner(mode, num_devices)
@@ -189,7 +192,7 @@ def test_no_collective_carries_the_bank_or_a_list(mode: str, form: str) -> None:
         (parallel.SHARDED, parallel.SHARDED, spec),
         (parallel.SHARDED, spec),
     )
-    memory = runner.create(parts.method.init_memory, spec, jax.random.key(0))
+    memory = runner.create(parts.method.init_memory, spec, jax.random.key(0), {})
     embeddings = runner.put(np.ones((16, dim), np.float32), parallel.SHARDED)
     indices = runner.put(np.arange(16, dtype=np.int32), parallel.SHARDED)
     text = mapped.lower(embeddings, indices, memory).compile().as_text()
@@ -218,7 +221,7 @@ def test_the_memory_is_written_in_place() -> None:
     step, state = tiny.start(runner, parts)
     indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
     images = runner.put(parts.images, parallel.REPLICATED)
-    text = step.lower(state, indices, images).compile().as_text()
+    text = step.lower(state, indices, images, {}).compile().as_text()
     rows, batch = num_examples // 2, len(tiny.batches(1)[0])
     for large in (
         f"f32[{rows},{dim}]",

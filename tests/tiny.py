@@ -11,7 +11,7 @@ from flax import linen as nn
 from invariance_propagation import devices, parallel
 from invariance_propagation.data.augment import augment
 from invariance_propagation.data.order import epoch_order
-from invariance_propagation.methods import Method, invariance_propagation
+from invariance_propagation.methods import Method, Problem, invariance_propagation
 from invariance_propagation.models.encoder import Encoder
 from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.optimizer import make_optimizer
@@ -21,6 +21,25 @@ from invariance_propagation.train_step import train_step
 NUM_EXAMPLES = 93  # not a multiple of any number of devices but 1
 BATCH_SIZE = 16
 STEPS_PER_EPOCH = NUM_EXAMPLES // BATCH_SIZE
+# Options of Invariance Propagation.
+METHOD = {
+    "num_neighbors": 3,
+    "num_hops": 2,
+    "num_hard": 6,
+    "background_size": 40,
+    "temperature": 0.2,
+    "form": "paper",
+    "positives": "hard",
+    "selection": "exact",
+    "precision": "highest",
+    "bank_momentum": 0.5,
+    "bank_start": "uniform",
+    "propagation_weight": 0.6,
+    "start": "epoch",
+    "start_epoch": 1,
+    "start_overlap": 0.05,
+    "ramp": "binary",
+}
 
 
 class TinyBackbone(nn.Module):
@@ -56,31 +75,31 @@ def pictures() -> np.ndarray:
     return np.clip(kinds[kind] + noise, 0, 255).astype(np.uint8)
 
 
-def make_parts(axis_name: str | None, *, view: Any = None, **options: Any) -> Parts:
+def problem_of(
+    encoder: Any, axis_name: str | None, *, num_examples: int = NUM_EXAMPLES
+) -> Problem:
+    """What a method is applied to here."""
+    return Problem(
+        encoder=encoder,
+        num_examples=num_examples,
+        batch_size=BATCH_SIZE,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        axis_name=axis_name,
+    )
+
+
+def make_parts(
+    axis_name: str | None,
+    *,
+    view: Any = None,
+    num_examples: int = NUM_EXAMPLES,
+    dim: int = 8,
+    **options: Any,
+) -> Parts:
     """One device's functions; `options` change the method."""
-    encoder = Encoder(TinyBackbone(axis_name), "linear", dim=8)
-    method_options = {
-        "num_neighbors": 3,
-        "num_hops": 2,
-        "num_hard": 6,
-        "background_size": 40,
-        "temperature": 0.2,
-        "form": "paper",
-        "positives": "hard",
-        "selection": "exact",
-        "precision": "highest",
-        "bank_momentum": 0.5,
-        "bank_start": "uniform",
-        "propagation_weight": 0.6,
-        "start": "epoch",
-        "start_epoch": 1,
-        "start_overlap": 0.05,
-        "ramp": "binary",
-        "num_examples": NUM_EXAMPLES,
-        "embedding_dim": 8,
-        "steps_per_epoch": STEPS_PER_EPOCH,
-    }
-    method = invariance_propagation(**(method_options | options), axis_name=axis_name)
+    encoder = Encoder(TinyBackbone(axis_name), "linear", dim=dim)
+    problem = problem_of(encoder, axis_name, num_examples=num_examples)
+    method = invariance_propagation(**(METHOD | options), problem=problem)
     _, optimizer = make_optimizer(
         learning_rate=0.05,
         momentum=0.9,
@@ -114,16 +133,15 @@ def make_parts(axis_name: str | None, *, view: Any = None, **options: Any) -> Pa
             params,
             variables["batch_stats"],
             optimizer.init(params),
-            method.init_memory(jax.random.fold_in(key, 1)),
+            method.init_memory(jax.random.fold_in(key, 1), variables),
         )
 
     step = partial(
         train_step,
-        encoder=encoder,
         method=method,
         optimizer=optimizer,
         pick=lambda images, indices: images[indices],
-        view=view,
+        views=lambda keys, images: {"view": view(keys, images)[None]},
         seed=0,
         steps_per_epoch=STEPS_PER_EPOCH,
         axis_name=axis_name,
@@ -147,7 +165,7 @@ def start(runner: devices.Runner, parts: Parts) -> tuple[Any, TrainState]:
     """The mapped step, which donates its state, and a state to begin with."""
     step = runner.compile(
         parts.step,
-        (parts.spec, parallel.SHARDED, parallel.REPLICATED),
+        (parts.spec, parallel.SHARDED, parallel.REPLICATED, parallel.SHARDED),
         (parts.spec, parallel.REPLICATED),
         donate=(0,),
     )
@@ -166,6 +184,6 @@ def run_mapped(
     for indices in batches(num_steps):
         placed = runner.put(indices, parallel.SHARDED)
         with jax.transfer_guard("disallow"):
-            state, found = step(state, placed, images)
+            state, found = step(state, placed, images, {})
         metrics.append({name: float(x) for name, x in found.items()})
     return runner.fetch(state, parts.spec, NUM_EXAMPLES), metrics

@@ -10,7 +10,7 @@ import pytest
 
 from invariance_propagation import devices, processes
 from invariance_propagation.errors import Stopped, TrainingError, UserError
-from invariance_propagation.feed import host_made
+from invariance_propagation.feed import Facts, Look, Threads, host_made
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests import tiny
 
@@ -111,19 +111,22 @@ def check_norm(runner: devices.Runner) -> None:
 def check_host_views(runner: devices.Runner) -> None:
     given = host_made(
         tiny.pictures(),
-        CHANCES,
+        {"view": Look(1, CHANCES)},
         runner=runner,
-        seed=0,
-        batch_size=tiny.BATCH_SIZE,
-        num_threads=1,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        facts=Facts(0, tiny.BATCH_SIZE, tiny.STEPS_PER_EPOCH),
+        threads=Threads(
+            num_threads=1,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
     )
     feed = given.feed(start=1, stop=2)
-    indices, views = runner.fetch(next(feed), (SHARDED, SHARDED), tiny.BATCH_SIZE)
+    specs = (SHARDED, SHARDED, SHARDED)
+    indices, views, _ = runner.fetch(next(feed), specs, tiny.BATCH_SIZE)
     feed.close()
     np.testing.assert_array_equal(indices, tiny.batches(2)[1])
-    np.testing.assert_array_equal(views, given.read(0, indices))
+    expected = given.read(0, indices)
+    np.testing.assert_array_equal(views["view"], expected["view"])
 
 
 if __name__ == "__main__":

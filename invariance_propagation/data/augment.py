@@ -33,6 +33,16 @@ def per_image_keys(seed: int, epoch: int | jax.Array, indices: jax.Array) -> jax
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
 
 
+def keys_of_view(keys: jax.Array, view: int) -> jax.Array:
+    """Returns keys [b] for one of several views of the same images, counted from 0.
+
+    The first view takes the keys as they are, so it is the same whatever else is made.
+    """
+    if view == 0:
+        return keys
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, view)
+
+
 def augment(
     keys: jax.Array,
     images: jax.Array,

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +23,14 @@ class Split(NamedTuple):
       images: uint8 [n, H, W, C], or pictures that are decoded when looked at.
       labels: int32 [n], or None where there are none.
       ids: what the source calls each image, or None where it has no names.
+      columns: by name, int32 [n]: facts about each image that a method may train on,
+        such as its domain, counted from 0.
     """
 
     images: np.ndarray | Pictures
     labels: np.ndarray | None
     ids: Sequence[str] | None = None
+    columns: Mapping[str, np.ndarray] = {}
 
     def sample(self, count: int, *, seed: int) -> "Split":
         """Draws `count` images at random, and keeps their order.
@@ -41,30 +44,37 @@ class Split(NamedTuple):
         return self.take(random_rows(count, **own))
 
     def take(self, rows: np.ndarray) -> "Split":
-        """These of it, int [m], in this order."""
-        images, labels, ids = self
+        """Returns the images `rows`, int [m], in this order."""
+        images, labels, ids, columns = self
         streamed = isinstance(images, Pictures)
         return Split(
             images.take(rows) if streamed else images[rows],
             None if labels is None else labels[rows],
             None if ids is None else [ids[int(i)] for i in rows],
+            {name: column[rows] for name, column in columns.items()},
         )
+
+    def categories(self) -> dict[str, int]:
+        """Counts the values that each column can have."""
+        return {name: int(x.max()) + 1 for name, x in self.columns.items()}
 
     def digest(self) -> str:
         """Names the images and their order, 16 hex digits of SHA-256.
 
         Of arrays it is their values that count; of files and records their names and
-        the marks of their content.
+        the marks of their content. Columns count, as methods train on them.
         """
-        images, _, ids = self
+        images, ids = self.images, self.ids
         if isinstance(images, Pictures):
             state = hashlib.sha256()
             for index, name in enumerate(ids):
                 own = os.fsencode(name) + b"\0" + images.mark(index)
                 state.update(len(own).to_bytes(8, "big") + own)
-            return state.hexdigest()[:16]
-        state = hashlib.sha256(str(images.shape).encode())
-        state.update(np.ascontiguousarray(images).data)
+        else:
+            state = hashlib.sha256(str(images.shape).encode())
+            state.update(np.ascontiguousarray(images).data)
+        for name, column in sorted(self.columns.items()):
+            state.update(os.fsencode(name) + np.ascontiguousarray(column).tobytes())
         return state.hexdigest()[:16]
 
     def checksums(self) -> np.ndarray | None:
@@ -113,7 +123,7 @@ class Dataset(NamedTuple):
         """
         if digest == self.digest():
             return True
-        images, _, ids = self.train
+        images, ids = self.train.images, self.train.ids
         if not isinstance(images, Pictures):
             return False
         names = os.fsencode("\0".join(ids))

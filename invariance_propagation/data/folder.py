@@ -257,8 +257,9 @@ def remarks(labels: np.ndarray | None, names: Sequence[str]) -> list[str]:
     lines = [printable(f"{count}: {some}")]
     if len(names) == 1:
         lines.append(
-            f"question: is {printable(names[0])} the only class? With a single one kNN "
-            "and purity mean nothing, they are 100 % for any network. Set data.folder "
+            f"question: is {printable(names[0])} the only class? With a single one "
+            "scores by labels mean nothing, they are 100 % for any network. Set "
+            "data.folder "
             "to the folder that holds a folder for each class, or data.classes=False"
         )
     counts = np.bincount(labels, minlength=len(names))

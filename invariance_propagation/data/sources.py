@@ -1,7 +1,7 @@
 """Data sets by name: arrays that live on the devices, or pictures that are streamed.
 
-An image's index is its position in the training split: the bank and the graph
-are addressed by it, so a source always yields the same order.
+An image's index is its position in the training split: a method's
+memory is addressed by it, so a source always yields the same order.
 """
 
 import numpy as np

@@ -6,6 +6,7 @@ step, so that a run goes on anywhere without a saved iterator.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
@@ -27,13 +28,17 @@ def _nothing(index: int | None) -> None:
     del index
 
 
+# (images uint8 [H, W, C], uniform float32 [n, *NUMBERS]) -> n of uint8 [size, size, C]
+Make = Callable[[Iterable[np.ndarray], np.ndarray], Iterable[np.ndarray]]
+
+
 class Load:
-    """From a piece of the order of all epochs to its indices and images."""
+    """From a piece of the order of all epochs to its indices and views."""
 
     def __init__(
         self,
         images: np.ndarray | Pictures,
-        make: Callable[[Iterable[np.ndarray], np.ndarray], Iterable[np.ndarray]],
+        makes: Sequence[Sequence[Make]],
         *,
         seed: int,
         batch_size: int,
@@ -41,19 +46,19 @@ class Load:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Of process p of P it is the p-th of P equal parts of each batch.
+        """Prepares process p of P, which loads the p-th of P equal parts of each batch.
 
         Args:
           images: uint8 [N, H, W, C], or pictures.
-          make: (n images uint8 [H, W, C], uniform float32 [n, *NUMBERS]) -> n of uint8
-            [size, size, C].
+          makes: for each group of views, what makes each view of it. The views of all
+            groups are numbered in this order; the number decides their chance.
           seed: of order and chance.
           batch_size: B, over all processes.
           steps_per_epoch: as `steps` of `epoch_order`.
           process_index: p.
           process_count: P, a divisor of B.
         """
-        self._images, self._make, self._seed = images, make, seed
+        self._images, self._makes, self._seed = images, makes, seed
         self._batch_size = batch_size
         self._per_epoch = steps_per_epoch or len(images) // batch_size
         self._share = batch_size // process_count
@@ -72,7 +77,8 @@ class Load:
 
     def __call__(
         self, place: int, *, note: Callable[[int | None], None] = _nothing
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, ...]:
+        """Returns the indices of a piece, and its views as `read` does."""
         step, piece = divmod(int(place), self.pieces)
         epoch, step = divmod(step, self._per_epoch)
         order = _order(
@@ -85,7 +91,7 @@ class Load:
         first = self._first + piece * self._piece
         indices = order[step, first : first + self._piece]
         try:
-            return indices, self.read(epoch, indices, note=note)
+            return indices, *self.read(epoch, indices, note=note)
         finally:
             note(None)
 
@@ -95,12 +101,14 @@ class Load:
         indices: np.ndarray,
         *,
         note: Callable[[int | None], None] = _nothing,
-    ) -> np.ndarray:
-        """uint8 [n, size, size, C]: what is made of these images in `epoch`.
+    ) -> tuple[np.ndarray, ...]:
+        """Makes the views of these images in `epoch`.
 
-        Calls `note` with the index of each before it is read.
+        Each image is read once. Calls `note` with the index of each before that.
+
+        Returns:
+          For each group, uint8 [n, v, size, size, C].
         """
-        uniform = host_uniforms(self._seed, epoch, indices, NUMBERS)
         streamed = isinstance(self._images, Pictures)
         read = self._images.read if streamed else self._images.__getitem__
 
@@ -108,20 +116,37 @@ class Load:
             note(index)
             return read(index)
 
-        made = iter(self._make(map(noted, indices.tolist()), uniform))
-        first = next(made)
+        count = sum(map(len, self._makes))
+        copies = itertools.tee(map(noted, indices.tolist()), count)
+        numbered = enumerate(copies)
+        made = [
+            [
+                iter(
+                    make(
+                        copy, host_uniforms(self._seed, epoch, indices, NUMBERS, view=i)
+                    )
+                )
+                for make, (i, copy) in zip(makes, numbered, strict=False)
+            ]
+            for makes in self._makes
+        ]
+        groups: list[np.ndarray] = []
         # Not stacked at the end: one after the other they use the same memory.
-        images = np.empty((len(indices), *first.shape), first.dtype)
-        images[0] = first
-        for row, image in zip(images[1:], made, strict=True):
-            row[...] = image
-        return images
+        for row in range(len(indices)):
+            for number, group in enumerate(made):
+                for place, views in enumerate(group):
+                    view = next(views)
+                    if len(groups) == number:
+                        shape = (len(indices), len(group), *view.shape)
+                        groups.append(np.empty(shape, view.dtype))
+                    groups[number][row, place] = view
+        return tuple(groups)
 
 
 def stream(
     load: Load, *, start: int, stop: int, num_threads: int, num_workers: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of the steps `start` to `stop`; the same for any threads and workers.
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields the batches of the steps `start` to `stop`; the same for any threads and workers.
 
     Args:
       load: see `Load`.
@@ -131,7 +156,7 @@ def stream(
       num_workers: processes; 0: the threads are this process's.
 
     Yields:
-      indices int32 [b], images uint8 [b, size, size, C], b = B / P.
+      indices int32 [b], b = B / P, and for each group uint8 [b, v, size, size, C].
 
     Raises:
       TrainingError: a picture that cannot be used, or a worker that died.
@@ -167,8 +192,5 @@ def _pieces(
     return source.map(make).to_iter_dataset(grain.ReadOptions(num_threads, ahead))
 
 
-def _join(
-    pieces: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
-    indices, images = zip(*pieces, strict=True)
-    return np.concatenate(indices), np.concatenate(images)
+def _join(pieces: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))

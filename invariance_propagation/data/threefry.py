@@ -11,17 +11,25 @@ PARITY = np.uint32(0x1BD11BDA)
 
 
 def host_uniforms(
-    seed: int, epoch: int, indices: np.ndarray, shape: tuple[int, ...]
+    seed: int,
+    epoch: int,
+    indices: np.ndarray,
+    shape: tuple[int, ...],
+    *,
+    view: int = 0,
 ) -> np.ndarray:
-    """float32 [n, *shape] in [0, 1) of the images `indices`, int [n], in `epoch`.
+    """Draws float32 [n, *shape] in [0, 1) for the images `indices`, int [n], in `epoch`.
 
-    What `jax.random.uniform` makes of `per_image_keys`, bit for bit.
+    Returns what `jax.random.uniform` makes of `keys_of_view(per_image_keys(...), view)`,
+    bit for bit.
     """
     zero = np.zeros(1, np.uint32)
     words = np.array([[seed], [epoch]]).astype(np.uint32)
     key = _hash(
         _hash((zero, words[0]), zero, words[1]), zero, indices.astype(np.uint32)
     )
+    if view:
+        key = _hash(key, zero, np.array([view], np.uint32))
     counts = np.arange(np.prod(shape), dtype=np.uint32)
     high, low = _hash(tuple(word[:, None] for word in key), zero, counts)
     # 23 random bits behind the exponent of [1, 2).

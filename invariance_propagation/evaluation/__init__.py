@@ -1,1 +1,1 @@
-"""What the features are worth, and what propagation reaches."""
+"""What the features are worth."""

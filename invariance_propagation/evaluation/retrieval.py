@@ -19,9 +19,9 @@ EXACT_AT_ONCE = 4096
 
 
 def most_similar(
-    bank: np.ndarray, queries: np.ndarray, *, num_neighbors: int = 10
+    vectors: np.ndarray, queries: np.ndarray, *, num_neighbors: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the rows of a bank that are most like each query.
+    """Finds the vectors that are most like each query.
 
     Where all rows point nearly the same way, as in a network that has learnt little,
     their cosines differ by less than float32 can tell. So the mean direction c is
@@ -29,16 +29,16 @@ def most_similar(
     cos = 1 - |a - c|^2 / 2 + (a - c).(b - c) - |b - c|^2 / 2.
 
     Args:
-      bank: float [n, d], normalised here.
+      vectors: float [n, d], normalised here.
       queries: float [q, d], normalised here.
       num_neighbors: k, from 1 to n.
 
     Returns:
       Similarities float64 [q, k] in descending order, of float32's precision, and rows
-      int [q, k]. A row of the bank with NaN or infinity is like nothing: it comes last,
+      int [q, k]. A vector with NaN or infinity is like nothing: it comes last,
       with -inf.
     """
-    rows, unit = _unit_rows(np.asarray(bank)), _unit_rows(np.asarray(queries))
+    rows, unit = _unit_rows(np.asarray(vectors)), _unit_rows(np.asarray(queries))
     known = np.isfinite(rows).all(axis=1)
     rows[~known] = 0
     center = rows[known].mean(axis=0) if known.any() else 0

@@ -4,10 +4,37 @@ import importlib
 from collections.abc import Callable
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.methods.base import Aux, Batch, Method
+from invariance_propagation.methods.base import (
+    Aux,
+    Batch,
+    Gallery,
+    Method,
+    Moment,
+    Notes,
+    Panel,
+    Problem,
+    Requires,
+    Strip,
+    part_of,
+)
 from invariance_propagation.methods.invp import invariance_propagation
 
-__all__ = ["Aux", "Batch", "Method", "find_method", "invariance_propagation"]
+__all__ = [
+    "METHODS",
+    "Aux",
+    "Batch",
+    "Gallery",
+    "Method",
+    "Moment",
+    "Notes",
+    "Panel",
+    "Problem",
+    "Requires",
+    "Strip",
+    "find_method",
+    "invariance_propagation",
+    "part_of",
+]
 
 METHODS = {"invariance_propagation": invariance_propagation}
 

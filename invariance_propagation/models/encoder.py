@@ -72,3 +72,13 @@ class Encoder(nn.Module):
             x = nn.relu(dense(self.hidden, name="head_hidden")(x))
         embedding = dense(self.dim, name="head_output")(x)
         return Outputs(features, embedding.astype(jnp.float32))
+
+
+class Headless(nn.Module):
+    """A backbone as an encoder; its embedding, one feature, is for nobody."""
+
+    backbone: nn.Module
+
+    def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
+        features = self.backbone(images, train=train)
+        return Outputs(features, features[:, :1])

@@ -22,7 +22,7 @@ from invariance_propagation.evaluation.meaning import (
     check_finite,
     remarks,
 )
-from invariance_propagation.models.encoder import Outputs
+from invariance_propagation.models.encoder import Headless
 from invariance_propagation.parallel import REPLICATED
 
 RANDOM, PIXELS = "random encoder", "raw pixels"
@@ -152,16 +152,6 @@ class Pixels(nn.Module):
         del train
         pixels = images * np.float32(self.std) + np.float32(self.mean)
         return pixels.reshape(len(images), -1)
-
-
-class Headless(nn.Module):
-    """A backbone as an encoder; its embedding, one feature, is for nobody."""
-
-    backbone: nn.Module
-
-    def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
-        features = self.backbone(images, train=train)
-        return Outputs(features, features[:, :1])
 
 
 def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -> Bench:

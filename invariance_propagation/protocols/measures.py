@@ -19,7 +19,7 @@ from invariance_propagation.evaluation.knn import knn_accuracy
 from invariance_propagation.evaluation.linear import make_probe
 from invariance_propagation.evaluation.recipes import Finetune, Linear
 from invariance_propagation.evaluation.subsets import draw_share, write_list
-from invariance_propagation.feed import Input, resident
+from invariance_propagation.feed import Facts, Input, resident
 from invariance_propagation.protocols.bench import Bench, Subject, embedder
 from invariance_propagation.protocols.training import (
     bar,
@@ -67,7 +67,8 @@ def linear(
     head = Head(bench.num_classes, options.std, options.scaled)
 
     def given_of(features: np.ndarray, seed: int) -> Input:
-        return resident(features, {}, runner=runner, seed=seed, batch_size=batch_size)
+        facts = Facts(seed, batch_size, len(features) // batch_size)
+        return resident(features, {}, runner=runner, facts=facts)
 
     @functools.cache
     def probe(num_features: int) -> Callable:

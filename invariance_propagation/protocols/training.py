@@ -9,7 +9,15 @@ import tqdm
 from invariance_propagation.data.augment import per_image_keys
 from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.pictures import Pictures
-from invariance_propagation.feed import Input, resident, streamed
+from invariance_propagation.feed import (
+    Facts,
+    Feed,
+    Input,
+    Look,
+    Threads,
+    resident,
+    streamed,
+)
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.protocols.bench import Bench, Subject
 
@@ -31,10 +39,12 @@ def input_of(
         "mean": bench.view.mean,
         "std": bench.view.std,
     }
-    own = {"runner": bench.runner, "seed": seed, "batch_size": batch_size}
+    looks = {"view": Look(1, chances)}
+    facts = Facts(seed, batch_size, len(split.images) // batch_size)
+    own = {"runner": bench.runner, "facts": facts}
     if isinstance(split.images, Pictures):
-        return streamed(split.images, chances, num_threads=bench.num_threads, **own)
-    return resident(split.images, chances, **own)
+        return streamed(split.images, looks, threads=Threads(bench.num_threads), **own)
+    return resident(split.images, looks, **own)
 
 
 def make_view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:
@@ -42,7 +52,7 @@ def make_view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:
 
     def view(seed, images, indices, step):
         keys = per_image_keys(seed, step // steps_per_epoch, indices)
-        return given.view(keys, given.pick(images, indices))
+        return given.views(keys, given.pick(images, indices))["view"][0]
 
     return view, given.spec
 
@@ -86,7 +96,10 @@ def optimizers(
     }
 
 
-def bar(feed: Iterator, total: int, subject: Subject) -> Iterator:
-    return tqdm.tqdm(
+def bar(feed: Feed, total: int, subject: Subject) -> Iterator:
+    """Yields indices and images of each step, with a progress bar."""
+    steps = tqdm.tqdm(
         feed, total=total, desc=subject.name, unit="step", disable=None, leave=False
     )
+    for indices, images, _ in steps:
+        yield indices, images

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
+from invariance_propagation.methods import Panel
 from invariance_propagation.report.draw import (
     COLORS,
     DASHES,
@@ -16,72 +17,7 @@ from invariance_propagation.report.draw import (
 )
 from invariance_propagation.report.record import Record
 
-HOPS = "purity_by_hop"
-
-
-class Panel(NamedTuple):
-    """A plot.
-
-    Attributes:
-      title: what is shown.
-      unit: of the vertical axis.
-      series: keys of rows, and what a legend calls them.
-      meaning: a sentence on how to read it.
-      scale: what to multiply with, 100 for percent.
-      from_zero: whether the vertical axis starts there.
-    """
-
-    title: str
-    unit: str
-    series: dict[str, str]
-    meaning: str
-    scale: float = 1.0
-    from_zero: bool = False
-
-
-PANELS = (
-    Panel(
-        "Instance loss",
-        "nats per image",
-        {"instance": ""},
-        "How hard it is to tell an image from all others. Falls as training goes on.",
-    ),
-    Panel(
-        "Propagation loss",
-        "nats per image",
-        {"propagation": ""},
-        "How far the positives are from their anchor, beside the most similar other "
-        "images. Before propagation starts it is only watched.",
-    ),
-    Panel(
-        "kNN accuracy",
-        "% of held-out images",
-        {
-            "knn": "features",
-            "knn_embedding": "embeddings",
-            "knn_bank": "bank",
-        },
-        "Held-out images classified by the votes of their nearest training images: by "
-        "the backbone's features, by the head's embeddings, or against the bank.",
-        100,
-    ),
-    Panel(
-        "Purity of the positives",
-        "% with the anchor's label",
-        {HOPS: "hop"},
-        "Of all that propagation reaches, the share that has the anchor's label. "
-        "Labels are used for this plot alone. Further hops are less pure.",
-        100,
-    ),
-    Panel(
-        "Neighbours found again",
-        "% of an image's neighbours",
-        {"neighbor_overlap": ""},
-        "The share of an image's neighbours that are found again at its next visit; "
-        "needs no labels. Near 0 the graph is made anew each epoch.",
-        100,
-        from_zero=True,
-    ),
+USUAL = (
     Panel(
         "Learning rate",
         "per step",
@@ -105,6 +41,29 @@ PANELS = (
         from_zero=True,
     ),
 )
+
+
+def panels(records: Sequence[Record]) -> list[Panel]:
+    """Returns what to plot: each method's own panels, kNN, and what every run has."""
+    own = [panel for record in records for panel in record.notes.panels]
+    if not own:
+        own = [
+            Panel("Loss", "of an image", {"loss": ""}, "What training makes smaller.")
+        ]
+    rows = [record.notes.rows for record in records if record.notes.rows]
+    series = {"knn": "features", "knn_embedding": "embeddings"}
+    series |= {f"knn_{name}": name for name in rows}
+    against = "".join(f", or against the {name}" for name in dict.fromkeys(rows))
+    scores = Panel(
+        "kNN accuracy",
+        "% of held-out images",
+        series,
+        "Held-out images classified by the votes of their nearest training images: by "
+        f"the backbone's features, by the head's embeddings{against}.",
+        100,
+    )
+    by_title = {panel.title: panel for panel in own}
+    return [*by_title.values(), scores, *USUAL]
 
 
 class Line(NamedTuple):
@@ -149,7 +108,9 @@ def draw(records: Sequence[Record], panel: Panel) -> tuple[Figure, str] | None:
                     label=literal(_join(name if len(records) > 1 else "", label)),
                 )
                 ends.append(f"{_join(name, label)} {points[-1][1]:.4g}")
-        for start in {record.start_epoch for record in records} - {None, 0}:
+        for start in {record.notes.begins(record.rows) for record in records}:
+            if not start:
+                continue
             axes.axvline(start, color=GRAY, linestyle=":", linewidth=1.5)
         if len(ends) > 1:
             axes.legend(loc="best")

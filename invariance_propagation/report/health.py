@@ -1,4 +1,4 @@
-"""Whether embeddings still tell images apart, and the graph still names them all.
+"""Whether embeddings still tell images apart, and neighbours still name them all.
 
 NumPy in, numbers out; embeddings are unit rows, float [n, d].
 """
@@ -15,60 +15,79 @@ MOST_SIMILARITY = 0.8
 MOST_NAMED = 0.2
 
 
-class Health(NamedTuple):
-    """Of one run.
+class Degrees(NamedTuple):
+    """How often images are named as a neighbour.
 
     Attributes:
-      dim: d, the most that `rank` can be.
-      rank: see `effective_rank`.
-      uniformity: see `uniformity`.
-      similarity: see `mean_similarity`.
-      degrees: int [N], see `in_degree`.
-      skewness: of `degrees`.
+      counts: int [N], see `in_degree`.
+      skewness: of `counts`.
       most_named: share of the other images that name the one named most.
       never_named: share of the images that no other names.
       unvisited: share of the images that have no neighbours yet.
     """
 
-    dim: int
-    rank: float
-    uniformity: float
-    similarity: float
-    degrees: np.ndarray
+    counts: np.ndarray
     skewness: float
     most_named: float
     never_named: float
     unvisited: float
 
 
-def measure(bank: np.ndarray, graph: np.ndarray, *, most: int = 4096) -> Health:
+class Health(NamedTuple):
+    """The health of one run.
+
+    Attributes:
+      dim: d, the most that `rank` can be.
+      rank: see `effective_rank`.
+      uniformity: see `uniformity`.
+      similarity: see `mean_similarity`.
+      degrees: of its neighbours; None where the method keeps none.
+    """
+
+    dim: int
+    rank: float
+    uniformity: float
+    similarity: float
+    degrees: Degrees | None
+
+
+def measure(
+    rows: np.ndarray, neighbors: np.ndarray | None, *, most: int = 4096
+) -> Health:
     """Measures a memory.
 
     Args:
-      bank: float [N, d].
-      graph: int [N, k].
-      most: rows of the bank to look at, evenly spread.
+      rows: float [N, d], an embedding for each image.
+      neighbors: int [N, k], or None.
+      most: rows to look at, evenly spread.
     """
-    rows = unit_rows(bank[spread(len(bank), most)])
-    degrees = in_degree(graph)
+    unit = unit_rows(rows[spread(len(rows), most)])
     return Health(
-        dim=bank.shape[1],
-        rank=effective_rank(rows),
-        uniformity=uniformity(rows),
-        similarity=mean_similarity(rows),
-        degrees=degrees,
-        skewness=skewness(degrees),
-        most_named=float(degrees.max() / (len(graph) - 1)),
-        never_named=float(np.mean(degrees == 0)),
-        unvisited=float(np.mean(_own(graph).all(axis=1))),
+        dim=rows.shape[1],
+        rank=effective_rank(unit),
+        uniformity=uniformity(unit),
+        similarity=mean_similarity(unit),
+        degrees=None if neighbors is None else measure_degrees(neighbors),
     )
 
 
-def unit_rows(bank: np.ndarray) -> np.ndarray:
-    """float64 [n, d], each row of length 1; rows of zeros stay."""
-    bank = bank.astype(np.float64)
-    length = np.linalg.norm(bank, axis=1, keepdims=True)
-    return bank / np.where(length > 0, length, 1)
+def measure_degrees(neighbors: np.ndarray) -> Degrees:
+    """Measures int [N, k], the neighbours of each image."""
+    counts = in_degree(neighbors)
+    return Degrees(
+        counts=counts,
+        skewness=skewness(counts),
+        most_named=float(counts.max() / (len(neighbors) - 1)),
+        never_named=float(np.mean(counts == 0)),
+        unvisited=float(np.mean(_itself(neighbors).all(axis=1))),
+    )
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Returns float64 [n, d], each row of length 1; rows of zeros stay."""
+    rows = rows.astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -107,9 +126,9 @@ def mean_similarity(embeddings: np.ndarray) -> float:
     return float(total / (count * (count - 1)))
 
 
-def in_degree(graph: np.ndarray) -> np.ndarray:
-    """By how many images each is named as a neighbour, int [N]; itself not counted."""
-    return np.bincount(graph[~_own(graph)], minlength=len(graph))
+def in_degree(neighbors: np.ndarray) -> np.ndarray:
+    """Counts by how many other images each is named as a neighbour, int [N]."""
+    return np.bincount(neighbors[~_itself(neighbors)], minlength=len(neighbors))
 
 
 def skewness(values: np.ndarray) -> float:
@@ -133,19 +152,23 @@ def warnings(health: Health) -> list[str]:
             f"{health.similarity:.2f}, uniformity {health.uniformity:.2f}): this looks "
             "like a collapse to one point."
         )
-    if health.most_named > MOST_NAMED:
+    return found if health.degrees is None else found + _warnings(health.degrees)
+
+
+def _warnings(degrees: Degrees) -> list[str]:
+    found = []
+    if degrees.most_named > MOST_NAMED:
         found.append(
-            f"One image is a neighbour of {health.most_named:.0%} of all others: a hub "
-            "that draws the walks of propagation to itself."
+            f"One image is a neighbour of {degrees.most_named:.0%} of all others: a hub."
         )
-    if health.unvisited > 0:
+    if degrees.unvisited > 0:
         found.append(
-            f"{health.unvisited:.1%} of the images have no neighbours yet: training has "
+            f"{degrees.unvisited:.1%} of the images have no neighbours yet: training has "
             "not come to them."
         )
     return found
 
 
-def _own(graph: np.ndarray) -> np.ndarray:
+def _itself(neighbors: np.ndarray) -> np.ndarray:
     """bool [N, k], where a row names itself, as all do before their first visit."""
-    return graph == np.arange(len(graph))[:, None]
+    return neighbors == np.arange(len(neighbors))[:, None]

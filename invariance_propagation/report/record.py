@@ -6,23 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from invariance_propagation import auto, devices, settings
+from invariance_propagation import devices, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.features import make_embed
+from invariance_propagation.methods import Notes
 from invariance_propagation.monitor import read_summary
 from invariance_propagation.progress import METRICS_FILE, read_rows
 from invariance_propagation.restore import (
-    NoGraph,
     StoredMemory,
     float32,
+    notes_of,
     restore_encoder,
     restore_memory,
 )
-
-POSITIVES = {"num_hops", "num_hard", "positives", "form", "background_size"}
 
 
 class Record(NamedTuple):
@@ -34,7 +33,9 @@ class Record(NamedTuple):
       rows: of metrics.jsonl.
       summary: of summary.json; {} before the run is finished.
       facts: all that the run has noted of itself; {} without a checkpoint.
-      memory: bank and graph of the newest checkpoint; None without them.
+      memory: of the newest checkpoint; None without one, or where it has no row for each
+        image.
+      notes: of its method.
       dataset: that it was trained on; None where it cannot be read now.
       cards: of the evaluations of it.
       missing: a sentence for each part that is not there.
@@ -46,6 +47,7 @@ class Record(NamedTuple):
     summary: dict[str, Any]
     facts: dict[str, Any]
     memory: StoredMemory | None
+    notes: Notes
     dataset: Dataset | None
     cards: list[Card]
     missing: list[str]
@@ -61,26 +63,6 @@ class Record(NamedTuple):
             return self.facts.get("steps_per_epoch", at_first)
         # Each epoch ends with a row: this is exact once one has ended.
         return max(row["step"] // (row["epoch"] + 1) for row in self.rows) or 1
-
-    @property
-    def start_epoch(self) -> int | None:
-        """First epoch with propagation; None where there has been none."""
-        epochs = [row["epoch"] for row in self.rows if row.get("propagation_weight")]
-        return min(epochs, default=None)
-
-    @property
-    def positives(self) -> dict[str, Any] | None:
-        """Which positives and which background the loss takes, as `reach` is told.
-
-        None of a method that has no such options.
-        """
-        if not self.config["method"].keys() >= POSITIVES:
-            return None
-        options = {name: self.config["method"][name] for name in POSITIVES}
-        options["background_size"] = auto.background_size(
-            options["background_size"], num_examples=len(self.memory.bank)
-        )
-        return options
 
 
 def read_record(name: str, workdir: Path) -> Record:
@@ -102,15 +84,15 @@ def read_record(name: str, workdir: Path) -> Record:
     try:
         memory = restore_memory(workdir)
         facts = memory.facts
-    except NoGraph as error:
-        facts = error.facts
-        missing.append(
-            "This method keeps no graph: health, galleries and map are left out."
-        )
     except UserError:
         missing.append(
             "There is no checkpoint yet: health, galleries and map are left out."
         )
+    if memory is not None and memory.rows is None:
+        missing.append(
+            "This method remembers no embeddings: health, galleries and map are left out."
+        )
+        memory = None
     if memory is not None:
         try:
             dataset = _dataset(facts)
@@ -123,18 +105,20 @@ def read_record(name: str, workdir: Path) -> Record:
         except UserError as error:
             missing.append(f"{error}.")
     summary = read_summary(workdir) or {}
-    parts = (rows, summary, facts, memory, dataset, cards, missing)
-    record = Record(name, workdir, *parts)
-    if memory is not None and record.positives is None:
-        missing.append(
-            "This method does not say which its positives are: propagation is left out."
-        )
-    return record
+    notes = notes_of(facts) if facts else Notes()
+    parts = (rows, summary, facts, memory, notes, dataset, cards, missing)
+    return Record(name, workdir, *parts)
 
 
-def embed_images(record: Record, images: np.ndarray) -> np.ndarray:
-    """float32 [n, d], the embeddings of uint8 [n, H, W, C] by the newest checkpoint."""
+def embed_images(record: Record, images: np.ndarray) -> np.ndarray | None:
+    """Embeds uint8 [n, H, W, C] by the newest checkpoint.
+
+    Returns:
+      float32 [n, d]; None where the head is of a method that is not ours.
+    """
     stored = restore_encoder(record.workdir)
+    if not stored.has_head:
+        return None
     chances = stored.config["augment"]
     options = {name: chances[name] for name in ("size", "mean", "std")}
     embed = make_embed(

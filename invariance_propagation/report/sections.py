@@ -11,9 +11,9 @@ from invariance_propagation.report.record import Record
 from invariance_propagation.report.runs import beside, each, of
 from invariance_propagation.report.thumbnails import (
     NEAREST_LEGEND,
+    method_gallery,
+    method_legend,
     nearest_gallery,
-    propagation_gallery,
-    propagation_legend,
 )
 
 MAPPED = 2000  # images of a map; t-SNE of so many takes seconds
@@ -33,21 +33,21 @@ def curve_plots(records: Sequence[Record]) -> str:
     """A small plot for each thing that rows hold."""
 
     def plots() -> Iterator[str]:
-        for panel in curves.PANELS:
+        for panel in curves.panels(records):
             drawn = curves.draw(records, panel)
             if drawn is not None:
                 figure, ends = drawn
                 yield page.plot(draw.svg(figure), ends, panel.meaning)
 
-    begun = any(record.start_epoch for record in records)
-    note = "Dotted: where propagation starts." if begun else ""
+    begun = any(record.notes.begins(record.rows) for record in records)
+    note = "Dotted: where a part of the loss starts." if begun else ""
     return page.block("", [page.note(note), page.block("plots", plots())])
 
 
 def health_table(records: Sequence[Record]) -> str:
     """Numbers that show a collapse, a sentence for each that does, and the in-degree."""
     measured = {
-        record.name: health.measure(record.memory.bank, record.memory.graph)
+        record.name: health.measure(record.memory.rows, record.memory.neighbors)
         for record in records
         if record.memory is not None
     }
@@ -60,18 +60,23 @@ def health_table(records: Sequence[Record]) -> str:
             sentences += [(of(records, record, text), "warning") for text in found] or [
                 (of(records, record, "Nothing here looks like a collapse."), "good")
             ]
+    degrees = {name: x.degrees for name, x in measured.items() if x.degrees is not None}
     rows = [
         (name, note, *(write(x) for x in measured.values()))
         for name, note, write in _HEALTH
     ]
+    rows += [
+        (name, note, *(write(degrees[x]) if x in degrees else "" for x in measured))
+        for name, note, write in (_DEGREES if degrees else ())
+    ]
     plots = (
         page.plot(
-            draw.svg(embedding_map.draw_degrees(x.degrees, name)),
-            f"in-degree of {name}: at most {x.degrees.max()}",
+            draw.svg(embedding_map.draw_degrees(x.counts, name)),
+            f"in-degree of {name}: at most {x.counts.max()}",
             "Images by how often others name them as a neighbour. A long tail to the "
             "right: hubs.",
         )
-        for name, x in measured.items()
+        for name, x in degrees.items()
     )
     return "\n".join(
         [
@@ -82,9 +87,20 @@ def health_table(records: Sequence[Record]) -> str:
     )
 
 
-def propagation(records: Sequence[Record]) -> str:
-    """What is reached from some anchors."""
-    return each(records, propagation_gallery, propagation_legend(records))
+def galleries(records: Sequence[Record]) -> dict[str, str]:
+    """Shows what each method does with some anchors, by the method's own title."""
+    titles = [r.notes.gallery.title for r in records if r.notes.gallery is not None]
+    return {title: _gallery(title, records) for title in dict.fromkeys(titles)}
+
+
+def _gallery(title: str, records: Sequence[Record]) -> str:
+    def show(record: Record) -> list[str]:
+        own = record.notes.gallery
+        if own is None or own.title != title:
+            return []
+        return method_gallery(record)
+
+    return each(records, show, method_legend(records, title))
 
 
 def nearest(records: Sequence[Record]) -> str:
@@ -98,19 +114,19 @@ def maps(records: Sequence[Record]) -> str:
         records,
         _map,
         page.paragraph(
-            "A point is a training image, by its row of the bank. Labels, where there "
+            "A point is a training image, by its row of the memory. Labels, where there "
             "are any, are for the eye alone; they had no part in training. Of t-SNE "
             "only who lies beside whom means something, not how far groups are apart."
         ),
     )
 
 
-# What each heading is followed by.
+# What each heading is followed by; `galleries` come after HEALTH.
+HEALTH = "Health"
 SECTIONS: dict[str, Callable[[Sequence[Record]], str]] = {
     "Summary": summary,
     "Curves": curve_plots,
-    "Health": health_table,
-    "Propagation": propagation,
+    HEALTH: health_table,
     "Nearest neighbours": nearest,
     "Map": maps,
     "Evaluation": cards,
@@ -132,6 +148,8 @@ _HEALTH: tuple[tuple[str, str, Callable[[health.Health], str]], ...] = (
         "Cosine of two images. 1: all alike; about 0: as unlike as chance has it.",
         lambda x: f"{x.similarity:.2f}",
     ),
+)
+_DEGREES: tuple[tuple[str, str, Callable[[health.Degrees], str]], ...] = (
     (
         "skewness of the in-degree",
         "How uneven it is how often an image is named as a neighbour. Near 0: even; "
@@ -145,7 +163,7 @@ _HEALTH: tuple[tuple[str, str, Callable[[health.Health], str]], ...] = (
     ),
     (
         "never named",
-        "Images that are nobody's neighbour; the walk reaches them from nowhere.",
+        "Images that are nobody's neighbour.",
         lambda x: percent(x.never_named),
     ),
 )
@@ -158,10 +176,8 @@ def _outcome(record: Record) -> dict[str, str]:
     if record.facts:
         count, name = record.facts["num_examples"], record.facts["dataset"]
         found = {"training images": f"{count:,} of {name}"} | found
-    start = record.start_epoch
-    weight = record.config.get("method", {}).get("propagation_weight")
-    none = "off" if weight == 0 else "not begun"
-    found["propagation"] = none if start is None else f"from epoch {start} on"
+    options = record.config.get("method", {})
+    found |= record.notes.outcome(record.rows, record.summary, options)
     scores = list(filter(has_scores, record.rows))
     shares = {"kNN, raw pixels": record.summary.get("knn_raw_pixels")}
     if scores:
@@ -169,26 +185,24 @@ def _outcome(record: Record) -> dict[str, str]:
         shares["kNN, untrained features"] = untrained.get("knn")
         shares["kNN, features"] = trained.get("knn")
         shares["kNN, embeddings"] = trained.get("knn_embedding")
-        shares["kNN, bank"] = trained.get("knn_bank")
-    # The summary's is of all images, that of a row of some.
-    purities = [row["purity"] for row in record.rows if "purity" in row] or [None]
-    purity = record.summary.get("purity", purities[-1])
-    shares["purity of the positives"] = purity
+        if record.notes.rows:
+            name = record.notes.rows
+            shares[f"kNN, {name}"] = trained.get(f"knn_{name}")
     return found | {
         name: percent(share) for name, share in shares.items() if share is not None
     }
 
 
 def _map(record: Record) -> list[str]:
-    if record.memory is None or len(record.memory.bank) < embedding_map.FEWEST:
+    if record.memory is None or len(record.memory.rows) < embedding_map.FEWEST:
         return []
-    indices = health.spread(len(record.memory.bank), MAPPED)
-    rows = health.unit_rows(record.memory.bank[indices])
+    indices = health.spread(len(record.memory.rows), MAPPED)
+    rows = health.unit_rows(record.memory.rows[indices])
     labels, class_name = None, str
     if record.dataset is not None and record.dataset.train.labels is not None:
         labels = np.asarray(record.dataset.train.labels)[indices]
         class_name = record.dataset.class_name
-    caption = f"{len(indices):,} of {len(record.memory.bank):,} training images."
+    caption = f"{len(indices):,} of {len(record.memory.rows):,} training images."
     if labels is not None and len(np.unique(labels)) > embedding_map.MOST_CLASSES:
         caption += " There are more classes than colours could tell apart."
     parts = []

@@ -7,70 +7,72 @@ import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import printable
+from invariance_propagation.methods import Strip
 from invariance_propagation.report import page
 from invariance_propagation.report.draw import THUMBNAIL, thumbnail
-from invariance_propagation.report.gallery import Reached, nearest, reach
 from invariance_propagation.report.health import spread, unit_rows
 from invariance_propagation.report.record import Record, embed_images
 
 ANCHORS, QUERIES = 8, 10
 # In a row: as many as fit beside each other in half of a usual screen.
-PER_HOP = NEGATIVES = NEAREST = 8
+MOST = NEAREST = 8
 CAPTION = (
     "Below a picture stand its cosine similarity and, where it is known, its label; "
     "\N{MULTIPLICATION X} where that is another than the {whose}'s."
 )
 NEAREST_LEGEND = page.paragraph(
     "Pictures that were not trained on, each with the training images whose rows of the "
-    "bank are most similar to its embedding. " + CAPTION.format(whose="picture")
+    "memory are most similar to its embedding. " + CAPTION.format(whose="picture")
 )
 
 
-def propagation_legend(records: Sequence[Record]) -> str:
-    """How to read the gallery."""
-    known = (r.positives for r in records if r.memory is not None)
-    kinds = dict.fromkeys(x["positives"] for x in known if x is not None)
-    chosen = {"hard": "least", "easy": "most"}
-    which = " or ".join(f"the {chosen[kind]} similar positives" for kind in kinds)
-    return (
-        page.paragraph(
-            "Some training images, evenly spread, as anchors. A hop goes from each image "
-            "to its nearest neighbours; all that is reached counts as a positive. A "
-            "picture stands where it is reached first. "
-            + CAPTION.format(whose="anchor")
-        )
-        + page.mark("chosen", f"{which}: the propagation loss pulls these in")
-        + page.mark("negative", "nearest negatives: most similar, but not reached")
-    )
+def method_legend(records: Sequence[Record], title: str) -> str:
+    """Says how to read the gallery of that title."""
+    own = [r.notes.gallery for r in records if r.notes.gallery is not None]
+    own = [gallery for gallery in own if gallery.title == title]
+    kinds = dict.fromkeys(kind for gallery in own for kind in gallery.marks)
+    marks = {
+        kind: " or ".join(dict.fromkeys(x.marks[kind] for x in own if kind in x.marks))
+        for kind in kinds
+    }
+    return page.paragraph(
+        f"{own[0].legend} {CAPTION.format(whose='anchor')}"
+    ) + "".join(page.mark(kind, meaning) for kind, meaning in marks.items())
 
 
-def propagation_gallery(record: Record) -> list[str]:
-    """Some anchors with what propagation reaches from them, hop by hop."""
-    if record.memory is None or record.dataset is None or record.positives is None:
+def method_gallery(record: Record) -> list[str]:
+    """Shows some anchors with the images that the method puts beside them."""
+    if record.memory is None or record.dataset is None:
         return []
     shown = Thumbnails(record.dataset, record.dataset.train)
-    rows, graph = unit_rows(record.memory.bank), record.memory.graph
-    options = record.positives | {"num_negatives": NEGATIVES}
+    rows = unit_rows(record.memory.rows)
     return [
-        _anchor(shown, reach(rows, graph, index, **options))
+        _anchor(shown, record, index, rows @ rows[index])
         for index in spread(len(rows), ANCHORS)
     ]
 
 
 def nearest_gallery(record: Record) -> list[str]:
     """Some held-out images with the training images whose rows are nearest."""
-    if record.dataset is None or record.dataset.held_out is None:
+    if record.memory is None or record.dataset is None:
+        return []
+    if record.dataset.held_out is None:
         return []
     train, held_out = record.dataset.train, record.dataset.held_out
     shown, queries = (Thumbnails(record.dataset, x) for x in (train, held_out))
     indices = spread(len(held_out.images), QUERIES)
     images = np.concatenate([held_out.images[i : i + 1] for i in indices])
-    embeddings = unit_rows(embed_images(record, images))
-    similarities = embeddings @ unit_rows(record.memory.bank).T
+    embeddings = embed_images(record, images)
+    if embeddings is None:
+        return []
+    similarities = unit_rows(embeddings) @ unit_rows(record.memory.rows).T
     parts = []
     for index, row in zip(indices, similarities, strict=True):
         label = queries.label(index)
-        found = [shown.show(i, row[i], label) for i in nearest(row, NEAREST)]
+        found = [
+            shown.show(i, row[i], label)
+            for i in np.argsort(-row, kind="stable")[:NEAREST]
+        ]
         strips = [
             page.strip("held out", [queries.show(index)]),
             page.strip("nearest", found),
@@ -114,27 +116,25 @@ class Thumbnails:
         return thumbnail(self._split.images[index : index + 1][0])
 
 
-def _anchor(shown: Thumbnails, reached: Reached) -> str:
-    label, similarities = shown.label(reached.anchor), reached.similarities
-    pulled = set(reached.chosen.tolist())
+def _anchor(
+    shown: Thumbnails, record: Record, anchor: int, similarities: np.ndarray
+) -> str:
+    label = shown.label(anchor)
+    strips, note = record.notes.gallery.strips(record.memory.tree, anchor)
 
-    def pictures(ids: np.ndarray) -> Iterator[str]:
-        for i in ids:
-            kind = "chosen" if i in pulled else ""
+    def pictures(strip: Strip, indices: np.ndarray) -> Iterator[str]:
+        marked = set(strip.marked.tolist())
+        for i in indices:
+            kind = "chosen" if int(i) in marked else strip.kind
             yield shown.show(i, similarities[i], label, kind)
 
-    strips = [page.strip("anchor", [shown.show(reached.anchor)])]
-    for number, ids in enumerate(reached.hops, 1):
-        some = ids[spread(len(ids), PER_HOP)] if len(ids) else ids
-        title = f"hop {number}: {_count(len(some), len(ids))}"
-        strips.append(page.strip(title, pictures(some)))
-    negatives = (
-        shown.show(i, similarities[i], label, "negative") for i in reached.negatives
-    )
-    strips.append(page.strip("nearest negatives", negatives))
-    total, count = sum(map(len, reached.hops)), len(pulled)
-    note = f"{total} positives, {'all' if count == total else count} of them pulled in"
-    return page.block("anchor", [*strips, page.note(note) if total else ""])
+    parts = [page.strip("anchor", [shown.show(anchor)])]
+    for strip in strips:
+        count = len(strip.indices)
+        some = strip.indices[spread(count, MOST)] if count else strip.indices
+        title = f"{strip.title}: {_count(len(some), count)}"
+        parts.append(page.strip(title, pictures(strip, some)))
+    return page.block("anchor", [*parts, page.note(note) if note else ""])
 
 
 def _count(shown: int, there: int) -> str:

@@ -61,13 +61,15 @@ def _folders(workdir: str) -> list[Path]:
 
 
 def render(records: Sequence[Record]) -> str:
-    """The page."""
+    """Makes the page."""
     made = {}
     bar = tqdm.tqdm(sections.SECTIONS.items(), unit="part", disable=None, leave=False)
     with bar:
         for heading, make in bar:
             bar.set_postfix_str(heading)
             made[heading] = make(records)
+            if heading == sections.HEALTH:
+                made |= sections.galleries(records)
     shown = " beside ".join(record.name for record in records)
     return page.page(f"Invariance Propagation: {shown}", made)
 

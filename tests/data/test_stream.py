@@ -25,6 +25,7 @@ from invariance_propagation.data.folder import Files
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.pictures import Pictures, crops, resize
 from invariance_propagation.data.stream import Load, stream
+from invariance_propagation.data.threefry import host_uniforms
 from invariance_propagation.errors import TrainingError
 from tests.data.pictures import pictures_of
 from tests.tiny_run import ROOT
@@ -43,7 +44,7 @@ def pictures(patches: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def load_of(pictures: Pictures, *, scale=(0.2, 1.0), seed: int = 5, **share) -> Load:
     make = partial(crops, size=16, crop_scale=scale, crop_ratio=(3 / 4, 4 / 3))
-    return Load(pictures, make, seed=seed, batch_size=BATCH, **share)
+    return Load(pictures, [[make]], seed=seed, batch_size=BATCH, **share)
 
 
 def batches(pictures: Pictures, start: int, stop: int, *, threads: int = 3, **options):
@@ -66,7 +67,7 @@ def test_every_step_gets_the_indices_of_its_place(pictures: Pictures) -> None:
         np.testing.assert_array_equal([indices for indices, _ in own], order)
     for indices, images in found:
         assert indices.dtype == np.int32 and indices.max() < COUNT
-        assert images.shape == (BATCH, 16, 16, 3) and images.dtype == np.uint8
+        assert images.shape == (BATCH, 1, 16, 16, 3) and images.dtype == np.uint8
 
 
 @pytest.mark.parametrize("per_epoch", [PER_EPOCH - 1, PER_EPOCH + 1])
@@ -113,8 +114,8 @@ def test_pieces_make_up_a_batch(
 def test_an_image_depends_on_nothing_but_its_numbers(pictures: Pictures) -> None:
     load = load_of(pictures)
     (indices, images), *_ = batches(pictures, PER_EPOCH, PER_EPOCH + 1)
-    np.testing.assert_array_equal(load.read(1, indices), images)
-    np.testing.assert_array_equal(load.read(1, indices[::-1])[::-1], images)
+    np.testing.assert_array_equal(load.read(1, indices)[0], images)
+    np.testing.assert_array_equal(load.read(1, indices[::-1])[0][::-1], images)
     # The very numbers that the device would draw.
     keys = per_image_keys(5, 1, indices)
     numbers = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, NUMBERS))(keys))
@@ -125,18 +126,43 @@ def test_an_image_depends_on_nothing_but_its_numbers(pictures: Pictures) -> None
         crop_scale=(0.2, 1.0),
         crop_ratio=(3 / 4, 4 / 3),
     )
-    np.testing.assert_array_equal(list(made), images)
+    np.testing.assert_array_equal(list(made), images[:, 0])
+
+
+def test_several_views_are_made_of_one_reading(pictures: Pictures) -> None:
+    small = partial(crops, size=8, crop_scale=(0.1, 0.3), crop_ratio=(3 / 4, 4 / 3))
+    large = partial(crops, size=16, crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3))
+    options = {"seed": 5, "batch_size": BATCH}
+    load = Load(pictures, [[large] * 2, [small] * 3], **options)
+    indices, noted = np.arange(7, dtype=np.int32), []
+    first, second = load.read(1, indices, note=noted.append)
+    assert noted == [*range(7)]
+    assert first.shape == (7, 2, 16, 16, 3) and second.shape == (7, 3, 8, 8, 3)
+    # The first is what it is alone; each of the others is another.
+    (alone,) = load_of(pictures).read(1, indices)
+    np.testing.assert_array_equal(first[:, :1], alone)
+    views = [*np.moveaxis(second, 1, 0)]
+    assert all((x != y).any() for i, x in enumerate(views) for y in views[:i])
+    numbers = host_uniforms(5, 1, indices, NUMBERS, view=4)
+    read = [pictures.read(int(i)) for i in indices]
+    np.testing.assert_array_equal(views[2], list(small(read, numbers)))
+    # So does a stream, by threads or by processes.
+    for workers in (0, 2):
+        made = stream(load, start=0, stop=3, num_threads=2, num_workers=workers)
+        for found, *groups in made:
+            for group, expected in zip(groups, load.read(0, found), strict=True):
+                np.testing.assert_array_equal(group, expected)
 
 
 def test_images_in_arrays_are_streamed_too(patches: np.ndarray) -> None:
     make = partial(crops, size=16, crop_scale=(), crop_ratio=(1, 1))
-    load = Load(patches, make, seed=0, batch_size=8)
+    load = Load(patches, [[make]], seed=0, batch_size=8)
     order = epoch_order(seed=0, epoch=0, num_examples=24, batch_size=8)
     found = list(stream(load, start=0, stop=3, num_threads=2))
     np.testing.assert_array_equal([indices for indices, _ in found], order)
     for indices, images in found:
         expected = [resize(patches[i], 16) for i in indices]
-        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(images[:, 0], expected)
 
 
 def test_worker_processes_change_nothing(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invariance_propagation.data.augment import per_image_keys
+from invariance_propagation.data.augment import keys_of_view, per_image_keys
 from invariance_propagation.data.chance import NUMBERS, draw, make_odds
 from invariance_propagation.data.threefry import host_uniforms
 
@@ -56,3 +56,14 @@ def test_the_hosts_chance_is_the_devices(channels: int) -> None:
         np.testing.assert_allclose(
             getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-7
         )
+
+
+def test_several_views_of_an_image_have_numbers_of_their_own() -> None:
+    keys = per_image_keys(3, 2, jnp.asarray(INDICES))
+    draw = jax.vmap(lambda key: jax.random.uniform(key, NUMBERS))
+    for view in (0, 1, 7):
+        expected = draw(keys_of_view(keys, view))
+        found = host_uniforms(3, 2, INDICES, NUMBERS, view=view)
+        np.testing.assert_array_equal(found, expected)
+    first = host_uniforms(3, 2, INDICES, NUMBERS)
+    np.testing.assert_array_equal(first, draw(keys))

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invariance_propagation.methods import Batch, Method, invariance_propagation
+from invariance_propagation.methods import (
+    Batch,
+    Method,
+    Moment,
+    Problem,
+    invariance_propagation,
+)
+from invariance_propagation.models import Encoder
 from invariance_propagation.parallel import REPLICATED, SHARDED
 from tests.reference import objective as oracle
 
@@ -40,27 +47,37 @@ def make_method(**options: Any) -> Method:
         start_epoch=2,
         start_overlap=0.05,
         ramp="binary",
-        num_examples=N,
-        embedding_dim=DIM,
-        steps_per_epoch=STEPS_PER_EPOCH,
-        axis_name=None,
     )
-    return invariance_propagation(**defaults | options)
+    sizes = {"num_examples": N, "steps_per_epoch": STEPS_PER_EPOCH}
+    sizes |= {name: options.pop(name) for name in sizes if name in options}
+    encoder = Encoder(backbone=None, head="linear", dim=DIM)
+    problem = Problem(encoder, batch_size=BATCH, axis_name=None, **sizes)
+    return invariance_propagation(**defaults | options, problem=problem)
 
 
 def make_batch(indices: np.ndarray) -> Batch:
-    return Batch(images=np.zeros((len(indices), 1, 1, 1), np.float32), indices=indices)
+    keys = jax.random.split(jax.random.key(0), len(indices))
+    return Batch(indices, views={}, columns={}, keys=keys)
+
+
+def at(step: Any, steps_per_epoch: int = STEPS_PER_EPOCH) -> Moment:
+    """The moment of a step."""
+    return Moment(step, step // steps_per_epoch, jax.random.key(0))
+
+
+def fresh_memory(method: Method, seed: int = 0) -> Any:
+    return method.init_memory(jax.random.key(seed), {})
 
 
 def per_image(method: Method, problem: tuple, steps: list[int]) -> list[np.ndarray]:
     """The loss of every image at each of `steps`."""
-    memory = method.init_memory(jax.random.key(0))
+    memory = fresh_memory(method)
     memory = memory._replace(bank=problem.bank, graph=problem.graph)
 
     @jax.jit
     def loss(embeddings: jax.Array, memory: Any, step: jax.Array) -> jax.Array:
         batch = make_batch(problem.indices)
-        return method.loss(Outputs(embeddings), batch, memory, step)[0]
+        return method.loss(Outputs(embeddings), batch, memory, at(step))[0]
 
     return [np.asarray(loss(problem.embeddings, memory, jnp.int32(s))) for s in steps]
 
@@ -114,7 +131,7 @@ def test_second_loss_starts_by_itself(make_problem) -> None:
     """In the step after the mean overlap has reached what is asked, and for good."""
     problem = make_problem(77)
     method = make_method(start="auto", start_epoch=0, start_overlap=0.3)
-    memory = method.init_memory(jax.random.key(0))
+    memory = fresh_memory(method)
     first = oracle.losses(*problem, **LOSS_OPTIONS).neighbors
     graph = np.array(problem.graph)
     graph[problem.indices[:3]] = first[:3]  # half of the rows are found again
@@ -131,8 +148,8 @@ def test_second_loss_starts_by_itself(make_problem) -> None:
 
     @jax.jit
     def take(memory: Any, step: jax.Array):
-        loss, aux = method.loss(outputs, batch, memory, step)
-        after = method.update_memory(memory, outputs, batch, aux, step)
+        loss, aux = method.loss(outputs, batch, memory, at(step))
+        after = method.update(memory, outputs, batch, aux, {}, at(step))
         return loss, aux.metrics, after.readiness
 
     threshold = 0.3 + K / (N - 1)  # beyond what random neighbours keep
@@ -171,13 +188,12 @@ def first_start(num_examples: int, batch: int, *, stable: bool, epochs: int) -> 
         key = jax.random.fold_in(jax.random.key(1), step)
         noise = jax.random.normal(key, (len(indices), DIM))
         outputs = Outputs(memory.bank[indices] if stable else noise)
-        aux = method.loss(outputs, make_batch(indices), memory, step)[1]
-        return method.update_memory(
-            memory, outputs, make_batch(indices), aux, step
-        ), None
+        batch, moment = make_batch(indices), at(step, steps_per_epoch)
+        aux = method.loss(outputs, batch, memory, moment)[1]
+        return method.update(memory, outputs, batch, aux, {}, moment), None
 
     inputs = jnp.arange(epochs * steps_per_epoch), orders.reshape(-1, batch)
-    last, _ = jax.lax.scan(take, method.init_memory(jax.random.key(0)), inputs)
+    last, _ = jax.lax.scan(take, fresh_memory(method), inputs)
     return int(last.readiness.since)
 
 
@@ -197,11 +213,18 @@ def test_only_what_starts_by_itself_is_watched() -> None:
         make_method(start="auto", propagation_weight=0.0),
         make_method(propagation_weight=0.0),
     ):
-        memory = method.init_memory(jax.random.key(0))
-        assert memory._fields == ("bank", "graph")
-    assert make_method(start="auto").start_epoch is None
-    assert make_method(propagation_weight=0.0).start_epoch is None
-    assert make_method(start_epoch=7).start_epoch == 7
+        assert fresh_memory(method).readiness is None
+
+
+def test_a_run_that_ends_before_propagation_is_warned_of() -> None:
+    (warning,) = make_method(start_epoch=7).notes.warnings(7)
+    assert "propagation starts in epoch 7" in warning and "only 7 (train" in warning
+    for method in (
+        make_method(start_epoch=6),
+        make_method(start="auto", start_epoch=0),
+        make_method(start_epoch=7, propagation_weight=0.0),
+    ):
+        assert method.notes.warnings(7) == []
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
@@ -214,7 +237,7 @@ def test_two_epochs_from_a_fresh_memory(form: str) -> None:
     method = make_method(start_epoch=0, bank_momentum=0.3, form=form)
     options = LOSS_OPTIONS | dict(form=form)
     rng = np.random.default_rng(75)
-    memory = method.init_memory(jax.random.key(75))
+    memory = fresh_memory(method, 75)
     bank, graph = np.asarray(memory.bank, np.float64), np.asarray(memory.graph)
 
     @jax.jit
@@ -222,11 +245,12 @@ def test_two_epochs_from_a_fresh_memory(form: str) -> None:
         batch = make_batch(indices)
 
         def total(embeddings: jax.Array) -> tuple:
-            loss, aux = method.loss(Outputs(embeddings), batch, memory, step)
+            loss, aux = method.loss(Outputs(embeddings), batch, memory, at(step))
             return jnp.sum(loss), (loss, aux)
 
         gradient, (loss, aux) = jax.grad(total, has_aux=True)(embeddings)
-        updated = method.update_memory(memory, Outputs(embeddings), batch, aux, step)
+        outputs = Outputs(embeddings)
+        updated = method.update(memory, outputs, batch, aux, {}, at(step))
         return updated, loss, gradient, aux.metrics
 
     step = 0
@@ -260,6 +284,8 @@ def test_two_epochs_from_a_fresh_memory(form: str) -> None:
                         for node in row
                     ]
                 ),
+                "similarity": (embeddings.mean(axis=0) ** 2).sum()
+                / (embeddings**2).sum(axis=1).mean(),
             }
             assert metrics.keys() == found.keys()
             for name, value in found.items():
@@ -278,7 +304,7 @@ def test_gradient_is_finite_before_there_are_positives() -> None:
     # A weight of zero times NaN is NaN: with a fresh graph nothing may be NaN in the first place, on or off.
     for start_epoch in (0, 2):
         method = make_method(start_epoch=start_epoch)
-        memory = method.init_memory(jax.random.key(76))
+        memory = fresh_memory(method, 76)
         embeddings = np.random.default_rng(76).normal(size=(BATCH, DIM))
         embeddings[0] = 0
         batch = make_batch(np.arange(BATCH, dtype=np.int32))
@@ -287,7 +313,7 @@ def test_gradient_is_finite_before_there_are_positives() -> None:
             embeddings: jax.Array, method=method, memory=memory, batch=batch
         ) -> jax.Array:
             outputs = Outputs(embeddings)
-            return jnp.sum(method.loss(outputs, batch, memory, jnp.int32(0))[0])
+            return jnp.sum(method.loss(outputs, batch, memory, at(jnp.int32(0)))[0])
 
         gradient = jax.jit(jax.grad(total))(embeddings.astype(np.float32))
         assert np.all(np.isfinite(gradient))
@@ -296,27 +322,26 @@ def test_gradient_is_finite_before_there_are_positives() -> None:
 
 def test_memory_starts_from_noise_or_from_embeddings() -> None:
     uniform = make_method()
-    assert not uniform.needs_embeddings
-    memory = uniform.init_memory(jax.random.key(77))
+    assert uniform.begin is None
+    memory = fresh_memory(uniform, 77)
     assert memory.bank.shape == (N, DIM)
     assert np.abs(memory.bank).max() <= 1 / np.sqrt(DIM / 3)
     fresh = np.repeat(np.arange(N)[:, None], K, axis=1)
     np.testing.assert_array_equal(memory.graph, fresh)
 
-    embedded = make_method(bank_start="embeddings")
-    assert embedded.needs_embeddings
     embeddings = 3 * np.random.default_rng(77).normal(size=(N, DIM))
-    memory = embedded.init_memory(jax.random.key(77), embeddings)
+    embedded = make_method(bank_start="embeddings")
+    memory = embedded.begin(memory, lambda: Outputs(np.float32(embeddings)))
     rows = [oracle.normalise(x) for x in embeddings]
     np.testing.assert_allclose(memory.bank, rows, atol=5e-7)
-    assert memory.bank.dtype == jnp.float32
+    assert memory.bank.dtype == np.float32
     np.testing.assert_array_equal(memory.graph, fresh)
 
 
 @pytest.mark.parametrize("start", ["epoch", "auto"])
 def test_bank_is_spread_over_devices_and_the_graph_is_on_all(start: str) -> None:
     method = make_method(start=start)
-    memory = jax.eval_shape(method.init_memory, jax.random.key(0))
+    memory = jax.eval_shape(method.init_memory, jax.random.key(0), {})
     assert jax.tree.structure(method.memory_spec) == jax.tree.structure(memory)
     assert method.memory_spec.bank == SHARDED
     assert method.memory_spec.graph == REPLICATED
@@ -324,7 +349,7 @@ def test_bank_is_spread_over_devices_and_the_graph_is_on_all(start: str) -> None
 
 def test_batch_is_left_as_it_is() -> None:
     batch = make_batch(np.arange(3))
-    assert make_method().prepare(jax.random.key(0), batch) is batch
+    assert make_method().prepare(batch, at(0)) is batch
 
 
 @pytest.mark.parametrize(
@@ -359,15 +384,15 @@ def test_impossible_option_is_an_error_at_once(name: str, value: Any) -> None:
 def test_a_memory_follows_its_images(options: dict[str, Any]) -> None:
     random = np.random.default_rng(0)
     method = make_method(**options, num_examples=30)
-    earlier = make_method(**options).init_memory(jax.random.key(0))
+    earlier = fresh_memory(make_method(**options))
     memory = jax.tree.map(np.asarray, earlier)._replace(
         graph=random.integers(N, size=(N, K)).astype(np.int32)
     )
     rows = np.concatenate([random.permutation(N)[:26], np.full(4, -1)]).astype(np.int32)
     rows = random.permutation(rows)
     embeddings = random.normal(size=(4, DIM)).astype(np.float32)
-    matched = method.match_memory(memory, rows, embeddings)
-    shapes = jax.eval_shape(method.init_memory, jax.random.key(0))
+    matched = method.match(memory, rows, embeddings)
+    shapes = jax.eval_shape(method.init_memory, jax.random.key(0), {})
     same = jax.tree.map(
         lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), *((matched, shapes))
     )

@@ -175,7 +175,7 @@ def test_twenty_labels_teach_the_same_on_any_number_of_devices(
         return logits[-1]
 
     def bar(feed, total, subject):
-        for indices, images in feed:
+        for indices, images, _ in feed:
             flat = np.asarray(indices).ravel()
             seen.append(flat[:20])
             yield indices, images

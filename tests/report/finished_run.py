@@ -48,6 +48,8 @@ def finish_run(
     config.data.num_train = NUM_EXAMPLES
     config.method.update({"background_size": 8, "num_hard": 4} | changes)
     own = {} if method is None else {"method": method}
+    # A run of an earlier version has not noted its memory, which its method knows.
+    noted = {"memory": {"rows": "bank", "neighbors": "graph"}} if own else {}
     options = {"name": "digits", "folder": "", "num_train": NUM_EXAMPLES}
     step = rows()[-1]["step"]
     facts = {
@@ -60,7 +62,7 @@ def finish_run(
         "step": step,
     }
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(step, state_of(step, dict(config.encoder)), facts)
+    checkpoints.save(step, state_of(step, dict(config.encoder)), facts | noted)
     checkpoints.finish()
     checkpoints.close()
     return workdir

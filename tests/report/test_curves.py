@@ -5,17 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from invariance_propagation.methods import Notes
 from invariance_propagation.report import curves
 from invariance_propagation.report.draw import COLORS
 from invariance_propagation.report.record import Record
+from tests.methods.test_invp import make_method
 from tests.report.finished_run import OVERLAPS, rows
 
-PANELS = {panel.title: panel for panel in curves.PANELS}
+NOTES = make_method().notes
 
 
 def record(name: str = "one", **changes: object) -> Record:
     """Of a run that has not saved anything yet."""
-    return Record(name, Path(), rows(), {}, {}, None, None, {}, [])._replace(**changes)
+    known = Record(name, Path(), rows(), {}, {}, None, NOTES, None, [], [])
+    return known._replace(**changes)
+
+
+PANELS = {panel.title: panel for panel in curves.panels([record()])}
 
 
 def drawn(records: list[Record], title: str) -> list[tuple[str, str, list, list]]:
@@ -74,3 +80,9 @@ def test_what_a_run_lacks_is_not_drawn(title: str) -> None:
 def test_the_ends_are_told_in_words() -> None:
     _, words = curves.draw([record()], PANELS["Instance loss"])
     assert words == "Instance loss, at the end: one 2"
+
+
+def test_a_method_without_panels_has_its_loss() -> None:
+    titles = [panel.title for panel in curves.panels([record(notes=Notes())])]
+    assert titles[:2] == ["Loss", "kNN accuracy"] and "Propagation loss" not in titles
+    assert [*PANELS][0] == "Instance loss" and "Loss" not in PANELS

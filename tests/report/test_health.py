@@ -94,12 +94,17 @@ def test_spread_is_even(count: int, most: int) -> None:
 
 def test_a_sound_memory_is_not_warned_of() -> None:
     found = health.measure(7 * unit_normal(200, 32), random_graph(200, 4))
-    assert (found.dim, found.unvisited) == (32, 0)
+    assert (found.dim, found.degrees.unvisited) == (32, 0)
     assert found.rank > 25 and found.uniformity < -3 and abs(found.similarity) < 0.1
-    assert found.degrees.sum() == 800
-    assert found.most_named == found.degrees.max() / 199
-    assert found.never_named == np.mean(found.degrees == 0) > 0
+    degrees = found.degrees
+    assert degrees.counts.sum() == 800
+    assert degrees.most_named == degrees.counts.max() / 199
+    assert degrees.never_named == np.mean(degrees.counts == 0) > 0
     assert health.warnings(found) == []
+    # Of a method without neighbours the rest is the same.
+    assert health.measure(7 * unit_normal(200, 32), None) == found._replace(
+        degrees=None
+    )
 
 
 def test_a_collapse_to_a_point_is_told() -> None:
@@ -129,6 +134,6 @@ def test_images_that_were_not_visited_are_told() -> None:
     graph = random_graph(100, 3)
     graph[20:45] = np.arange(20, 45)[:, None]
     found = health.measure(unit_normal(100, 16), graph)
-    assert found.unvisited == 0.25
+    assert found.degrees.unvisited == 0.25
     (sentence,) = health.warnings(found)
     assert sentence.startswith("25.0% of the images have no neighbours yet")

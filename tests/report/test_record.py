@@ -14,11 +14,10 @@ def test_a_run_is_read(tmp_path: Path) -> None:
     (workdir / "summary.json").write_text('{"purity": 0.25}')
     record = read_record("name", workdir)
     assert (record.name, record.rows, record.missing) == ("name", rows(), [])
-    assert (record.steps_per_epoch, record.start_epoch) == (3, 1)
+    assert record.steps_per_epoch == 3 and record.notes.begins(record.rows) == 1
     assert record.summary == {"purity": 0.25} and record.cards == []
-    assert len(record.dataset.train.images) == len(record.memory.bank) == 12
-    expected = {"num_hops": 3, "num_hard": 4, "positives": "hard", "form": "released"}
-    assert record.positives == expected | {"background_size": 4}
+    assert len(record.dataset.train.images) == len(record.memory.rows) == 12
+    assert record.notes.about == "a background of M = 4 images"
 
 
 def test_a_set_that_is_not_there_is_not_downloaded(

@@ -1,4 +1,4 @@
-"""Which images stand beside which: what propagation reaches, and what is nearest."""
+"""What the loss would see of one anchor: hops, hard positives, nearest negatives."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from invariance_propagation.propagation import distinct, propagate
 
 
 class Reached(NamedTuple):
-    """What the loss would see of one anchor, whose row of the bank stands for it.
+    """What the loss would see of one anchor, for which its row of the bank stands.
 
     Attributes:
       anchor: its index.
@@ -16,18 +16,16 @@ class Reached(NamedTuple):
         similar first.
       chosen: int [n], the positives that are pulled in: the hard (or easy) ones.
       negatives: int [n], the most similar of all that is not reached, likewise.
-      similarities: float [N], of the anchor to all images.
     """
 
     anchor: int
     hops: list[np.ndarray]
     chosen: np.ndarray
     negatives: np.ndarray
-    similarities: np.ndarray
 
 
 def reach(
-    rows: np.ndarray,
+    similarities: np.ndarray,
     graph: np.ndarray,
     anchor: int,
     *,
@@ -41,7 +39,7 @@ def reach(
     """Walks the graph from one anchor.
 
     Args:
-      rows: float [N, d], of the bank, of length 1.
+      similarities: float [N], of the anchor to all images.
       graph: int [N, k].
       anchor: its index.
       num_hops: l.
@@ -52,7 +50,6 @@ def reach(
       background_size: M.
       num_negatives: how many to name, at most.
     """
-    similarities = rows @ rows[anchor]
     index = np.array([anchor])
     slots = propagate(graph, index, num_hops=num_hops)
     kept = np.asarray(distinct(slots, index))[0]
@@ -71,8 +68,13 @@ def reach(
         hops,
         np.array(list(dict.fromkeys(chosen[chosen != anchor])), int),
         negatives[:num_negatives],
-        similarities,
     )
+
+
+def cosines(rows: np.ndarray, anchor: int) -> np.ndarray:
+    """Returns float32 [N], the cosine of row `anchor` of float32 [N, d] with each row."""
+    lengths = np.maximum(np.linalg.norm(rows, axis=1), np.finfo(np.float32).tiny)
+    return rows @ (rows[anchor] / lengths[anchor]) / lengths
 
 
 def nearest(similarities: np.ndarray, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The gallery shows what the loss sees."""
+"""What is shown of an anchor is what the loss sees of it."""
 
 import functools
 import math
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from invariance_propagation import init_graph, invp_losses
-from invariance_propagation.report.gallery import nearest, reach
-from invariance_propagation.report.health import unit_rows
+from invariance_propagation.methods.invp import reach as module
+from invariance_propagation.methods.invp.reach import nearest, reach
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,9 +50,10 @@ def test_is_the_oracle(make_problem, num_hops: int, positives: str, form: str) -
     options = {"num_hops": num_hops, "positives": positives, "form": form}
     for anchor in (0, 17):
         similar = cosines(problem.bank, anchor)
-        found = reach(
-            unit_rows(problem.bank), problem.graph, anchor, **OPTIONS | options
-        )
+        bank = np.asarray(problem.bank)
+        similarities = module.cosines(bank, anchor)
+        np.testing.assert_allclose(similarities, similar, atol=1e-6)
+        found = reach(similarities, problem.graph, anchor, **OPTIONS | options)
         seen, hops = {anchor}, slow_walk(problem.graph, anchor, num_hops)
         for shown, places in zip(found.hops, hops, strict=True):
             ring = set(places) - seen
@@ -67,22 +68,23 @@ def test_is_the_oracle(make_problem, num_hops: int, positives: str, form: str) -
         closest = sorted(range(30), key=lambda i: -similar[i])[:20]
         negatives = [i for i in closest if i not in seen]
         assert found.negatives.tolist() == negatives[:6]
-        np.testing.assert_allclose(found.similarities, similar, atol=1e-6)
 
 
 @pytest.mark.parametrize("positives", ["hard", "easy"])
 def test_the_loss_is_that_of_what_is_shown(make_problem, positives: str) -> None:
     problem = make_problem(3, num_examples=40, num_neighbors=3)
     options = {"background_size": 25, "positives": positives}
-    bank = unit_rows(problem.bank).astype(np.float32)  # as after a first visit
+    bank = problem.bank / np.linalg.norm(problem.bank, axis=1, keepdims=True)
+    bank = bank.astype(np.float32)  # as after a first visit
     anchors, tau = np.array([3, 30]), 0.3
     of = functools.partial(invp_losses, num_hard=5, temperature=tau, **options)
     losses = jax.jit(of)(bank[anchors], anchors, bank, problem.graph)
     propagation = np.asarray(losses.propagation).tolist()
     for anchor, expected in zip(anchors, propagation, strict=True):
         more = OPTIONS | options | {"num_negatives": 40}
-        found = reach(bank, problem.graph, anchor, **more)
-        weights = np.exp(found.similarities / tau)
+        similarities = module.cosines(bank, anchor)
+        found = reach(similarities, problem.graph, anchor, **more)
+        weights = np.exp(similarities / tau)
         pulled, pushed = weights[found.chosen].sum(), weights[found.negatives].sum()
         assert -np.log(pulled / (pulled + pushed)) == pytest.approx(expected, rel=1e-4)
 
@@ -90,7 +92,8 @@ def test_the_loss_is_that_of_what_is_shown(make_problem, positives: str) -> None
 def test_who_was_not_visited_reaches_nothing(make_problem) -> None:
     problem = make_problem(0, num_examples=30)
     graph = np.asarray(init_graph(30, 3))
-    found = reach(unit_rows(problem.bank), graph, 4, **OPTIONS)
+    similarities = module.cosines(np.asarray(problem.bank), 4)
+    found = reach(similarities, graph, 4, **OPTIONS)
     assert [len(ids) for ids in found.hops] == [0, 0, 0] and len(found.chosen) == 0
     assert 4 not in found.negatives and len(found.negatives) == 6
 

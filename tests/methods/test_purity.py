@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from invariance_propagation import init_graph
-from invariance_propagation.purity import ANCHORS_AT_ONCE, hop_purity
+from invariance_propagation.methods.invp.purity import ANCHORS_AT_ONCE, hop_purity
 
 
 def slow_purity(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.readiness import (
+from invariance_propagation.methods.invp.readiness import (
     NOT_YET,
     Readiness,
     check_threshold,
