@@ -100,8 +100,8 @@ def sheet(
     """A table of pictures with its titles, below a caption.
 
     Args:
-      columns: uint8 [n, size, size, C] by title, C = 3 or 1; small pictures are
-        enlarged so that their pixels show as squares.
+      columns: uint8 [n, size, size, C] by title, C = 3 or 1; all are shown as large as
+        the first column, and small pictures are enlarged so that pixels show as squares.
       rows: n titles.
       caption: paragraphs, wrapped to the width of the table.
     """
@@ -128,7 +128,8 @@ def sheet(
         x = left + j * pitch + gap * (j > 0)
         draw.text((x + cell / 2, top - em / 2), title, INK, font, anchor="ms")
         for i, picture in enumerate(pictures):
-            big = Image.fromarray(np.broadcast_to(picture, (size, size, 3)))
+            colors = np.broadcast_to(picture, (*picture.shape[:2], 3))
+            big = Image.fromarray(colors)
             big = big.resize((cell, cell), Image.Resampling.NEAREST)
             image.paste(big, (x, top + i * pitch))
     return image
