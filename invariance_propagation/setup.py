@@ -163,7 +163,8 @@ def build(
     params_key, memory_key = jax.random.split(jax.random.key(config.seed))
 
     def init_network(key):
-        params, batch_stats = init_variables(key).values()
+        variables = init_variables(key)
+        params, batch_stats = variables["params"], variables["batch_stats"]
         return jnp.int32(0), params, batch_stats, optimizer.init(params)
 
     create_network = runner.creator(init_network, REPLICATED)
