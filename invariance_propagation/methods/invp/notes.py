@@ -90,7 +90,8 @@ def make_notes(
             return []
         return [
             f"propagation starts in epoch {starts} (method.start_epoch), but there are "
-            f"only {epochs} (train.epochs): this trains instance discrimination alone"
+            f"only {epochs} (train.epochs), counted from 0: this trains instance "
+            "discrimination alone; lower the one, or raise the other"
         ]
 
     def notices(row: Row, before: Row) -> list[str]:
@@ -121,7 +122,8 @@ def make_notes(
         shown.append(Strip("nearest negatives", reached.negatives, kind="negative"))
         total, count = sum(map(len, reached.hops)), len(reached.chosen)
         pulled = "all" if count == total else count
-        note = f"{total} positives, {pulled} of them pulled in" if total else ""
+        note = f"{total} positives; the propagation loss is given {pulled} of them"
+        note = note if total else ""
         return shown, note
 
     which = {"hard": "least", "easy": "most"}[positives]
@@ -146,7 +148,7 @@ def make_notes(
             "picture stands where it is reached first.",
             marks={
                 "chosen": f"the {which} similar positives: the propagation loss pulls "
-                "these in",
+                "these in, from where it starts",
                 "negative": "nearest negatives: most similar, but not reached",
             },
             strips=strips,
