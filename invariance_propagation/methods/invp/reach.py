@@ -11,14 +11,12 @@ class Reached(NamedTuple):
     """What the loss would see of one anchor, for which its row of the bank stands.
 
     Attributes:
-      anchor: its index.
       hops: of each hop, int [n], the positives that it is the first to reach, the most
         similar first.
       chosen: int [n], the positives that are pulled in: the hard (or easy) ones.
       negatives: int [n], the most similar of all that is not reached, likewise.
     """
 
-    anchor: int
     hops: list[np.ndarray]
     chosen: np.ndarray
     negatives: np.ndarray
@@ -64,7 +62,6 @@ def reach(
     background = nearest(similarities, background_size)
     negatives = background[~np.isin(background, [*slots, anchor])]
     return Reached(
-        anchor,
         hops,
         np.array(list(dict.fromkeys(chosen[chosen != anchor])), int),
         negatives[:num_negatives],
