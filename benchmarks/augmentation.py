@@ -33,7 +33,7 @@ from invariance_propagation.data.chance import NUMBERS  # noqa: E402
 from invariance_propagation.data.host import views  # noqa: E402
 from invariance_propagation.data.pictures import crops  # noqa: E402
 from invariance_propagation.data.threefry import host_uniforms  # noqa: E402
-from invariance_propagation.setup import make_encoder  # noqa: E402
+from invariance_propagation.models import make_encoder  # noqa: E402
 
 GOAL = 0.1
 PICTURE = 256

@@ -1,7 +1,6 @@
 """The numbers of a run, by section, and whether they can be."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from invariance_propagation.errors import UserError
 
@@ -63,27 +62,6 @@ def check_options(options: TrainOptions, knn: KnnOptions) -> None:
             )
     if not knn.temperature > 0:
         raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
-
-
-def check_chances(chances: dict[str, Any]) -> None:
-    if chances["size"] < 1:
-        raise UserError(f"augment.size={chances['size']}: set it above 0 pixels")
-    for name in ("rotation", "shear", "stretch"):
-        if not chances[name] >= 0:
-            raise UserError(f"augment.{name}={chances[name]}: set it to 0 or above")
-    for name in ("flip", "jitter_probability", "grayscale", "blur"):
-        if not 0 <= chances[name] <= 1:
-            raise UserError(f"augment.{name}={chances[name]}: it is a probability")
-    check_crop_scale("augment", chances["crop_scale"])
-
-
-def check_crop_scale(section: str, scale: Sequence[float]) -> None:
-    """Raises UserError, by the name of the config's section."""
-    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-        raise UserError(
-            f"{section}.crop_scale={scale}: smallest and largest share of the area, "
-            "above 0 and up to 1; () switches crops off"
-        )
 
 
 def check_batch(options: TrainOptions, num_examples: int) -> None:

@@ -29,8 +29,14 @@ from invariance_propagation.checkpoint import (
 )
 from invariance_propagation.damage import check_machine, check_noted
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.methods import METHODS, Method, Notes, Problem
-from invariance_propagation.models import Headless, ResNet
+from invariance_propagation.methods import (
+    METHODS,
+    Method,
+    Notes,
+    Problem,
+    make_method,
+)
+from invariance_propagation.models import Headless, ResNet, make_encoder
 from invariance_propagation.models.torchvision import (
     from_torchvision,
     infer_backbone,
@@ -40,7 +46,6 @@ from invariance_propagation.models.torchvision import (
     variable_shapes,
 )
 from invariance_propagation.paths import local, reason
-from invariance_propagation.setup import make_encoder, make_method
 from invariance_propagation.weights import (
     SUFFIXES,
     check_no_pickle,

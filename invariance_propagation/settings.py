@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from invariance_propagation.errors import UserError
 
+AUTO = "auto"
 Result = TypeVar("Result")
 
 
@@ -73,6 +74,21 @@ def check_names(
                 f"did you mean {prefix}{near[0]}?" if near else "see configs/default.py"
             )
             raise UserError(f"unknown config key {prefix}{name}: {hint}")
+
+
+def is_auto(value: Any, name: str) -> bool:
+    """Returns whether a setting is to follow from the data.
+
+    Args:
+      value: of the setting.
+      name: of it in the config.
+
+    Raises:
+      UserError: it is neither a whole number nor 'auto'.
+    """
+    if value != AUTO and (not isinstance(value, int) or isinstance(value, bool)):
+        raise UserError(f"{name}={value!r}: set it to a whole number, or to 'auto'")
+    return value == AUTO
 
 
 def by_new_names(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from invariance_propagation import auto, devices, settings
+from invariance_propagation import devices, settings
 from invariance_propagation.data import augment, sources
 from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.devices import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
-from invariance_propagation.evaluation.knn import check_neighbors
+from invariance_propagation.evaluation.knn import check_neighbors, neighbors_for
 from invariance_propagation.feed import (
     Facts,
     Input,
@@ -28,15 +28,20 @@ from invariance_propagation.feed import (
     resident,
     streamed,
 )
-from invariance_propagation.methods import Batch, Method, Moment, Problem, find_method
-from invariance_propagation.models import Encoder, ResNet
+from invariance_propagation.methods import (
+    Batch,
+    Method,
+    Moment,
+    Problem,
+    make_method,
+)
+from invariance_propagation.models import make_encoder
 from invariance_propagation.models.norm import check_norm_group, fits_devices
 from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.options import (
     KnnOptions,
     TrainOptions,
     check_batch,
-    check_chances,
     check_options,
 )
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
@@ -49,7 +54,6 @@ TOP_LEVEL = ("task", "output", "seed", "weights", "parallel", "num_devices")
 TOP_LEVEL += ("augmentation", "views")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 AUGMENTATIONS = ("device", "host")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build(
@@ -241,17 +245,6 @@ def build(
     )
 
 
-def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
-    """Binds the options of the section `method`.
-
-    Raises:
-      UserError: there is no such method, or an option does not fit.
-    """
-    own = dict(config["method"])
-    factory = find_method(own.pop("name"))
-    return settings.call(factory, "method", {"method": own}, problem=problem)
-
-
 def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, Look]:
     """Reads how the views of each group look: `augment`, changed by `views` for a group.
 
@@ -260,7 +253,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, Look]:
     """
     bound = ("keys", "images")
     usual = settings.options(augment.augment, "augment", config, bound=bound)
-    check_chances(usual)
+    augment.check_chances(usual)
     changes = config.get("views", {})
     settings.check_names(changes, method.requires.views, prefix="views.")
     looks = {}
@@ -268,7 +261,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, Look]:
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)
-        check_chances(chances)
+        augment.check_chances(chances)
         looks[group] = Look(count, chances)
     return looks
 
@@ -342,29 +335,4 @@ def _input_of(
 
 def _votes(value: int | str, train: sources.Split) -> int:
     num_classes = None if train.labels is None else len(np.unique(train.labels))
-    return auto.votes(value, num_examples=len(train.images), num_classes=num_classes)
-
-
-def make_encoder(
-    *,
-    depth: int,
-    stem: str,
-    width: int,
-    head: str,
-    hidden: int,
-    dim: int,
-    norm_group: int | None,
-    dtype: str,
-) -> Encoder:
-    """The encoder of the section `encoder`; its BatchNorm knows the device axis."""
-    if dtype not in DTYPES:
-        raise UserError(f"encoder.dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    for name, value in (("width", width), ("hidden", hidden), ("dim", dim)):
-        if value < 1:
-            raise UserError(f"encoder.{name}={value}: set it to 1 or above")
-    norm = {"norm_axis_name": AXIS, "norm_group": norm_group or 0}
-    try:
-        backbone = ResNet(depth, stem, width, dtype=DTYPES[dtype], **norm)
-        return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
-    except ValueError as error:
-        raise UserError(f"encoder: {error}") from error
+    return neighbors_for(value, num_examples=len(train.images), num_classes=num_classes)

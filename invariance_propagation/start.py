@@ -7,14 +7,13 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import settings
 from invariance_propagation.errors import UserError
-from invariance_propagation.models import Encoder
+from invariance_propagation.models import Encoder, make_encoder
 from invariance_propagation.models.torchvision import variable_shapes
 from invariance_propagation.restore import (
     backbone_of,
     restore_backbone,
     restore_encoder,
 )
-from invariance_propagation.setup import make_encoder
 from invariance_propagation.weights import is_weights
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from configs import digits
 from invariance_propagation.checkpoint import Checkpoints, pack_ids
 from invariance_propagation.methods.invp import Memory
+from invariance_propagation.models import make_encoder
 from invariance_propagation.models.torchvision import variable_shapes
-from invariance_propagation.setup import make_encoder
 from invariance_propagation.train_state import TrainState
 
 NUM_EXAMPLES, DIM = 12, 5

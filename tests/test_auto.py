@@ -1,10 +1,11 @@
-"""What 'auto' stands for."""
+"""What 'auto' becomes: settings that follow from the data set."""
 
 import pytest
 
 from configs import image_folder, imagenet
-from invariance_propagation import auto
 from invariance_propagation.errors import UserError
+from invariance_propagation.evaluation.knn import neighbors_for
+from invariance_propagation.methods.invp.method import background_size_for
 from invariance_propagation.setup import build
 from tests.tiny_run import tiny_config
 
@@ -17,9 +18,9 @@ from tests.tiny_run import tiny_config
 def test_the_background_follows_the_number_of_images(
     num_examples: int, expected: int
 ) -> None:
-    chosen = auto.background_size("auto", num_examples=num_examples)
+    chosen = background_size_for("auto", num_examples=num_examples)
     assert chosen == expected
-    assert auto.background_size(77, num_examples=num_examples) == 77
+    assert background_size_for(77, num_examples=num_examples) == 77
 
 
 @pytest.mark.parametrize(
@@ -31,16 +32,16 @@ def test_votes_follow_the_size_of_a_class(
     num_examples: int, num_classes: int | None, expected: int
 ) -> None:
     sizes = {"num_examples": num_examples, "num_classes": num_classes}
-    assert auto.votes("auto", **sizes) == expected
-    assert auto.votes(7, **sizes) == 7
+    assert neighbors_for("auto", **sizes) == expected
+    assert neighbors_for(7, **sizes) == 7
 
 
 @pytest.mark.parametrize("value", ["many", 2.5, True, None])
 def test_anything_else_is_refused(value: object) -> None:
     with pytest.raises(UserError, match="method.background_size=.*'auto'"):
-        auto.background_size(value, num_examples=100)
+        background_size_for(value, num_examples=100)
     with pytest.raises(UserError, match="knn.num_neighbors=.*'auto'"):
-        auto.votes(value, num_examples=100, num_classes=2)
+        neighbors_for(value, num_examples=100, num_classes=2)
 
 
 def test_a_run_has_numbers() -> None:

@@ -22,7 +22,7 @@ from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.embed import embed_folder
 from invariance_propagation.evaluate import evaluate
 from invariance_propagation.export import export
-from invariance_propagation.methods import Problem
+from invariance_propagation.methods import Problem, make_method
 from invariance_propagation.models import Encoder
 from invariance_propagation.parallel import AXIS
 from invariance_propagation.plan import make_plan
@@ -118,7 +118,7 @@ def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
         axis_name=None,
         categories={"domain": 2},
     )
-    method = setup.make_method(config, problem)
+    method = make_method(config, problem)
     labels = None
     state = run.runner.fetch(run.init(), run.spec, run.num_examples)
     if method.param_groups is not None:

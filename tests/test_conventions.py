@@ -33,7 +33,7 @@ LAYERS = (
     {"ending"},
     {"drafts", "errors", "packing", "parallel", "peers", "relay", "version"},
     {"archives", "arguments", "lock", "paths", "processes"},
-    {"auto", "damage", "devices", "options", "origin", "settings"},
+    {"damage", "devices", "options", "origin", "settings"},
     {"losses", "background", "nearest", "propagation", "models"},
     {"bank", "search"},
     {"objective"},
@@ -50,7 +50,7 @@ LAYERS = (
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
 CORE = {"background", "bank", "losses", "nearest", "objective", "propagation", "search"}
-BELOW_CORE = {"arguments", "auto", "errors", "parallel", "version"}
+BELOW_CORE = {"arguments", "errors", "settings", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The units that see a config; below them options are arguments.
 SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview", "replay"}

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs import digits
 from invariance_propagation import settings
 from invariance_propagation.errors import UserError
-from invariance_propagation.setup import make_encoder
+from invariance_propagation.models import make_encoder
 
 
 def blend(*, color: str, amount: float = 0.5, num_examples: int = 0) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from configs import digits
 from invariance_propagation import settings
 from invariance_propagation.checkpoint import Checkpoints
 from invariance_propagation.errors import Stopped, UserError
-from invariance_propagation.models import Encoder
+from invariance_propagation.models import Encoder, make_encoder
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.restore import restore_backbone
-from invariance_propagation.setup import build, make_encoder
+from invariance_propagation.setup import build
 from invariance_propagation.start import read_start
 from invariance_propagation.train import train_and_evaluate
 from tests.stored_run import ENCODER, state_of, store_run

@@ -6,7 +6,8 @@ or 1: vector units want the long axes innermost, and in this layout a resize or 
 is two small matrix products, rows @ plane @ columns.T. The options are static.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,4 +160,26 @@ def _check(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> No
         raise UserError(
             f"images have {channels} channels, mean {len(mean)} and std {len(std)} "
             "values: all three must be 1, or all 3"
+        )
+
+
+def check_chances(chances: Mapping[str, Any]) -> None:
+    """Raises UserError for an option of `augment` that is out of its range."""
+    if chances["size"] < 1:
+        raise UserError(f"augment.size={chances['size']}: set it above 0 pixels")
+    for name in ("rotation", "shear", "stretch"):
+        if not chances[name] >= 0:
+            raise UserError(f"augment.{name}={chances[name]}: set it to 0 or above")
+    for name in ("flip", "jitter_probability", "grayscale", "blur"):
+        if not 0 <= chances[name] <= 1:
+            raise UserError(f"augment.{name}={chances[name]}: it is a probability")
+    check_crop_scale("augment", chances["crop_scale"])
+
+
+def check_crop_scale(section: str, scale: Sequence[float]) -> None:
+    """Raises UserError, by the name of the config's section."""
+    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+        raise UserError(
+            f"{section}.crop_scale={scale}: smallest and largest share of the area, "
+            "above 0 and up to 1; () switches crops off"
         )

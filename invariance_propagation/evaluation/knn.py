@@ -9,8 +9,11 @@ from jax import lax
 from invariance_propagation.bank import normalize, safe_scale
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.meaning import check_finite
+from invariance_propagation.settings import is_auto
 
 QUERIES_AT_ONCE = 256
+MOST_VOTES = 200  # the paper's K
+VOTING_SHARE = 0.15  # of a class; 200 of ImageNet's 1,281 are as many
 
 
 @partial(jax.jit, static_argnames=("num_neighbors", "num_classes", "temperature"))
@@ -103,3 +106,19 @@ def knn_accuracy(
         num_classes=num_classes,
     )
     return float(jnp.mean(predicted == jnp.asarray(query_labels)))
+
+
+def neighbors_for(
+    value: int | str, *, num_examples: int, num_classes: int | None
+) -> int:
+    """Returns K: for 'auto', 15 % of the mean class and at most 200.
+
+    Without classes nothing votes, and any K will do.
+
+    Raises:
+      UserError: it is neither a whole number nor 'auto'.
+    """
+    if is_auto(value, "knn.num_neighbors"):
+        share = VOTING_SHARE * num_examples / (num_classes or num_examples)
+        return min(MOST_VOTES, max(1, round(share)))
+    return value

@@ -16,8 +16,8 @@ are counted from 0. The departures:
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from invariance_propagation.data.augment import check_crop_scale
 from invariance_propagation.errors import UserError
-from invariance_propagation.options import check_crop_scale
 
 SMALL_BELOW = 64  # pixels
 # Mirrored, they are other signs or none.

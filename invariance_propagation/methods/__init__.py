@@ -1,8 +1,10 @@
 """Self-supervised methods, each behind the contract of `methods.base`."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from invariance_propagation import settings
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods.base import (
     Aux,
@@ -33,10 +35,22 @@ __all__ = [
     "Strip",
     "find_method",
     "invariance_propagation",
+    "make_method",
     "part_of",
 ]
 
 METHODS = {"invariance_propagation": invariance_propagation}
+
+
+def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
+    """Binds the options of the section `method`.
+
+    Raises:
+      UserError: there is no such method, or an option does not fit.
+    """
+    own = dict(config["method"])
+    factory = find_method(own.pop("name"))
+    return settings.call(factory, "method", {"method": own}, problem=problem)
 
 
 def find_method(name: str) -> Callable[..., Method]:

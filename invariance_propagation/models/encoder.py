@@ -9,8 +9,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.models.resnet import ResNet
+from invariance_propagation.parallel import AXIS
 
 HEADS = ("linear", "mlp")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Outputs(NamedTuple):
@@ -82,3 +85,28 @@ class Headless(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
         features = self.backbone(images, train=train)
         return Outputs(features, features[:, :1])
+
+
+def make_encoder(
+    *,
+    depth: int,
+    stem: str,
+    width: int,
+    head: str,
+    hidden: int,
+    dim: int,
+    norm_group: int | None,
+    dtype: str,
+) -> Encoder:
+    """The encoder of the section `encoder`; its BatchNorm knows the device axis."""
+    if dtype not in DTYPES:
+        raise UserError(f"encoder.dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    for name, value in (("width", width), ("hidden", hidden), ("dim", dim)):
+        if value < 1:
+            raise UserError(f"encoder.{name}={value}: set it to 1 or above")
+    norm = {"norm_axis_name": AXIS, "norm_group": norm_group or 0}
+    try:
+        backbone = ResNet(depth, stem, width, dtype=DTYPES[dtype], **norm)
+        return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
+    except ValueError as error:
+        raise UserError(f"encoder: {error}") from error

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from invariance_propagation import auto
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.folder import two_folders
 from invariance_propagation.data.records import TFDS
@@ -13,7 +12,7 @@ from invariance_propagation.data.voc import voc2007
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import svm
 from invariance_propagation.evaluation.classifier import class_accuracies
-from invariance_propagation.evaluation.knn import check_neighbors
+from invariance_propagation.evaluation.knn import check_neighbors, neighbors_for
 from invariance_propagation.evaluation.meaning import (
     remarks_on_few,
     remarks_on_votes,
@@ -90,7 +89,7 @@ def knn(request: Request) -> Jobs:
     if num_neighbors is None:
         num_neighbors = _recipe(request, bench).num_neighbors
     options = {
-        "num_neighbors": auto.votes(
+        "num_neighbors": neighbors_for(
             num_neighbors,
             num_examples=len(bench.dataset.train.labels),
             num_classes=bench.num_classes,

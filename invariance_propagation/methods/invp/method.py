@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invariance_propagation import auto, parallel
+from invariance_propagation import parallel
 from invariance_propagation.bank import init_bank, normalize, update_bank
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods.base import (
@@ -22,7 +22,9 @@ from invariance_propagation.methods.invp.schedule import make_schedule
 from invariance_propagation.methods.measures import mean_similarity
 from invariance_propagation.objective import check_ranges, invp_losses
 from invariance_propagation.propagation import init_graph, match_graph, update_graph
+from invariance_propagation.settings import is_auto
 
+MOST_BACKGROUND = 4096  # the paper's M
 BANK_STARTS = ("uniform", "embeddings")
 
 
@@ -45,6 +47,17 @@ class Found(NamedTuple):
 
     neighbors: jax.Array
     overlap: jax.Array
+
+
+def background_size_for(value: int | str, *, num_examples: int) -> int:
+    """Returns M: for 'auto', the largest power of two up to N / 2 and 4096.
+
+    Raises:
+      UserError: it is neither a whole number nor 'auto'.
+    """
+    if is_auto(value, "method.background_size"):
+        return min(MOST_BACKGROUND, 1 << max(0, (num_examples // 2).bit_length() - 1))
+    return value
 
 
 def invariance_propagation(
@@ -85,7 +98,7 @@ def invariance_propagation(
     Propagation", NeurIPS 2020, arXiv 2010.11694.
     """
     num_examples, axis_name = problem.num_examples, problem.axis_name
-    background_size = auto.background_size(background_size, num_examples=num_examples)
+    background_size = background_size_for(background_size, num_examples=num_examples)
     options = {
         "num_hops": num_hops,
         "num_hard": num_hard,
