@@ -81,23 +81,23 @@ def main(argv: list[str]) -> None:
 
 def _main(argv: list[str]) -> None:
     # Imported after the flags, so that --help and a misspelt key answer at once.
-    from invariance_propagation import ending
+    from invariance_propagation import signals
 
-    ending.watch()
+    signals.watch()
 
     import jax
 
-    from invariance_propagation import processes
-    from invariance_propagation.embed import embed_folder
+    from invariance_propagation.devices import processes
     from invariance_propagation.errors import Stopped, TrainingError, UserError
-    from invariance_propagation.evaluate import evaluate
-    from invariance_propagation.export import export
-    from invariance_propagation.plan import print_plan
-    from invariance_propagation.preview import draw_preview
-    from invariance_propagation.replay import replay
-    from invariance_propagation.scan import print_scan
-    from invariance_propagation.train import train_and_evaluate
-    from invariance_propagation.verify import verify_resume
+    from invariance_propagation.evaluation.evaluate import evaluate
+    from invariance_propagation.tasks.embed import embed_folder
+    from invariance_propagation.tasks.export import export
+    from invariance_propagation.tasks.plan import print_plan
+    from invariance_propagation.tasks.preview import draw_preview
+    from invariance_propagation.tasks.replay import replay
+    from invariance_propagation.tasks.scan import print_scan
+    from invariance_propagation.tasks.verify import verify_resume
+    from invariance_propagation.train.loop import train_and_evaluate
 
     for stream in (sys.stdout, sys.stderr):
         # No name of a file and no terminal may end a run.
@@ -161,7 +161,7 @@ def check_fits(task: str, config: ConfigDict) -> None:
 
 def join_processes(task: str) -> None:
     """Waits for the other hosts' processes, if there are to be any."""
-    from invariance_propagation import processes
+    from invariance_propagation.devices import processes
     from invariance_propagation.errors import UserError
 
     if COORDINATOR.value is not None:
@@ -266,7 +266,7 @@ def workdir() -> str:
 
 def _describe(error: OSError) -> str:
     """Names the path that the system has refused, and what to do."""
-    from invariance_propagation.paths import reason, remedy
+    from invariance_propagation.files.paths import reason, remedy
 
     names = [x for x in (error.filename, error.filename2) if isinstance(x, str | bytes)]
     where = " or ".join(map(os.fsdecode, names)) or "standard output"
@@ -286,8 +286,8 @@ def _exit(error: Exception | str, status: int) -> NoReturn:
 def _begin_to_end() -> None:
     """From here on no signal and no other process has a word in how this one ends."""
     # Imported by now, unless it was the flags that could not be understood.
-    if ending := sys.modules.get("invariance_propagation.ending"):
-        ending.begin()
+    if signals := sys.modules.get("invariance_propagation.signals"):
+        signals.begin()
 
 
 def _print_last(line: str) -> None:
@@ -303,11 +303,11 @@ def _leave(status: int) -> NoReturn:
         # Python would fail once more when it empties its buffer at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # JAX, if there is any, is imported by now.
-    processes = sys.modules.get("invariance_propagation.processes")
+    processes = sys.modules.get("invariance_propagation.devices.processes")
     if processes is not None and processes.joined():
         processes.leave(status)
-    if status and (ending := sys.modules.get("invariance_propagation.ending")):
-        ending.leave(status)
+    if status and (signals := sys.modules.get("invariance_propagation.signals")):
+        signals.leave(status)
     sys.exit(status)
 
 

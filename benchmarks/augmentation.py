@@ -28,12 +28,12 @@ from provenance import write_result
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs import imagenet  # noqa: E402
-from invariance_propagation.data.augment import augment, per_image_keys  # noqa: E402
-from invariance_propagation.data.chance import NUMBERS  # noqa: E402
-from invariance_propagation.data.host import views  # noqa: E402
-from invariance_propagation.data.pictures import crops  # noqa: E402
-from invariance_propagation.data.threefry import host_uniforms  # noqa: E402
-from invariance_propagation.models import make_encoder  # noqa: E402
+from invariance_propagation.data.load.pictures import crops
+from invariance_propagation.data.views.augment import augment, per_image_keys
+from invariance_propagation.data.views.chance import NUMBERS
+from invariance_propagation.data.views.host import views
+from invariance_propagation.data.views.threefry import host_uniforms
+from invariance_propagation.models import make_encoder
 
 GOAL = 0.1
 PICTURE = 256

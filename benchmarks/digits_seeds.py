@@ -102,7 +102,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     """What decides the score of a config read from JSON, but for its seed."""
     from flax.traverse_util import flatten_dict
 
-    from invariance_propagation.announce import what_trains
+    from invariance_propagation.train.messages import what_trains
 
     known, decides = flatten_dict(config, sep="."), set(what_trains(config)) - {"seed"}
     decides |= {x for x in known if x == "train.epochs" or x.startswith("knn.")}

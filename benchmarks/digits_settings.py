@@ -86,7 +86,7 @@ def run_fold(setting: str, seed: int, fold: int) -> dict[str, Any]:
     """Trains on two blocks of writers; returns the scores of the third, in percent."""
     from configs import digits
     from invariance_propagation.data import sources
-    from invariance_propagation.train import train_and_evaluate
+    from invariance_propagation.train.loop import train_and_evaluate
 
     config = digits.get_config()
     pairs = [pair.split("=", 1) for pair in setting.split()]

@@ -85,8 +85,8 @@ def write_pictures(folder: Path) -> list[Path]:
 
 def measure(files: Files, rounds: int, batches: int) -> dict[str, list[float]]:
     """Images per second of each way, in each round."""
-    from invariance_propagation.data.pictures import Pictures, crops
-    from invariance_propagation.data.stream import Load, stream
+    from invariance_propagation.data.load.pictures import Pictures, crops
+    from invariance_propagation.data.load.stream import Load, stream
 
     # What is in the buffers at the start is made up for by what is in them at the end.
     last = 2 + batches + 4
@@ -133,9 +133,9 @@ def rate(make: Callable[[], int]) -> float:
 
 def known_boxes(files: Files, count: int) -> list[tuple[int, ...]]:
     """The boxes of the pipeline's first epoch, in whole pixels."""
-    from invariance_propagation.data.chance import NUMBERS
-    from invariance_propagation.data.geometry import crop_box
-    from invariance_propagation.data.threefry import host_uniforms
+    from invariance_propagation.data.views.chance import NUMBERS
+    from invariance_propagation.data.views.geometry import crop_box
+    from invariance_propagation.data.views.threefry import host_uniforms
 
     uniforms = host_uniforms(0, 0, np.arange(count), NUMBERS)
     shape = simplejpeg.decode_jpeg_header(files(0))[:2]
@@ -148,7 +148,7 @@ def host_milliseconds(steps: int = 400) -> float:
     import jax
 
     from configs import digits
-    from invariance_propagation.setup import build
+    from invariance_propagation.train.build import build
 
     run = build(digits.get_config())
     feed: Any = run.feed(start=0, stop=steps + 1)

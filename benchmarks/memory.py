@@ -69,8 +69,8 @@ def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:
     from configs import digits
     from invariance_propagation.data import sources
     from invariance_propagation.parallel import REPLICATED, SHARDED
-    from invariance_propagation.plan import make_plan
-    from invariance_propagation.setup import build
+    from invariance_propagation.tasks.plan import make_plan
+    from invariance_propagation.train.build import build
 
     def repeated(folder: str) -> sources.Dataset:
         digits = sources.LOADERS["digits"](folder).train

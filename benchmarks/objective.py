@@ -211,9 +211,9 @@ def jax_step(embeddings, indices, bank, graph, **options) -> Step:
     import jax
 
     from invariance_propagation import update_bank, update_graph
-    from invariance_propagation.devices import make_runner
+    from invariance_propagation.devices.runner import make_runner
     from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
-    from invariance_propagation.train_step import zero_unless_finite
+    from invariance_propagation.train.step import zero_unless_finite
 
     def step(memory, embeddings, indices):
         bank, graph = memory
@@ -251,7 +251,7 @@ def products_step(embeddings, indices, bank, graph) -> Step:
     import jax.numpy as jnp
     from jax import lax
 
-    from invariance_propagation.devices import make_runner
+    from invariance_propagation.devices.runner import make_runner
     from invariance_propagation.parallel import AXIS, SHARDED, all_gather
 
     def step(embeddings, bank):

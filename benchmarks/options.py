@@ -35,8 +35,8 @@ from objective import (
 from provenance import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from invariance_propagation import search
-from invariance_propagation.bank import normalize
+from invariance_propagation.core import search
+from invariance_propagation.core.bank import normalize
 
 RECALL_TARGET, LEAST_BINS = 0.95, 128  # of lax.approx_max_k
 TEMPERATURES = (TEMPERATURE, 0.07)

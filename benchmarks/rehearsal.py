@@ -104,7 +104,7 @@ def repeat(examples: int) -> None:
     """Makes every set of records that is loaded from now on so long."""
     from invariance_propagation.data import sources
     from invariance_propagation.data.dataset import Split
-    from invariance_propagation.data.pictures import Pictures
+    from invariance_propagation.data.load.pictures import Pictures
 
     load_records = sources.load_records
 
@@ -125,8 +125,8 @@ def train(folder: Path, workdir: Path, batch: int, steps: int) -> dict[str, Any]
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from configs import imagenet
     from invariance_propagation.errors import Stopped
-    from invariance_propagation.progress import read_rows
-    from invariance_propagation.train import train_and_evaluate
+    from invariance_propagation.train.journal import read_rows
+    from invariance_propagation.train.loop import train_and_evaluate
 
     repeat(EXAMPLES)
     config = imagenet.get_config()

@@ -1,13 +1,13 @@
 """Invariance Propagation in JAX: the public names."""
 
-from invariance_propagation.bank import init_bank, update_bank
-from invariance_propagation.objective import Losses, invp_losses
-from invariance_propagation.propagation import (
+from invariance_propagation.core.bank import init_bank, update_bank
+from invariance_propagation.core.graph import (
     distinct,
     init_graph,
     propagate,
     update_graph,
 )
+from invariance_propagation.core.objective import Losses, invp_losses
 from invariance_propagation.version import __version__
 
 __all__ = [

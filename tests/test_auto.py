@@ -4,9 +4,11 @@ import pytest
 
 from configs import image_folder, imagenet
 from invariance_propagation.errors import UserError
-from invariance_propagation.evaluation.knn import neighbors_for
-from invariance_propagation.methods.invp.method import background_size_for
-from invariance_propagation.setup import build
+from invariance_propagation.evaluation.protocols.knn import neighbors_for
+from invariance_propagation.methods.invariance_propagation.method import (
+    background_size_for,
+)
+from invariance_propagation.train.build import build
 from tests.tiny_run import tiny_config
 
 

@@ -15,21 +15,23 @@ from PIL import Image
 
 from configs import embed as embed_config
 from configs import evaluate as evaluate_config
-from invariance_propagation import devices, setup, train_step
-from invariance_propagation.checkpoint import FOLDER, Checkpoints
+from invariance_propagation import devices
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.embed import embed_folder
-from invariance_propagation.evaluate import evaluate
-from invariance_propagation.export import export
+from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.methods import Problem, make_method
 from invariance_propagation.models import Encoder
 from invariance_propagation.parallel import AXIS
-from invariance_propagation.plan import make_plan
-from invariance_propagation.preview import draw_preview
 from invariance_propagation.report.write import write_report
-from invariance_propagation.restore import restore_memory
-from invariance_propagation.train import train_and_evaluate
+from invariance_propagation.store.checkpoint import FOLDER, Checkpoints
+from invariance_propagation.store.restore import restore_memory
+from invariance_propagation.tasks.embed import embed_folder
+from invariance_propagation.tasks.export import export
+from invariance_propagation.tasks.plan import make_plan
+from invariance_propagation.tasks.preview import draw_preview
+from invariance_propagation.train import build
+from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.step import train_step
 from tests import tiny
 from tests.test_conventions import CORE, MODULES, NAME
 from tests.tiny_run import tiny_config
@@ -98,7 +100,7 @@ def tiny_encoder(**options: Any) -> Encoder:
 
 def take_steps(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
     """Takes steps of a run as the training loop does."""
-    run = setup.build(config)
+    run = build.build(config)
     state, metrics = run.init(), []
     for given in run.feed(start=0, stop=NUM_STEPS):
         with jax.transfer_guard("disallow"):
@@ -109,7 +111,7 @@ def take_steps(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
 
 def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
     """Takes the same steps on one device that holds everything, without an axis."""
-    run = setup.build(config)  # for its initial state, order and views
+    run = build.build(config)  # for its initial state, order and views
     problem = Problem(
         encoder=Encoder(tiny.TinyBackbone(None), "linear", dim=8),
         num_examples=run.num_examples,
@@ -123,20 +125,20 @@ def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
     state = run.runner.fetch(run.init(), run.spec, run.num_examples)
     if method.param_groups is not None:
         labels = method.param_groups(state.params)
-    _, optimizer = setup.settings.call(
-        setup.make_optimizer,
+    _, optimizer = build.settings.call(
+        build.make_optimizer,
         "optimizer",
         config,
         epochs=config.train.epochs,
         steps_per_epoch=run.steps_per_epoch,
         labels=labels,
     )
-    looks = setup.make_looks(config, method)
+    looks = build.make_looks(config, method)
     images = run.dataset.train.images
-    given = setup.resident(images, looks, runner=run.runner, facts=setup.Facts(0, 1, 1))
+    given = build.resident(images, looks, runner=run.runner, facts=build.Facts(0, 1, 1))
     step = jax.jit(
         partial(
-            train_step.train_step,
+            train_step,
             method=method,
             optimizer=optimizer,
             pick=given.pick,
@@ -158,8 +160,8 @@ def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
 @pytest.mark.parametrize("name", METHODS)
 def test_devices_and_runners_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Compiled in a second; restored and exported networks are tried below.
-    monkeypatch.setattr(setup, "make_encoder", tiny_encoder)
-    monkeypatch.setattr(setup.settings, "call", call_without_encoder)
+    monkeypatch.setattr(build, "make_encoder", tiny_encoder)
+    monkeypatch.setattr(build.settings, "call", call_without_encoder)
     expected, wanted = take_alone(config_of(name, num_devices=1))
     assert all(np.isfinite(x) for row in wanted for x in row.values())
     for mode in devices.MODES:
@@ -179,7 +181,7 @@ def test_devices_and_runners_agree(name: str, monkeypatch: pytest.MonkeyPatch) -
             )
 
 
-call = setup.settings.call
+call = build.settings.call
 
 
 def call_without_encoder(function: Any, section: str, *args: Any, **more: Any) -> Any:
@@ -222,7 +224,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(trained, tmp_path: Path) 
 
 
 def state_of(name: str, workdir: Path) -> tuple[int, Any]:
-    run = setup.build(config_of(name))
+    run = build.build(config_of(name))
     checkpoints = Checkpoints(workdir, keep=9)
     shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
     step, state, _ = checkpoints.restore(shapes)
@@ -237,7 +239,7 @@ def test_it_is_monitored_planned_and_previewed(trained, tmp_path: Path) -> None:
     has_bank = name in ("invp", "mixing", "clustering")
     assert ("knn_bank" in summary) == has_bank
     assert ("purity" in summary) == (name in ("invp", "mixing"))
-    plan = make_plan(setup.build(config_of(name)))
+    plan = make_plan(build.build(config_of(name)))
     assert plan.device["parameters"] > 0
     assert ("bank" in plan.device) == has_bank
     config = config_of(name)

@@ -25,38 +25,29 @@ from configs import default
 ROOT = Path(__file__).parents[1]
 NAME = "invariance_propagation"
 
-# Who may import whom. A unit is a module or a whole folder ('data', 'evaluation',
-# 'methods', 'models'); inside a folder imports are free. All others go to a lower
-# line, never to the same one: there is no cycle, and neighbours on a line, such as
-# data and methods, know nothing of each other.
-LAYERS = (
-    {"ending"},
-    {"drafts", "errors", "packing", "parallel", "peers", "relay", "version"},
-    {"archives", "arguments", "lock", "paths", "processes"},
-    {"damage", "devices", "options", "origin", "settings"},
-    {"losses", "background", "nearest", "propagation", "models"},
-    {"bank", "search"},
-    {"objective"},
-    {"methods", "data", "evaluation", "checkpoint", "optimizer", "progress"}
-    | {"stopping", "train_state", "weights", "window"},
-    {"claim", "train_step", "feed", "__init__"},
-    {"run", "protocols"},
-    {"setup", "saver", "failure"},
-    {"monitor", "plan", "scan", "preview", "restore", "gallery", "identity"},
-    {"announce", "horizon", "match", "start", "compare"},
-    {"train", "replay", "export", "evaluate", "embed", "report"},
-    {"verify"},
+# Who may import whom: a room, which is a folder or a module of the package's root,
+# imports rooms of lower floors. Inside a room imports are free.
+FLOORS = (
+    {"errors", "parallel", "signals", "version"},
+    {"files", "settings"},
+    {"core", "devices", "optimizer"},
+    {"data", "models", "methods"},
+    {"store", "__init__"},
+    {"evaluation"},
+    {"train"},
+    {"report", "tasks"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
-CORE = {"background", "bank", "losses", "nearest", "objective", "propagation", "search"}
-BELOW_CORE = {"arguments", "errors", "settings", "parallel", "version"}
+CORE = {"core"}
+BELOW_CORE = {"errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
-# The units that see a config; below them options are arguments.
-SEE_CONFIG = {"setup", "start", "train", "plan", "scan", "preview", "replay"}
-SEE_CONFIG |= {"verify"}
+# The rooms that see a config; below them options are arguments.
+SEE_CONFIG = {"train", "tasks"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
+# A corridor that is longer hides what is in it.
+MODULES_AT_THE_ROOT, MODULES_IN_A_FOLDER = 8, 11
 
 
 def module_name(path: Path) -> str:
@@ -103,9 +94,9 @@ def libraries_of(module: str) -> set[str]:
 
 
 def allowed(importer: str, target: str) -> bool:
-    """Whether LAYERS let one unit import the other."""
-    line = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
-    return importer == target or line[target] < line[importer]
+    """Whether FLOORS let one room import the other."""
+    floor = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+    return importer == target or floor[target] < floor[importer]
 
 
 def closure(unit: str) -> tuple[set[str], set[str]]:
@@ -121,35 +112,20 @@ def closure(unit: str) -> tuple[set[str], set[str]]:
     return units, libraries
 
 
-def rows_of_the_architecture() -> list[str]:
-    """The first cells of ARCHITECTURE.md's table."""
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    return re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
-
-
-def test_imports_go_downwards_in_the_architectures_table() -> None:
-    rows = {}
-    for number, row in enumerate(rows_of_the_architecture()):
-        for name in re.findall(r"`([^`]+)`", row):
-            rows[name.removesuffix("/").removesuffix(".py")] = number
-    units = {unit for layer in LAYERS for unit in layer}
-    assert set(rows) == units | OUTSIDE
-    for module in MODULES:
-        for target in (unit_of(name) for name in imports_of(module) if is_own(name)):
-            assert rows[unit_of(module)] <= rows[target], (module, target)
-
-
-def test_every_module_stands_in_the_architecture() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    there = set(re.findall(r"`([\w/]+\.py)`", text))
-    names = {path.name for path in MODULES.values()}
-    assert names <= there, names - there
-
-
-def test_every_module_has_its_layer() -> None:
+def test_every_room_has_its_floor() -> None:
     # Whoever adds one decides here where it belongs.
-    units = [unit for layer in LAYERS for unit in layer]
-    assert sorted(units) == sorted({unit_of(module) for module in MODULES})
+    rooms = [room for floor in FLOORS for room in floor]
+    assert sorted(rooms) == sorted({unit_of(module) for module in MODULES})
+
+
+def test_no_folder_is_a_corridor() -> None:
+    folders = {path.parent for path in MODULES.values()}
+    for folder in folders:
+        count = sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        is_root = folder.name == NAME
+        assert count <= (MODULES_AT_THE_ROOT if is_root else MODULES_IN_A_FOLDER), (
+            folder
+        )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -157,7 +133,7 @@ def test_imports_go_downwards(module: str) -> None:
     importer = unit_of(module)
     targets = {unit_of(name) for name in imports_of(module) if is_own(name)}
     upward = sorted(unit for unit in targets if not allowed(importer, unit))
-    assert not upward, f"{module} imports {upward}, which LAYERS put no lower"
+    assert not upward, f"{module} imports {upward}, which FLOORS put no lower"
     assert not libraries_of(module) & OUTSIDE
 
 
@@ -166,28 +142,26 @@ def test_imports_go_downwards(module: str) -> None:
     [
         ("data", "methods"),
         ("methods", "data"),
-        ("data", "evaluation"),
-        ("evaluation", "data"),
-        ("evaluation", "train"),
+        ("data", "store"),
         ("models", "methods"),
-        ("checkpoint", "setup"),
-        ("train_step", "setup"),
-        ("setup", "monitor"),
-        ("monitor", "train"),
+        ("store", "train"),
+        ("store", "evaluation"),
+        ("evaluation", "train"),
+        ("train", "report"),
         ("methods", "__init__"),
-        *((core, unit) for core in sorted(CORE) for unit in ("data", "methods")),
+        *(("core", room) for room in ("data", "methods", "models", "devices")),
     ],
 )
-def test_the_layers_forbid_what_they_are_for(importer: str, target: str) -> None:
+def test_the_floors_forbid_what_they_are_for(importer: str, target: str) -> None:
     # Whoever moves a unit up to make an import possible is stopped here.
     assert not allowed(importer, target)
 
 
-@pytest.mark.parametrize("unit", sorted(CORE | {"methods", "__init__"}))
+@pytest.mark.parametrize("unit", sorted(CORE | {"__init__"}))
 def test_the_core_needs_jax_alone(unit: str) -> None:
     # Directly or by way of others: no flax, ml_collections, data or models.
     units, libraries = closure(unit)
-    assert units <= CORE | BELOW_CORE | {"methods", "__init__"}
+    assert units <= CORE | BELOW_CORE | {"__init__"}
     assert libraries <= CORE_LIBRARIES
     if unit in CORE:
         assert units <= CORE | BELOW_CORE
@@ -203,14 +177,14 @@ def test_the_parser_sees_every_kind_of_import() -> None:
         import numpy as np, os.path
         from jax import lax
         from invariance_propagation import parallel, init_bank
-        from invariance_propagation.data import augment
+        from invariance_propagation.data import order
         from .. import settings
         from ..evaluation.knn import knn_predict
         from . import base
         def function():
             from invariance_propagation.train import train_and_evaluate
     """)
-    own = ["parallel", "data.augment", "settings", "evaluation.knn", "methods.base"]
+    own = ["parallel", "data.order", "settings", "evaluation.knn", "methods.base"]
     expected = {"numpy", "os.path", "jax", NAME, f"{NAME}.train"}
     expected |= {f"{NAME}.{name}" for name in own}
     module = f"{NAME}.methods.invp"
@@ -283,9 +257,9 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 # What starts from a run has keys of its own: the arguments of one function.
 TASKS = {
-    "embed": "invariance_propagation.embed.embed_folder",
-    "evaluate": "invariance_propagation.evaluate.evaluate",
-    "export": "invariance_propagation.export.export",
+    "embed": "invariance_propagation.tasks.embed.embed_folder",
+    "evaluate": "invariance_propagation.evaluation.evaluate.evaluate",
+    "export": "invariance_propagation.tasks.export.export",
     "report": "invariance_propagation.report.write.write_report",
 }
 TRAINING = [name for name in CONFIGS if name not in TASKS]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from invariance_propagation.checkpoint import steps_in
+from invariance_propagation.store.checkpoint import steps_in
 from tests.stored_run import store_run
 from tests.tiny_run import ROOT, TINY, final_state, rows_without_times
 

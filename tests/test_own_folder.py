@@ -13,14 +13,14 @@ from PIL import Image
 from configs import embed as embed_config
 from configs import evaluate as evaluate_config
 from configs import image_folder
-from invariance_propagation.announce import run_prepares
-from invariance_propagation.checkpoint import Checkpoints, pack_ids, unpack_ids
-from invariance_propagation.embed import embed_folder
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.evaluate import evaluate
+from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.report.write import write_report
-from invariance_propagation.setup import build
-from invariance_propagation.train import train_and_evaluate
+from invariance_propagation.store.checkpoint import Checkpoints, pack_ids, unpack_ids
+from invariance_propagation.tasks.embed import embed_folder
+from invariance_propagation.train.build import build
+from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.messages import run_prepares
 from tests.tiny_run import ROOT
 
 CLASSES = [os.fsdecode(b"caf\xe9"), "new\nline"]

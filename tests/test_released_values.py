@@ -14,9 +14,9 @@ import optax
 import pytest
 
 from invariance_propagation.evaluation import recipes
-from invariance_propagation.methods.invp.schedule import ramp_up
+from invariance_propagation.evaluation.protocols import training
+from invariance_propagation.methods.invariance_propagation.schedule import ramp_up
 from invariance_propagation.optimizer import make_optimizer
-from invariance_propagation.protocols import training
 from tests.reference import released_values as released
 from tests.tiny_run import ROOT
 

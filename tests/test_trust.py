@@ -20,25 +20,25 @@ from PIL import Image
 
 from configs import embed as embed_config
 from configs import evaluate as evaluate_config
-from invariance_propagation import checkpoint, damage, weights
-from invariance_propagation.archives import open_arrays, open_file
-from invariance_propagation.checkpoint import pack_ids, unpack_ids
-from invariance_propagation.data import idx
-from invariance_propagation.data.cache import read_arrays
-from invariance_propagation.data.usable import look_at
-from invariance_propagation.embed import embed_folder
+from invariance_propagation.data.sources import idx
+from invariance_propagation.data.sources.usable import look_at
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.evaluate import evaluate
+from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.evaluation.kept import Damaged, read_blocks, read_facts
-from invariance_propagation.export import export
-from invariance_propagation.progress import METRICS_FILE
+from invariance_propagation.files.archives import open_arrays, open_file
+from invariance_propagation.files.cache import read_arrays
 from invariance_propagation.report.write import write_report
-from invariance_propagation.restore import (
+from invariance_propagation.store import checkpoint, damage, weights
+from invariance_propagation.store.checkpoint import pack_ids, unpack_ids
+from invariance_propagation.store.restore import (
     restore_backbone,
     restore_encoder,
     restore_memory,
 )
-from invariance_propagation.train import train_and_evaluate
+from invariance_propagation.tasks.embed import embed_folder
+from invariance_propagation.tasks.export import export
+from invariance_propagation.train.journal import METRICS_FILE
+from invariance_propagation.train.loop import train_and_evaluate
 from tests.stored_run import store_run
 from tests.test_conventions import MODULES, ROOT
 from tests.tiny_run import tiny_config

@@ -9,14 +9,14 @@ import numpy as np
 from flax import linen as nn
 
 from invariance_propagation import devices, parallel
-from invariance_propagation.data.augment import augment
 from invariance_propagation.data.order import epoch_order
+from invariance_propagation.data.views.augment import augment
 from invariance_propagation.methods import Method, Problem, invariance_propagation
 from invariance_propagation.models.encoder import Encoder
 from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.optimizer import make_optimizer
-from invariance_propagation.train_state import TrainState, state_spec
-from invariance_propagation.train_step import train_step
+from invariance_propagation.train.state import TrainState, state_spec
+from invariance_propagation.train.step import train_step
 
 NUM_EXAMPLES = 93  # not a multiple of any number of devices but 1
 BATCH_SIZE = 16

@@ -6,9 +6,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import digits
-from invariance_propagation.checkpoint import Checkpoints
-from invariance_propagation.progress import read_rows
-from invariance_propagation.setup import build
+from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.train.build import build
+from invariance_propagation.train.journal import read_rows
 
 ROOT = Path(__file__).parent.parent
 CHANGES = {

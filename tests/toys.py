@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from invariance_propagation import parallel
-from invariance_propagation.bank import normalize, update_bank
+from invariance_propagation.core.bank import normalize, update_bank
 from invariance_propagation.methods import (
     METHODS,
     Aux,

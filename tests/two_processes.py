@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from invariance_propagation import devices, processes
+from invariance_propagation import devices
+from invariance_propagation.data.load.feed import Facts, Look, Threads, host_made
+from invariance_propagation.devices import processes
 from invariance_propagation.errors import Stopped, TrainingError, UserError
-from invariance_propagation.feed import Facts, Look, Threads, host_made
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests import tiny
 

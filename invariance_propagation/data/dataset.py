@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.order import random_rows
-from invariance_propagation.data.pictures import Pictures
 from invariance_propagation.errors import printable
 
 # Sets the draw of a sample apart from what else a seed decides.

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from invariance_propagation.data.folder import Files
-from invariance_propagation.data.pictures import Chosen, Pictures
-from invariance_propagation.data.readable import middle, readable
+from invariance_propagation.data.load.pictures import Chosen, Pictures
+from invariance_propagation.data.load.readable import middle, readable
+from invariance_propagation.data.sources.folder import Files
 
 SAMPLED = 16  # images whose pixels are part of `content_digest`
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
-from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import UserError
-from invariance_propagation.paths import reason
+from invariance_propagation.files.atomic import draft_of
+from invariance_propagation.files.paths import reason
 
 FOLDER = "cards"
 # Of every card: what was done about test labels.

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from invariance_propagation.devices import Runner
+from invariance_propagation.devices.runner import Runner
 from invariance_propagation.models.encoder import Outputs
 from invariance_propagation.parallel import REPLICATED, SHARDED
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from invariance_propagation.archives import open_arrays
-from invariance_propagation.drafts import draft_of
+from invariance_propagation.files.archives import open_arrays
+from invariance_propagation.files.atomic import draft_of
 
 FACTS = "facts"
 BLOCKS = "blocks"  # among the facts: how many there are

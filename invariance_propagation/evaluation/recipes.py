@@ -16,7 +16,7 @@ are counted from 0. The departures:
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from invariance_propagation.data.augment import check_crop_scale
+from invariance_propagation.data.views.augment import check_crop_scale
 from invariance_propagation.errors import UserError
 
 SMALL_BELOW = 64  # pixels

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from invariance_propagation.drafts import draft_of
 from invariance_propagation.errors import printable
+from invariance_propagation.files.atomic import draft_of
 
 FOLDER = "label_lists"
 

@@ -19,7 +19,7 @@ from invariance_propagation.methods.base import (
     Strip,
     part_of,
 )
-from invariance_propagation.methods.invp import invariance_propagation
+from invariance_propagation.methods.invariance_propagation import invariance_propagation
 
 __all__ = [
     "METHODS",

@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from invariance_propagation import devices, settings
-from invariance_propagation.data import augment, sources
+from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset
+from invariance_propagation.data.views import augment
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.methods import Notes
-from invariance_propagation.monitor import read_summary
-from invariance_propagation.progress import METRICS_FILE, read_rows
-from invariance_propagation.restore import (
+from invariance_propagation.store.restore import (
     StoredMemory,
     float32,
     notes_of,
     restore_encoder,
     restore_memory,
 )
+from invariance_propagation.train.journal import METRICS_FILE, read_rows
+from invariance_propagation.train.monitor import read_summary
 
 
 class Record(NamedTuple):

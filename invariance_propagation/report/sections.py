@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from invariance_propagation.monitor import has_scores, percent
 from invariance_propagation.report import curves, draw, embedding_map, health, page
 from invariance_propagation.report.provenance import cards, config
 from invariance_propagation.report.record import Record
@@ -15,6 +14,7 @@ from invariance_propagation.report.thumbnails import (
     method_legend,
     nearest_gallery,
 )
+from invariance_propagation.train.monitor import has_scores, percent
 
 MAPPED = 2000  # images of a map; t-SNE of so many takes seconds
 

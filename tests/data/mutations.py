@@ -167,7 +167,7 @@ def mutations(kind: str, *, count: int, seed: int) -> Iterator[bytes]:
 
 
 def main(count: int, seed: int) -> None:
-    from invariance_propagation.data.decoding import decode
+    from invariance_propagation.data.load.decoding import decode
 
     warnings.simplefilter("error")
     for kind in (*KINDS, *READ_ONLY):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invariance_propagation.data.folder import Files
-from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.load.pictures import Pictures
+from invariance_propagation.data.sources.folder import Files
 
 
 def pictures_of(folder: Path, ids: Sequence[str], size: int) -> Pictures:

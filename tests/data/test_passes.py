@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from invariance_propagation.data.folder import Files
+from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.passes import Look, content_digest, look_at
-from invariance_propagation.data.pictures import Pictures
+from invariance_propagation.data.sources.folder import Files
 
 NAMES = [f"{i}.png" for i in range(7)]
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from configs import digits
-from invariance_propagation.checkpoint import Checkpoints
 from invariance_propagation.data import sources
+from invariance_propagation.store.checkpoint import Checkpoints
 from tests.stored_run import ENCODER, NUM_EXAMPLES, state_of
 
 STEPS_PER_EPOCH, START_EPOCH = 3, 1

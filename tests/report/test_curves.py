@@ -9,7 +9,7 @@ from invariance_propagation.methods import Notes
 from invariance_propagation.report import curves
 from invariance_propagation.report.draw import COLORS
 from invariance_propagation.report.record import Record
-from tests.methods.test_invp import make_method
+from tests.methods.invariance_propagation.test_method import make_method
 from tests.report.finished_run import OVERLAPS, rows
 
 NOTES = make_method().notes

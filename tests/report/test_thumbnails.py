@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.data.pictures import central_crop
+from invariance_propagation.data.load.pictures import central_crop
 from invariance_propagation.report.draw import thumbnail
 from invariance_propagation.report.thumbnails import Thumbnails
 from tests.data.pictures import pictures_of

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from invariance_propagation.checkpoint import (
+from invariance_propagation.store.checkpoint import (
     FOLDER,
     Checkpoints,
     leaves_of,
     read_facts,
     steps_in,
 )
-from invariance_propagation.checkpoint import checksum as crc32
-from invariance_propagation.setup import build
+from invariance_propagation.store.checkpoint import checksum as crc32
+from invariance_propagation.train.build import build
 from tests.tiny_run import tiny_config
 from tests.torture.runs import Outcome
 

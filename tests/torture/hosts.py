@@ -7,11 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-from invariance_propagation.checkpoint import steps_in
+from invariance_propagation.store.checkpoint import steps_in
 from tests.torture.runs import Outcome, begin, end, finish, lines_of
 
 LIMIT = 180  # seconds until the other process must have ended
-# As in tests/test_processes.py: sums of two processes are in another order, and these
+# As in tests/devices/test_processes.py: sums of two processes are in another order, and these
 # settings keep that from choosing other neighbours.
 FLAGS = [
     "--config.encoder.norm_group=16",

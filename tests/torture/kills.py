@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invariance_propagation.checkpoint import FOLDER
-from invariance_propagation.progress import METRICS_FILE
+from invariance_propagation.store.checkpoint import FOLDER
+from invariance_propagation.train.journal import METRICS_FILE
 from tests.torture.runs import Outcome, begin, end, finish_as, lines_of
 
 KILLS_OF_A_RUN = 5

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from invariance_propagation.data.decoding import decode
+from invariance_propagation.data.load.decoding import decode
 from tests.data.mutations import KINDS, READ_ONLY, mutations
 from tests.torture.runs import Outcome
 

@@ -1,0 +1,1 @@
+"""The method's mathematics: arrays in, arrays out, JAX and NumPy alone."""

@@ -1,0 +1,180 @@
+"""The k-nearest-neighbour graph and the walk along it.
+
+The graph is int32 [N, k]: row i holds the ids of the k training images most
+similar to image i when i was last visited. It is replicated, so that the walk
+is gathers with no communication.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invariance_propagation import parallel
+from invariance_propagation.core.arguments import check_ids, integer
+
+
+def init_graph(num_examples: int, num_neighbors: int) -> jax.Array:
+    """A graph in which nobody has been visited: row i is i, i, ..., i.
+
+    Such a row has no positives but the anchor itself, so that propagation adds
+    nothing until the row is first replaced.
+
+    Returns:
+      int32 [N, k].
+
+    Raises:
+      ValueError: k < 1 or k + 1 > N.
+    """
+    num_examples = integer("num_examples", num_examples, least=2)
+    num_neighbors = integer("num_neighbors", num_neighbors)
+    if num_neighbors >= num_examples:
+        raise ValueError(
+            f"num_neighbors={num_neighbors}, but there are {num_examples} images: give "
+            f"a number from 1 to {num_examples - 1}"
+        )
+    own = jnp.arange(num_examples, dtype=jnp.int32)[:, None]
+    return jnp.broadcast_to(own, (num_examples, num_neighbors))
+
+
+def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax.Array:
+    """Walks the graph from each anchor and lists everything it reaches.
+
+    Args:
+      graph: int32 [N, k].
+      indices: int [b], the anchors' ids, in [0, N).
+      num_hops: l, at least 1.
+
+    Returns:
+      int32 [b, slots], slots = k + k^2 + ... + k^l: the k ids of the first hop,
+      then the k^2 of the second, and so on. Repeats stay, and an anchor may
+      reach itself; `distinct` tells which to keep.
+
+    Raises:
+      ValueError: num_hops < 1; an id that is not in [0, N), where ids are known (not
+        inside of `jit`); another dtype or shape.
+
+    Source: Wang et al. 2020 (arXiv 2010.11694); the released code concatenates hops
+    in this order.
+
+    >>> import numpy as np
+    >>> graph = np.array([[1, 2], [2, 0], [0, 1]])
+    >>> print(propagate(graph, np.array([0]), num_hops=2))
+    [[1 2 2 0 0 1]]
+    """
+    num_hops = integer("num_hops", num_hops)
+    check_ids("graph", graph, ndim=2, below=len(graph))
+    check_ids("indices", indices, ndim=1, below=len(graph))
+    return _walk(jnp.asarray(graph, jnp.int32), jnp.asarray(indices), num_hops)
+
+
+@partial(jax.jit, static_argnums=2)
+def _walk(graph: jax.Array, indices: jax.Array, num_hops: int) -> jax.Array:
+    frontier = indices[:, None]
+    hops = []
+    for _ in range(num_hops):
+        frontier = graph[frontier].reshape(frontier.shape[0], -1)
+        hops.append(frontier)
+    return jnp.concatenate(hops, axis=1)
+
+
+def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
+    """Which slots make the ids a set: first occurrences that are not the anchor.
+
+    Args:
+      positives: int [b, slots], as `propagate` returns them.
+      indices: int [b], the anchors' ids.
+
+    Returns:
+      bool [b, slots].
+
+    Raises:
+      ValueError: another dtype or shape.
+
+    >>> import numpy as np
+    >>> print(distinct(np.array([[1, 2, 2, 0, 0, 1]]), np.array([0])))
+    [[ True  True False False False False]]
+    """
+    check_ids("positives", positives, ndim=2)
+    check_ids("indices", indices, ndim=1)
+    if len(positives) != len(indices):
+        raise ValueError(
+            f"positives has {len(positives)} rows, indices {len(indices)} ids: give a "
+            "row for each anchor"
+        )
+    return _first_of_each(jnp.asarray(positives), jnp.asarray(indices))
+
+
+@jax.jit
+def _first_of_each(positives: jax.Array, indices: jax.Array) -> jax.Array:
+    # Slots are few: comparing all pairs is ten times as fast as a sort on a CPU.
+    place = jnp.arange(positives.shape[1], dtype=jnp.int32)
+    earlier = place[None, :] < place[:, None]
+    same = positives[:, :, None] == positives[:, None, :]
+    return ~jnp.any(same & earlier, axis=2) & (positives != indices[:, None])
+
+
+def match_graph(graph: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Carries a graph over to other images, of which some were in it.
+
+    A neighbour that is gone is replaced by the image's own id, as in `init_graph`: it adds
+    no positive, and the neighbours that are left keep their places. The row of a new
+    image names the image itself alone. Each row is replaced as a whole when its image is
+    next visited.
+
+    Args:
+      graph: int32 [n, k], of the earlier images.
+      rows: int32 [N], the row in `graph` of each present image, -1 for a new one; no row
+        twice.
+
+    Returns:
+      int32 [N, k], a NumPy array.
+    """
+    kept = np.flatnonzero(rows >= 0)
+    places = np.full(len(graph), -1, np.int32)
+    places[rows[kept]] = kept
+    own = np.arange(len(rows), dtype=np.int32)[:, None]
+    found = places[graph[rows[kept]]]
+    matched = np.repeat(own, graph.shape[1], axis=1)
+    matched[kept] = np.where(found < 0, own[kept], found)
+    return matched
+
+
+def update_graph(
+    graph: jax.Array,
+    indices: jax.Array,
+    neighbors: jax.Array,
+    *,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Replaces the anchors' rows by the neighbours just found.
+
+    Args:
+      graph: int32 [N, k], the same on every device.
+      indices: int [b], this device's anchors; no id twice over all devices.
+      neighbors: int [b, k].
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      int32 [N, k]; all other rows are untouched.
+
+    Raises:
+      ValueError: an id that is not in [0, N) or one twice among `indices`, where ids are
+        known (not inside of `jit`); another dtype or shape.
+    """
+    check_ids("graph", graph, ndim=2, below=len(graph))
+    count, width = np.shape(graph)
+    check_ids("indices", indices, ndim=1, below=count, unique=True)
+    check_ids("neighbors", neighbors, ndim=2, below=count)
+    if np.shape(neighbors) != (len(indices), width):
+        raise ValueError(
+            f"neighbors has the shape {list(np.shape(neighbors))}: give "
+            f"{[len(indices), width]}, a row of the graph for each of indices"
+        )
+    rows = parallel.all_gather(jnp.asarray(neighbors, jnp.int32), axis_name)
+    return (
+        jnp.asarray(graph, jnp.int32)
+        .at[parallel.all_gather(jnp.asarray(indices), axis_name)]
+        .set(rows, unique_indices=True)
+    )

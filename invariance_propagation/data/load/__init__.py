@@ -1,0 +1,1 @@
+"""Pixels for each step: decoding, streams, and worker processes."""

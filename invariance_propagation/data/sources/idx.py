@@ -1,0 +1,79 @@
+"""Fashion-MNIST from its idx files, as Debian packages them."""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.errors import UserError
+from invariance_propagation.files.archives import open_file
+from invariance_propagation.files.paths import local, reason
+
+FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
+MAX_BYTES = 2**30  # of an array; Fashion-MNIST's largest has 47 million
+FASHION_MNIST_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+def fashion_mnist(folder: str) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017) from its four idx.gz files, 28x28 grey."""
+    path = local(folder or FASHION_MNIST_FOLDER, key="data.folder")
+
+    def split(prefix: str) -> Split:
+        images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
+        labels = read_idx(path / f"{prefix}-labels-idx1-ubyte.gz")
+        if (images.ndim, labels.ndim) != (3, 1):
+            raise UserError(f"{path} is damaged: its {prefix} files are not of images")
+        if len(images) != len(labels):
+            raise UserError(
+                f"{path} has {len(images)} {prefix} images, but {len(labels)} labels: "
+                "fetch its files again"
+            )
+        return Split(images[..., None], labels.astype(np.int32))
+
+    train, held_out = split("train"), split("t10k")
+    return Dataset("fashion_mnist", train, held_out, FASHION_MNIST_CLASSES)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads a gzipped idx file of unsigned bytes.
+
+    Raises:
+      UserError: no such file, or it is damaged.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing: install Debian's package with 'apt-get install "
+            "dataset-fashion-mnist', or set --config.data.folder to a folder that "
+            "holds the four idx.gz files"
+        )
+    try:
+        with open_file(path) as packed, gzip.GzipFile(fileobj=packed) as file:
+            kind, rank = struct.unpack(">xxBB", file.read(4))
+            if kind != 8:
+                raise ValueError(f"element type {kind}, not unsigned bytes")
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            size = math.prod(shape)
+            if size > MAX_BYTES:
+                raise ValueError(f"it claims {size:,} bytes, more than {MAX_BYTES:,}")
+            # Read to its end, where a checksum lies, but no further than one byte more.
+            content = file.read(size + 1)
+            return np.frombuffer(content, np.uint8).reshape(shape)
+    except (gzip.BadGzipFile, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}): fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error

@@ -1,0 +1,78 @@
+"""All that is random in a view, as a function of (seed, epoch, index of the image).
+
+The numbers come from JAX on a device (`augment`) and from NumPy on the host
+(`threefry`), the same bits; what is made of them is one function of arrays of either.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from invariance_propagation.data.views.color import jitter_ranges
+from invariance_propagation.data.views.geometry import CROP_TRIES
+
+# Always as many numbers, so that switching one part off leaves the others alone.
+NUMBERS = (2, CROP_TRIES + 10)
+
+
+class Odds(NamedTuple):
+    """What chance chooses from; static."""
+
+    adjustments: tuple[str, ...]  # names, as in `color`
+    ranges: tuple[tuple[float, float], ...]  # (low, high) of the factor of each
+    blur_sigma: Sequence[float]  # (low, high)
+    probabilities: tuple[float, ...]  # [4], to jitter, to make gray, to blur, to flip
+
+
+class Chance(NamedTuple):
+    """What is random in one view, or, with a leading b, in b views, but for the crop.
+
+    The crop depends on the shape of the image as well: `crop_box`.
+    """
+
+    warp: jax.Array | np.ndarray  # float32 [4], in [-1, 1], see `warp_matrix`
+    order: jax.Array | np.ndarray  # int [n], which of the n adjustments comes when
+    factors: jax.Array | np.ndarray  # float32 [n], their factors, in order of use
+    sigma: jax.Array | np.ndarray  # float32 [], of the blur, in pixels of the view
+    applied: jax.Array | np.ndarray  # bool [4], whether to jitter, gray, blur, flip
+
+
+def make_odds(
+    channels: int,
+    *,
+    flip: float,
+    jitter: Sequence[float],
+    jitter_probability: float,
+    grayscale: float,
+    blur: float,
+    blur_sigma: Sequence[float],
+) -> Odds:
+    """For images of C `channels`; the options are those of `augment`."""
+    adjustments, ranges = jitter_ranges(jitter or (0, 0, 0, 0), channels)
+    probabilities = (
+        jitter_probability if adjustments else 0.0,
+        grayscale if channels == 3 else 0.0,
+        blur,
+        flip,
+    )
+    return Odds(adjustments, ranges, blur_sigma, probabilities)
+
+
+def draw(uniform: jax.Array | np.ndarray, odds: Odds) -> Chance:
+    """Chance from the numbers [..., *NUMBERS], in [0, 1), of one image or of several."""
+    xp = uniform.__array_namespace__()
+    colors = uniform[..., CROP_TRIES + 1 : CROP_TRIES + 5]
+    rest = uniform[..., CROP_TRIES + 5 :]
+    count = len(odds.ranges)
+    order = xp.argsort(colors[..., 0, :count])
+    low, high = xp.asarray(odds.ranges, dtype=xp.float32).reshape(-1, 2).T
+    factors = low + (high - low) * colors[..., 1, :count]
+    factors = xp.take_along_axis(factors, order, axis=-1)
+    low, high = odds.blur_sigma
+    sigma = low + (high - low) * rest[..., 0, 2]
+    tosses = xp.concat([rest[..., 0, :2], rest[..., 1, :2]], axis=-1)
+    applied = tosses < xp.asarray(odds.probabilities, dtype=xp.float32)
+    warp = 2 * xp.concat([rest[..., 0, 3:], rest[..., 1, 3:]], axis=-1) - 1
+    return Chance(warp, order, factors, sigma, applied)

@@ -1,5 +1,0 @@
-"""Invariance Propagation (Wang, Liu, Guo, Sun; NeurIPS 2020, arXiv 2010.11694)."""
-
-from invariance_propagation.methods.invp.method import Memory, invariance_propagation
-
-__all__ = ["Memory", "invariance_propagation"]

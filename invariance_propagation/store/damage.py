@@ -1,0 +1,107 @@
+"""Tells a checkpoint that is damaged from a machine that cannot read it now."""
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.files.paths import causes, reason
+
+# What a checkpoint itself can be to blame for: a file of it is gone, or another kind.
+OF_CONTENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+# What every run has noted of itself since the first version, and what kind it is.
+NOTED = {
+    "step": int,
+    "dataset": str,
+    "num_examples": int,
+    "batch_size": int,
+    "digest": str,
+    "config.seed": int,
+    "config.augment.size": int,
+    "config.data.name": str,
+    "config.data.folder": str,
+    "config.encoder": dict,
+    "config.method": dict,
+    "config.optimizer": dict,
+    "config.train": dict,
+}
+
+
+def check_noted(facts: Mapping[str, Any], folder: Path) -> None:
+    """Checks that the facts of a checkpoint are those of a run of this program.
+
+    Their digest tells that nobody has changed them since; who wrote them it does not.
+
+    Args:
+      facts: as from `read_facts`.
+      folder: of the checkpoint, for the message.
+
+    Raises:
+      UserError: one is missing, or of another kind.
+    """
+    for name, kind in NOTED.items():
+        value: Any = facts
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            said = "notes nothing" if value is None else f"notes {value!r:.60}"
+            raise UserError(
+                f"{folder}: this checkpoint {said} as {name} of its run, so this "
+                "program did not write it, or not all of it: choose another"
+            )
+
+
+def check_machine(error: BaseException, folder: Path) -> None:
+    """Raises TrainingError if the machine is why a checkpoint cannot be read.
+
+    Args:
+      error: what reading it has raised.
+      folder: of the checkpoint; all its files are read once more.
+    """
+    trouble = trouble_of_machine(error, folder)
+    if trouble is not None:
+        raise TrainingError(
+            f"{folder} cannot be read now ({trouble}); nothing was moved: mend that, and "
+            "run the same command again"
+        ) from error
+
+
+def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
+    """Returns the system's words if the machine is why a checkpoint cannot be read.
+
+    A checkpoint is damaged if its files can be read, and what is in them is missing, cut
+    short or changed. Everything else passes, and says nothing about the checkpoint: no
+    permission, too many open files, no memory, a disk or network that fails.
+
+    The arguments are those of `check_machine`.
+    """
+    for cause in causes(error):
+        if isinstance(cause, MemoryError):
+            return "out of memory"
+    # TensorStore has the words in the long text of an error of another type.
+    words = reason(error)
+    of_system = {os.strerror(x) for x in errno.errorcode if x not in OF_CONTENT}
+    if words in of_system:
+        return words
+    try:
+        _read_all(folder)
+    except OSError as trouble:
+        if trouble.errno not in OF_CONTENT:
+            return reason(trouble)
+    return None
+
+
+def _read_all(folder: Path) -> None:
+    """Raises OSError for the first file that cannot be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=stop):
+        for path in (Path(place) / name for name in names):
+            if path.is_file():  # a FIFO would be waited for
+                with path.open("rb", buffering=0) as file:
+                    while file.read(1 << 22):
+                        pass

@@ -1,0 +1,83 @@
+"""Files of weights: which they are, what is in them, and what stands beside them."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.files.archives import holds_pickle, open_arrays, open_file
+from invariance_propagation.files.paths import local, reason
+
+SUFFIXES = (".safetensors", ".npz")
+# What PyTorch and others call files that are pickles.
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
+# Of an .npz, unpacked: twenty times a ResNet-50.
+MAX_BYTES = 2**31
+
+
+def is_weights(path: str | Path) -> bool:
+    """Whether this names a file of weights, of no run."""
+    return Path(path).suffix in SUFFIXES
+
+
+def input_of(path: str | Path) -> dict[str, Any] | None:
+    """How images are given to an exported network: size, mean, std; None if unsaid.
+
+    It stands in the .json file that an export leaves beside its own.
+    """
+    path = local(path, key="checkpoint")
+    try:
+        with open_file(path.with_name(path.name + ".json")) as file:
+            given = json.load(file)["input"]
+        return {name: given[name] for name in ("size", "mean", "std")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Arrays by name, of a .safetensors or .npz file.
+
+    Raises:
+      UserError: there is no such file, it is of another kind, or damaged.
+    """
+    path = local(path, key="checkpoint")
+    check_no_pickle(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    if not is_weights(path):
+        raise UserError(f"{path}: weights are read from {' and '.join(SUFFIXES)} files")
+    try:
+        if path.suffix == ".npz":
+            with open_arrays(path, max_bytes=MAX_BYTES) as arrays:
+                return {name: arrays[name] for name in arrays.names}
+        need("safetensors")
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({error}): is it whole?") from error
+
+
+def check_no_pickle(path: Path) -> None:
+    """Raises UserError for a file that is a pickle, whatever it is called."""
+    if path.is_file() and (path.suffix in PICKLES or holds_pickle(path)):
+        raise UserError(
+            f"{path} cannot be read (it is a pickle, as PyTorch saves them, which could "
+            f"run code): weights are read from {' and '.join(SUFFIXES)} files, such as "
+            "safetensors.torch.save_file(torch.load(PATH, weights_only=True), "
+            "'weights.safetensors') makes of it"
+        )
+
+
+def need(*modules: str) -> None:
+    """Raises UserError unless these parts of the extra `export` are installed."""
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{name} is not installed: pip install '.[export]'")

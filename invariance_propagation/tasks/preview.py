@@ -1,0 +1,188 @@
+"""A sheet of augmented pictures: what the training step sees, before it trains."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.files.atomic import draft_of
+from invariance_propagation.files.paths import check_file, local, not_writable
+from invariance_propagation.train.build import build
+from invariance_propagation.train.run import Run
+
+OUTPUT = "preview.png"
+ROWS, EPOCHS = 12, 7
+# Smaller pictures are enlarged to about so many pixels; none is made smaller.
+CELL = 96
+INK, PAPER = "#222222", "#ffffff"
+ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
+
+
+def draw_preview(config: ConfigDict) -> Path:
+    """Draws some training images as evaluation and as each of some epochs sees them.
+
+    Views are functions of (seed, epoch, image), so these are the very ones that
+    training with this config makes.
+
+    Returns:
+      Where the PNG lies.
+
+    Raises:
+      UserError: bad input; nothing has been written.
+    """
+    path = _output(config.output)
+    run = build(config)
+    indices = np.linspace(0, run.num_examples - 1, min(ROWS, run.num_examples))
+    indices = indices.round().astype(np.int32)
+    epochs = range(min(EPOCHS, run.options.epochs))
+    columns = {"evaluation": _visible(run, _plain(run, indices))}
+    for epoch in tqdm.tqdm(epochs, unit="epoch", disable=None, leave=False):
+        for title, views in _titled(run.views(epoch, indices)):
+            columns[f"epoch {epoch}{title}"] = _visible(run, views)
+    size, channels = run.chances["size"], columns["evaluation"].shape[3]
+    caption = [
+        f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images "
+        f"as views of {size}x{size} pixels, seed {run.seed}. Evaluation sees the "
+        "first column; training the others, one an epoch.",
+        *describe(run.chances, channels=channels),
+    ]
+    drawn = sheet(columns, [f"image {i}" for i in indices], caption)
+    try:
+        with draft_of(path) as draft:
+            drawn.save(draft, format="PNG")
+    except OSError as error:
+        raise not_writable(path, error, key="--config.output") from error
+    print(f"views of {len(indices)} images in {len(epochs)} epochs: {path}")
+    return path
+
+
+def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
+    """What is drawn at random for a view, and what is off: a line each.
+
+    Args:
+      chances: options of `augment`.
+      channels: C of the images; what needs colours is left out for 1.
+    """
+    strengths = [
+        f"{name} {strength:g}"
+        for name, strength in zip(ADJUSTMENTS, chances["jitter"] or (), strict=False)
+        if strength and (channels == 3 or name in ADJUSTMENTS[:2])
+    ]
+    low, high = chances["crop_scale"] or (1, 1)
+    jitter = chances["jitter_probability"] if strengths else 0
+    gray = chances["grayscale"] if channels == 3 else 0
+    blur = "sigma {:g} to {:g} pixels".format(*chances["blur_sigma"])
+    parts = {
+        "crop": f"of {low:.0%} to {high:.0%} of the area" if low < 1 else "",
+        "rotation": _up_to(chances["rotation"], "{:g} degrees"),
+        "shear": _up_to(chances["shear"], "{:g}"),
+        "stretch": _up_to(chances["stretch"], "{:.0%}"),
+        "jitter": _share(jitter, ", ".join(strengths)),
+        "gray": _share(gray),
+        "blur": _share(chances["blur"], blur),
+        "flip": _share(chances["flip"]),
+    }
+    on = "; ".join(f"{name} {text}" for name, text in parts.items() if text)
+    off = ", ".join(name for name, text in parts.items() if not text)
+    return [f"On: {on or 'nothing'}", f"Off: {off or 'nothing'}"]
+
+
+def sheet(
+    columns: Mapping[str, np.ndarray], rows: Sequence[str], caption: Sequence[str]
+) -> Image.Image:
+    """A table of pictures with its titles, below a caption.
+
+    Args:
+      columns: uint8 [n, size, size, C] by title, C = 3 or 1; all are shown as large as
+        the first column, and small pictures are enlarged so that pixels show as squares.
+      rows: n titles.
+      caption: paragraphs, wrapped to the width of the table.
+    """
+    size = next(iter(columns.values())).shape[1]
+    cell = size * max(1, round(CELL / size))
+    font = ImageFont.load_default(max(15, cell // 10))
+    em = round(font.size)
+    gap, margin = em // 2, em
+    pitch = cell + gap
+    left = round(2 * margin + max(map(font.getlength, rows)))
+    width = left + len(columns) * pitch + gap + margin
+    text = "\n".join(
+        line for part in caption for line in _wrap(part, font, width - 2 * margin)
+    )
+    blank = ImageDraw.Draw(Image.new("1", (1, 1)))
+    top = round(blank.multiline_textbbox((0, 0), text, font)[3]) + margin + 3 * em
+    image = Image.new("RGB", (width, top + len(rows) * pitch + margin), PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.multiline_text((margin, margin), text, INK, font)
+    for i, title in enumerate(rows):
+        draw.text((margin, top + i * pitch + cell / 2), title, INK, font, anchor="lm")
+    for j, (title, pictures) in enumerate(columns.items()):
+        # The first column stands apart.
+        x = left + j * pitch + gap * (j > 0)
+        draw.text((x + cell / 2, top - em / 2), title, INK, font, anchor="ms")
+        for i, picture in enumerate(pictures):
+            colors = np.broadcast_to(picture, (*picture.shape[:2], 3))
+            big = Image.fromarray(colors)
+            big = big.resize((cell, cell), Image.Resampling.NEAREST)
+            image.paste(big, (x, top + i * pitch))
+    return image
+
+
+def _titled(groups: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
+    """Yields each view of each group with what tells it from the others."""
+    several = sum(map(len, groups.values())) > 1
+    for name, views in groups.items():
+        for number, view in enumerate(views, 1):
+            yield f", {name} {number}" if several else "", view
+
+
+def _plain(run: Run, indices: np.ndarray) -> np.ndarray:
+    images = run.dataset.train.images
+    # Streamed pictures are evaluated by slices.
+    return run.plain_view(np.concatenate([images[i : i + 1] for i in indices]))
+
+
+def _visible(run: Run, views: np.ndarray) -> np.ndarray:
+    """Views, normalised -> uint8."""
+    mean, std = jnp.array(run.chances["mean"]), jnp.array(run.chances["std"])
+    return np.asarray(jnp.round(255 * jnp.clip(views * std + mean, 0, 1)), np.uint8)
+
+
+def _output(name: str) -> Path:
+    path = local(name or OUTPUT, key="output")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"output={name}: name a .png file")
+    if not path.parent.is_dir():
+        raise UserError(f"output={name}: there is no folder {path.parent}, make it")
+    if path.is_dir():
+        raise UserError(f"output={name} is a folder: name a file in it")
+    check_file(path, key="--config.output")
+    return path
+
+
+def _up_to(limit: float, form: str) -> str:
+    return "up to " + form.format(limit) if limit else ""
+
+
+def _share(probability: float, detail: str = "") -> str:
+    if not probability:
+        return ""
+    return f"in {probability:.0%} of the views" + (f" ({detail})" if detail else "")
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            yield line
+            longer = word
+        line = longer
+    yield line

@@ -1,0 +1,98 @@
+"""Decodes every picture of a data set once, and lists what cannot be used."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import tqdm
+from ml_collections import ConfigDict
+
+from invariance_propagation import settings
+from invariance_propagation.data import sources
+from invariance_propagation.data.load.pictures import Pictures
+from invariance_propagation.data.sources import folder
+from invariance_propagation.data.sources.listing import list_pictures
+from invariance_propagation.data.sources.usable import Fault, look_at
+from invariance_propagation.errors import TrainingError, UserError
+
+
+def print_scan(config: ConfigDict) -> list[Fault]:
+    """Prints what was found, and each picture that cannot be used with its fault.
+
+    Raises:
+      UserError: there are such pictures; or the data set is not one of encoded pictures.
+    """
+    if config.data.name == "image_folder":
+        return scan_folder(config)
+    own = {"size": config.augment.size, "seed": config.seed}
+    dataset = settings.call(sources.load, "data", config, **own)
+    splits = [part.images for part in (dataset.train, dataset.held_out) if part]
+    if not isinstance(splits[0], Pictures):
+        raise UserError(
+            f"data.name={config.data.name!r} is held as arrays, not as encoded "
+            "pictures: there is nothing to scan"
+        )
+    bad = [found for pictures in splits for found in scan(pictures)]
+    count = sum(len(pictures) for pictures in splits)
+    _print_faults(bad, count, splits[0].where)
+    print(f"all {count:,} pictures can be used")
+    return bad
+
+
+def scan_folder(config: ConfigDict) -> list[Fault]:
+    """As `print_scan`, of a folder: also of what training passes over.
+
+    Pictures are decoded anew, whatever was found before, and training need not do so
+    again.
+    """
+    data = config.data
+    root = folder.root_of(data.folder)
+    listing = list_pictures(root, outside_links=data.outside_links)
+    parts = folder.parts_of(listing.ids, data.held_out)
+    lines = folder.notes(root, listing, parts)
+    if data.classes:
+        labels, names = folder.classes_of([*parts.train, *parts.held_out], parts.depth)
+        lines += folder.remarks(labels[: len(parts.train)], names)
+    else:
+        lines += folder.remarks(None, ())
+    for line in lines:
+        print(line)
+    looked = look_at(root, listing.ids, stretch_depth=data.stretch_depth, anew=True)
+    _print_faults(looked.faults, len(listing.ids), str(root))
+    unused = sum(parts.unused.values())
+    if listing.passed or unused:
+        print(
+            f"{len(listing.ids) - unused:,} pictures can be used; "
+            f"{sum(listing.passed.values()) + unused:,} files are not (above)"
+        )
+    else:
+        print(f"all {len(listing.ids):,} pictures can be used")
+    return looked.faults
+
+
+def scan(pictures: Pictures) -> list[Fault]:
+    """What cannot be read or decoded, in the order of the ids."""
+
+    def fault(index: int) -> Fault | None:
+        try:
+            pictures.read(index)
+        except TrainingError as error:
+            return Fault(pictures.ids[index], str(error.__cause__))
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(fault, range(len(pictures)))
+        progress = tqdm.tqdm(
+            found, total=len(pictures), unit="picture", disable=None, leave=False
+        )
+        return [bad for bad in progress if bad is not None]
+
+
+def _print_faults(bad: Sequence[Fault], count: int, where: str) -> None:
+    """Raises UserError where there are any."""
+    for found in bad:
+        print(found)
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {count} pictures cannot be used (above): mend or remove "
+            f"them from {where}"
+        )

@@ -1,0 +1,254 @@
+"""Tries out whether a run that is interrupted ends with the numbers of one that is not.
+
+It takes the config, the data and the devices of a user: on a GPU, or with a method of their
+own, nobody else can know.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from ml_collections import ConfigDict
+
+from invariance_propagation.errors import (
+    Stopped,
+    TrainingError,
+    UserError,
+    from_words,
+    to_words,
+)
+from invariance_propagation.store.checkpoint import (
+    FOLDER,
+    leaves_of,
+    path_of,
+    read_facts,
+    read_item,
+)
+from invariance_propagation.train.build import build
+from invariance_propagation.train.journal import METRICS_FILE
+from invariance_propagation.train.loop import go_on
+from invariance_propagation.train.state import TrainState
+
+STEPS, SAVED_AT = 6, 3
+FLAG = "--xla_gpu_deterministic_ops=true"
+GROUPS = {
+    "step": "step",
+    "params": "parameters",
+    "batch_stats": "batch statistics",
+    "opt_state": "optimizer state",
+    "memory": "memory",
+}
+NAMED = 5  # arrays of a group, in a message
+
+
+def verify_resume(config: ConfigDict) -> None:
+    """Trains a few steps without a break and once more from a checkpoint, and compares.
+
+    Each of the two is a process of its own, which takes the steps of training as they are,
+    in a temporary folder that is removed in the end. Held-out images are left aside.
+
+    Raises:
+      UserError: bad input.
+      TrainingError: some array differs; or a run cannot go on.
+    """
+    with tempfile.TemporaryDirectory(prefix="verify-resume-") as place:
+        whole, parts = Path(place, "whole"), Path(place, "parts")
+        print(f"1 of 2: {STEPS} steps without a break, in {place}", flush=True)
+        _train_elsewhere(config, whole, STEPS)
+        _interrupt(whole, parts)
+        print(
+            f"2 of 2: a new process goes on from the checkpoint of step {SAVED_AT}, as "
+            "after a crash",
+            flush=True,
+        )
+        _train_elsewhere(config, parts, STEPS - SAVED_AT)
+        differing = compare(*(x / FOLDER / str(STEPS) for x in (whole, parts)))
+    backend = jax.default_backend()
+    if differing:
+        raise TrainingError(
+            f"not exact here ({backend}): {differing} arrays differ (above){_advice(backend)}"
+        )
+    print(
+        f"exact here ({backend}): a run of this config that is interrupted goes on to the "
+        "same numbers, bit for bit"
+    )
+
+
+def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
+    """Trains a run for so many steps, from its last checkpoint if it has one.
+
+    Of the config only what a stop needs is changed.
+    """
+    config.train.update(
+        checkpoint_every=SAVED_AT,
+        keep_checkpoints=STEPS,
+        evaluate_every=0,
+        tensorboard=False,
+        stop_after_steps=steps,
+        stop_after_hours=0.0,
+        start_over=False,
+    )
+    run = build(config)
+    enough = STEPS // run.steps_per_epoch + 1
+    if config.train.epochs < enough:  # else the run would end, and be summed up
+        config.train.epochs = enough
+        run = build(config, dataset=run.dataset)
+    later = run.method.notes.starts
+    if later is not None and later * run.steps_per_epoch >= STEPS:
+        print(
+            f"note: what the method starts in epoch {later} (method.start_epoch) lies "
+            "beyond these steps; a lower one tries it too"
+        )
+    # Scores take time, and change nothing.
+    run = run._replace(dataset=run.dataset._replace(held_out=None))
+    try:
+        go_on(run, config, workdir)
+    except Stopped as stopped:
+        if stopped.status:
+            raise
+
+
+def compare(folder: Path, other: Path) -> int:
+    """Prints a line for each group of arrays of two checkpoints, of the same run.
+
+    Returns:
+      How many arrays differ.
+    """
+    one, two = (read_facts(x)["arrays"] for x in (folder, other))
+    differing = [name for name in one if one[name] != two.get(name)]
+    differing += [name for name in two if name not in one]
+    arrays = [_arrays(x) if differing else {} for x in (folder, other)]
+    for field in TrainState._fields:
+        names = [name for name in one | two if path_of(name)[0] == field]
+        wrong = [name for name in names if name in differing]
+        if wrong:
+            told = [_difference(name, *arrays) for name in wrong[:NAMED]]
+            more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            text = (
+                f"{len(wrong)} of {len(names)} arrays differ: {'; '.join(told)}{more}"
+            )
+        elif names:
+            text = f"{len(names)} array{'s' * (len(names) > 1)}, the same bit for bit"
+        else:
+            text = "none"
+        print(f"{GROUPS[field]}: {text}")
+    return len(differing)
+
+
+def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
+    """`train_steps` in a process of its own, which ends with this one."""
+    failure = workdir.parent / "failure.json"
+    environment = os.environ | {
+        # Methods of users are found where this process finds them.
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONIOENCODING": ":backslashreplace",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, str(workdir), str(steps), str(failure)],
+        stdin=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for this process, which ends the other
+    )
+    try:
+        process.stdin.write(config.to_json_best_effort() + "\n")
+        process.stdin.flush()
+        status = process.wait()
+    except BrokenPipeError:
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    if failure.exists():
+        raise from_words(json.loads(failure.read_text(encoding="utf-8")))
+    if status:
+        raise TrainingError(
+            f"the process that trains ended with status {status} (its messages are "
+            "above): mend that, and verify again"
+        )
+
+
+def _interrupt(whole: Path, parts: Path) -> None:
+    """Makes the workdir of a run that was killed after its checkpoint in the middle."""
+    (parts / FOLDER).mkdir(parents=True)
+    shutil.move(whole / FOLDER / str(SAVED_AT), parts / FOLDER)
+    shutil.copy(whole / METRICS_FILE, parts)
+
+
+def _advice(backend: str) -> str:
+    if backend != "gpu":
+        return ": please report it, with this config"
+    if FLAG in os.environ.get("XLA_FLAGS", ""):
+        return f", although XLA_FLAGS has {FLAG}: please report it, with this config"
+    return (
+        f": a GPU adds in any order unless XLA_FLAGS={FLAG} is set, which takes some "
+        "time; set it and verify again"
+    )
+
+
+def _arrays(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
+    """All arrays of a checkpoint, by their paths."""
+    state = read_item(ocp.PyTreeCheckpointHandler(), folder / "state")
+    return {path_of(name): np.asarray(x) for name, x in leaves_of(state).items()}
+
+
+def _difference(
+    name: str, one: Mapping[tuple, np.ndarray], two: Mapping[tuple, np.ndarray]
+) -> str:
+    path = path_of(name)
+    title = "/".join(path[1:]) or path[0]
+    x, y = one.get(path), two.get(path)
+    if x is None or y is None or x.shape != y.shape:
+        return f"{title} has another shape"
+    distance = np.abs(x.astype(np.float64) - y.astype(np.float64))
+    count = int(np.sum(x != y))
+    return f"{title} in {count:,} of {x.size:,} numbers by up to {distance.max():.2g}"
+
+
+def _as_in_python(value: Any) -> Any:
+    """JSON has lists for tuples, which configs have."""
+    if isinstance(value, dict):
+        return {name: _as_in_python(x) for name, x in value.items()}
+    return tuple(map(_as_in_python, value)) if isinstance(value, list) else value
+
+
+def _end_with_parent(place: Path) -> None:
+    """Ends this process when its input ends, and removes what it was writing."""
+    sys.stdin.read()
+    for _ in range(3):  # a save may be adding to it
+        shutil.rmtree(place, ignore_errors=True)
+    os._exit(1)
+
+
+def _main() -> None:
+    workdir, steps, failure = sys.argv[1:]
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of saves in quick succession
+    config = ConfigDict(_as_in_python(json.loads(sys.stdin.readline())))
+    place = Path(workdir).parent
+    threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
+    try:
+        train_steps(config, Path(workdir), int(steps))
+    except (UserError, TrainingError) as error:
+        words = to_words(error, "the process that trains")
+        Path(failure).write_text(json.dumps(words), encoding="utf-8")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main()

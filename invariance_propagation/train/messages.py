@@ -1,0 +1,108 @@
+"""What a run tells people at its start and along the way."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from invariance_propagation.devices import processes
+from invariance_propagation.errors import printable
+from invariance_propagation.store.checkpoint import FOLDER
+from invariance_propagation.train import monitor
+from invariance_propagation.train.journal import Progress
+from invariance_propagation.train.run import Run
+from invariance_propagation.train.state import TrainState
+
+# Above this mean cosine of a batch's embeddings the network maps all images to about the
+# same point. Untrained networks do too, so the first epochs are not judged.
+COLLAPSED = 0.9
+FIRST_JUDGED = 10  # epoch, from 0
+# Keys and sections that do not change what is learnt.
+NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
+# What they change of the images, the digest of the data set tells.
+NO_MATTER |= {"data.outside_links", "data.scan", "data.max_unreadable"}
+NO_MATTER |= {"data.on_change"}
+NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
+NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
+NO_MATTER |= {"train.num_threads", "train.num_workers", "train.start_over"}
+NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
+# Where the schedule ends, and starts again, is compared in `horizon`.
+NO_MATTER |= {"optimizer.restart_epochs", "optimizer.restart_rates"}
+
+
+def run_prepares(run: Run) -> None:
+    """What is trained on, before what may take a while."""
+    for note in run.dataset.notes:
+        print(note)
+    print(
+        f"{printable(run.dataset.name)}: {run.num_examples:,} training images; "
+        f"{run.total_steps:,} steps of {run.options.batch_size} images "
+        f"({run.options.epochs} epochs) on {run.runner.num_devices} "
+        f"{jax.default_backend()} device(s)"
+        + (f" of {jax.process_count()} processes" if processes.several() else ""),
+        flush=True,
+    )
+
+
+def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
+    """What is trained, what is left out, and where a run goes on."""
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
+    known = f"encoder of {count:,} parameters", run.method.notes.about, voters
+    print("; ".join(filter(None, known)))
+    if not run.has_labels:
+        print("no labels: kNN and other scores by labels are left out")
+    for remark in monitor.remarks(run):
+        print(f"note: {remark}")
+    for warning in run.method.notes.warnings(run.options.epochs):
+        print(f"warning: {warning}")
+    if step:
+        print(f"continuing from step {step:,}: {folder / FOLDER}")
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """What a workdir's checkpoint was trained with, and this config has otherwise."""
+    old, new = what_trains(before), what_trains(now)
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            print(
+                f"warning: the run in this workdir has {name} = {old[name]} so far, and "
+                f"{new[name]} from here on; a run with {new[name]} from the start needs "
+                "another --workdir"
+            )
+
+
+def what_trains(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that change what is learnt, by their names with dots."""
+    return {
+        name: value
+        for name, value in flatten_dict(config, sep=".").items()
+        if name not in NO_MATTER and name.split(".")[0] not in NO_MATTER
+    }
+
+
+def news(
+    run: Run, row: dict[str, Any], before: dict[str, Any], progress: Progress
+) -> None:
+    """Says what the method finds new in this row."""
+    for line in run.method.notes.notices(row, before):
+        progress.say(line)
+
+
+def collapse(row: dict[str, Any], before: dict[str, Any], progress: Progress) -> None:
+    """That all images have about the same embedding, in the first row that shows it."""
+    if not _collapsed(row) or _collapsed(before):
+        return
+    progress.say(
+        f"warning: in epoch {row['epoch']} all images have nearly the same embedding "
+        f"(mean cosine {row['similarity']:.2f}): the training has collapsed and will "
+        "hardly recover; start again in another --workdir with a lower "
+        "optimizer.learning_rate or a higher optimizer.warmup_epochs"
+    )
+
+
+def _collapsed(row: dict[str, Any]) -> bool:
+    return (
+        row.get("epoch", 0) >= FIRST_JUDGED and row.get("similarity", 0.0) >= COLLAPSED
+    )

@@ -1,0 +1,239 @@
+"""What is measured of a run: along the way, and in the table at its end."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from invariance_propagation.data.order import random_rows
+from invariance_propagation.evaluation import meaning
+from invariance_propagation.evaluation.protocols.knn import knn_accuracy
+from invariance_propagation.files.atomic import draft_of
+from invariance_propagation.files.paths import writing
+from invariance_propagation.methods import Notes, part_of
+from invariance_propagation.models import Outputs
+from invariance_propagation.store.checkpoint import FOLDER
+from invariance_propagation.train.averages import NotFinite
+from invariance_propagation.train.journal import METRICS_FILE
+from invariance_propagation.train.run import Run
+from invariance_propagation.train.state import TrainState
+
+SUMMARY_FILE = "summary.json"
+PREFIX = "knn"  # of the names of scores
+ALIKE = "knn_all_alike"
+# Up to so many images a method's scores are of all of them; of more, of a sample.
+MEASURED = 4096
+MEASURED_SAMPLE = 0x9D2C7F
+
+
+def measure(
+    run: Run, state: TrainState, *, num_images: int = MEASURED
+) -> dict[str, Any]:
+    """Asks the method for its scores by labels; {} without labels or scores.
+
+    They are of all images, or of a random sample of `num_images`, which the run's seed
+    decides: the first ones would be the first classes of a sorted folder.
+    """
+    if not run.has_labels or run.method.notes.measure is None:
+        return {}
+    indices = random_rows(
+        min(num_images, run.num_examples),
+        num_examples=run.num_examples,
+        seed=run.seed,
+        purpose=MEASURED_SAMPLE,
+    )
+    # Without the other processes, which need not ask at the same time.
+    memory = run.runner.local(state.memory)
+    return run.method.notes.measure(memory, run.dataset.train.labels, indices)
+
+
+def knn(run: Run, state: TrainState) -> dict[str, float]:
+    """Measures accuracy on held-out images, in [0, 1].
+
+    Returns:
+      If training images are embedded anew for it: `knn`, by the backbone's features,
+      which is what one takes away, and `knn_embedding`, by the head's output. If the
+      method's memory holds a row for each image: embeddings against these, by a name
+      such as `knn_ROWS`. If all held-out images have the same features,
+      which no score shows: `knn_all_alike`, 1.
+
+    Raises:
+      NotFinite: a feature is NaN or infinite.
+    """
+    queries, scores = _embed(run, state, run.dataset.held_out.images), {}
+    if run.knn.embed_anew:
+        trained = _embed(run, state, run.dataset.train.images)
+        scores["knn"] = _accuracy(run, trained.features, queries.features)
+        scores["knn_embedding"] = _accuracy(run, trained.embedding, queries.embedding)
+    rows = run.method.notes.rows
+    if rows:
+        memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
+        score = _accuracy(run, part_of(memory, rows), queries.embedding)
+        scores[f"{PREFIX}_{rows}"] = score
+    if meaning.all_alike(queries.features):
+        scores[ALIKE] = 1.0
+    return scores
+
+
+def remarks(run: Run) -> list[str]:
+    """Says what must be known of the labels and of K to read scores by labels."""
+    labels = run.dataset.train.labels
+    if not run.has_labels:
+        return []
+    if not run.has_knn:
+        return meaning.remarks(labels, labels)
+    votes = meaning.remarks_on_votes(run.knn.num_neighbors, labels)
+    return meaning.remarks(labels, run.dataset.held_out.labels) + votes
+
+
+def has_scores(row: dict[str, Any]) -> bool:
+    """Returns whether this row of metrics is what `knn` returned."""
+    return any(name.startswith(PREFIX) for name in row)
+
+
+def summarize(
+    run: Run,
+    state: TrainState,
+    steps: int,
+    folder: Path,
+    untrained: dict[str, float],
+    trained: dict[str, float],
+) -> dict[str, Any]:
+    """Writes summary.json of a run that has taken `steps`, and prints its table.
+
+    `untrained` and `trained` are what `knn` measured before the first step and after the
+    last, {} without held-out labels.
+    """
+    summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
+    if trained:
+        summary |= {
+            "knn_neighbors": run.knn.num_neighbors,
+            "knn_raw_pixels": _knn_of_pixels(run),
+            "knn_untrained": untrained.get("knn"),
+            "knn_trained": trained.get("knn"),
+            "knn_embedding": trained.get("knn_embedding"),
+        }
+        summary |= {
+            name: x for name, x in trained.items() if name not in ("knn", ALIKE)
+        }
+    summary |= measure(run, state, num_images=run.num_examples)
+    known = remarks(run)
+    if ALIKE in trained:
+        known.append("all held-out images have the same features: nothing is learnt")
+    if known:
+        summary["remarks"] = known
+    path = folder / SUMMARY_FILE
+    with writing(path), draft_of(path) as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(_table(summary, folder, run.method.notes))
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of the last run that finished in this workdir, if any can be read."""
+    try:
+        text = (folder / SUMMARY_FILE).read_text(encoding="utf-8")
+        summary = json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def repeat_summary(
+    summary: dict[str, Any], folder: Path, notes: Notes, advice: str
+) -> dict[str, Any]:
+    """Says that a run is finished and how to go on, and prints its table again."""
+    print(f"{folder} is finished; {advice}")
+    print(_table(summary, folder, notes))
+    return summary
+
+
+def describe(scores: dict[str, float]) -> str:
+    """Says what `knn` returns."""
+    known = [
+        f"{percent(score)} {_way(name)}"
+        for name, score in scores.items()
+        if name != ALIKE
+    ]
+    if ALIKE in scores:
+        known.append("all held-out images have the same features")
+    return ", ".join(known)
+
+
+def _way(name: str) -> str:
+    """Says how a score of `knn` was measured: against 'rows' for 'knn_rows'."""
+    ways = {"knn": "by features", "knn_embedding": "by embedding"}
+    return ways.get(name) or f"against the {name.removeprefix(PREFIX + '_')}"
+
+
+def percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.2f} %"
+
+
+def _table(summary: dict[str, Any], folder: Path, notes: Notes) -> str:
+    lines = [""]
+    if "knn_trained" in summary:
+        scores = {
+            "raw pixels": summary["knn_raw_pixels"],
+            "untrained": summary["knn_untrained"],
+            "trained": summary["knn_trained"],
+            "trained, by embedding": summary["knn_embedding"],
+        }
+        if notes.rows:
+            score = summary.get(f"{PREFIX}_{notes.rows}")
+            scores[f"trained, against the {notes.rows}"] = score
+        lines += [
+            f"weighted kNN of the held-out images, K={summary['knn_neighbors']}",
+            *(
+                f"  knn {name}: {percent(score)}"
+                for name, score in scores.items()
+                if score is not None
+            ),
+        ]
+    lines += notes.table(summary)
+    lines += [f"note: {remark}" for remark in summary.get("remarks", ())]
+    lines += [
+        f"checkpoints: {folder / FOLDER}",
+        f"logs: {folder / METRICS_FILE}",
+        "next: python main.py --config=configs/report.py "
+        f"--config.workdir={shlex.quote(str(folder))}",
+    ]
+    return "\n".join(lines)
+
+
+def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:
+    """Raises NotFinite, of the step that made the state."""
+    outputs = run.embed(state.params, state.batch_stats, images)
+    for name, values in outputs._asdict().items():
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(broken):
+            step = int(run.runner.local(state.step))
+            what = f"{name} of {len(broken):,} of {len(images):,} images after it"
+            raise NotFinite(step - 1, {f"{what} (first number {broken[0]})": np.nan})
+    return outputs
+
+
+def _knn_of_pixels(run: Run) -> float | None:
+    """None for pictures that are streamed: they do not fit into memory as pixels."""
+    train, held_out = run.dataset.train, run.dataset.held_out
+    if not isinstance(train.images, np.ndarray):
+        return None
+
+    def flat(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).astype(np.float32)
+
+    return _accuracy(run, flat(train.images), flat(held_out.images))
+
+
+def _accuracy(run: Run, features: jax.Array, queries: jax.Array) -> float:
+    return knn_accuracy(
+        features,
+        run.dataset.train.labels,
+        queries,
+        run.dataset.held_out.labels,
+        num_neighbors=run.knn.num_neighbors,
+        temperature=run.knn.temperature,
+    )

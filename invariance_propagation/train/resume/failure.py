@@ -1,0 +1,150 @@
+"""What is kept of a step that has made NaN or infinity, so that it can be run again.
+
+A folder of the workdir, `failed_step_17`, holds `failure.json` and, under
+`checkpoints/`, the state that the run was last known to be sound in.
+"""
+
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invariance_propagation.data.order import epoch_order
+from invariance_propagation.errors import UserError
+from invariance_propagation.files.atomic import draft_of
+from invariance_propagation.files.paths import writing
+from invariance_propagation.store.checkpoint import FOLDER, steps_in
+from invariance_propagation.train.averages import NotFinite
+from invariance_propagation.train.run import Run
+from invariance_propagation.version import versions
+
+NAME = "failed_step_"
+FILE = "failure.json"
+
+
+def indices_of(run: Run, step: int) -> np.ndarray:
+    """Returns the rows int32 [B] that a step visits; `step` steps come before it."""
+    epoch, place = divmod(step, run.steps_per_epoch)
+    order = epoch_order(
+        seed=run.seed,
+        epoch=epoch,
+        num_examples=run.num_examples,
+        batch_size=run.options.batch_size,
+        steps=run.steps_per_epoch,
+    )
+    return order[place]
+
+
+def keep(run: Run, workdir: Path, error: NotFinite) -> str:
+    """Writes the folder of a failed step.
+
+    The checkpoint in it is made of links to the files of the newest checkpoint there
+    is, so it takes no space and stays when the run deletes that one.
+
+    Args:
+      run: that the step is of.
+      workdir: of the run; its checkpoints are all sound and wholly written.
+      error: of the step.
+
+    Returns:
+      The message to end the run with: how to look at the step and how to go on.
+
+    Raises:
+      TrainingError: it cannot be written.
+    """
+    step, ids = error.step, run.dataset.train.ids
+    good = next(iter(steps_in(workdir)), None)
+    if good is None:
+        return f"{error}, before the first step: start from other weights"
+    rows = indices_of(run, step).tolist()
+    facts = {
+        "step": step + 1,
+        "good_step": good,
+        "epoch": step // run.steps_per_epoch,
+        "seed": run.seed,
+        # As text: JSON has neither NaN nor infinity.
+        "values": {name: str(x) for name, x in error.values.items()},
+        "learning_rate": float(run.schedule(step)),
+        "rows": rows,
+        "sample_ids": None if ids is None else [ids[row] for row in rows],
+        "versions": versions(),
+    }
+    folder = _folder_for(workdir, facts)
+    path = folder / FILE
+    with writing(path):
+        place = folder / FOLDER / str(good)
+        if not place.exists():
+            shutil.copytree(workdir / FOLDER / str(good), place, copy_function=_link)
+        with draft_of(path) as draft:
+            draft.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return (
+        f"{error}. The last good step is {good}, and its checkpoint stays. To look at "
+        f"the failed step, run the same command with --config.task=replay (what it "
+        f"needs is in {folder}). To go on from step {good}, run the same command with "
+        "another setting, such as a smaller optimizer.learning_rate or a larger "
+        "method.temperature"
+    )
+
+
+def find(workdir: Path) -> Path:
+    """Returns the newest folder of a failed step in a workdir, or the folder itself.
+
+    Raises:
+      UserError: there is none.
+    """
+    if (workdir / FILE).is_file():
+        return workdir
+    found = [path.parent for path in workdir.glob(f"{NAME}*/{FILE}")]
+    if not found:
+        raise UserError(
+            f"{workdir} has no {NAME}*: no step of this run has failed, so there is "
+            "nothing to replay"
+        )
+    return max(found, key=lambda folder: (folder / FILE).stat().st_mtime_ns)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Reads the facts of a failed step.
+
+    Raises:
+      UserError: the file cannot be read, or is not what was written.
+    """
+    path = folder / FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return facts | {
+            "step": int(facts["step"]),
+            "good_step": int(facts["good_step"]),
+            "values": dict(facts["values"]),
+            "rows": list(facts["rows"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error or type(error).__name__}): run the training "
+            "again, which writes it anew"
+        ) from error
+
+
+def _folder_for(workdir: Path, facts: dict[str, Any]) -> Path:
+    """Names a folder that is free, or holds the same failure already."""
+    first = workdir / f"{NAME}{facts['step']}"
+    for number in itertools.count(1):
+        folder = first if number == 1 else Path(f"{first}_{number}")
+        if not folder.exists():
+            return folder
+        try:
+            if read(folder) == facts:
+                return folder
+        except UserError:
+            continue
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a disk without links, as a Drive in Colab
+        shutil.copy2(source, target)

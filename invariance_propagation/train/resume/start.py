@@ -1,0 +1,86 @@
+"""Weights to start from: of another run, or of a file; everything else is new."""
+
+from typing import Any, NamedTuple
+
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from invariance_propagation import settings
+from invariance_propagation.errors import UserError
+from invariance_propagation.models import Encoder, make_encoder
+from invariance_propagation.models.torchvision import variable_shapes
+from invariance_propagation.store.restore import (
+    backbone_of,
+    restore_backbone,
+    restore_encoder,
+)
+from invariance_propagation.store.weights import is_weights
+
+
+class Start(NamedTuple):
+    """What a network starts from instead of random weights.
+
+    Attributes:
+      params, batch_stats: of the backbone, and of the head if it is alike; NumPy
+        arrays.
+      facts: where they are from.
+    """
+
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def start_of(config: ConfigDict) -> Start | None:
+    """The weights that a config names for a new run, if it names any; says which."""
+    if not config.weights:
+        return None
+    encoder = settings.call(make_encoder, "encoder", config)
+    start = read_start(
+        config.weights, encoder=encoder, channels=len(config.augment.mean)
+    )
+    what = "backbone and head" if start.facts["head"] else "the backbone"
+    print(f"starting from {what} of {config.weights}: 'untrained' below is as they are")
+    return start
+
+
+def read_start(path: str, *, encoder: Encoder, channels: int) -> Start:
+    """Reads weights that fit an encoder.
+
+    Args:
+      path: as for `restore_backbone`.
+      encoder: that will train.
+      channels: of its images.
+
+    Raises:
+      UserError: there are none, or they are of another backbone.
+      TrainingError: a checkpoint that cannot be read.
+    """
+    if is_weights(path):
+        backbone, head = restore_backbone(path), {}
+    else:
+        restored = restore_encoder(path)
+        backbone, head = backbone_of(restored), dict(restored.params)
+        del head["backbone"]
+    shapes = variable_shapes(encoder, channels)
+    wanted = dict(shapes["params"])
+    _check_backbone(path, backbone.params, wanted.pop("backbone"))
+    head = head if _shapes(head) == _shapes(wanted) else {}
+    facts = {"path": path, "digest": backbone.digest(), "head": bool(head)}
+    params = {"backbone": backbone.params} | head
+    return Start(params, {"backbone": backbone.batch_stats}, facts)
+
+
+def _check_backbone(path: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    given, wanted = _shapes(given), _shapes(wanted)
+    for name in sorted(given | wanted):
+        if given.get(name) != wanted.get(name):
+            raise UserError(
+                f"weights={path} are of another backbone ({name}: {given.get(name)}, "
+                f"this config has {wanted.get(name)}): set encoder.depth, stem and "
+                "width, and the channels of augment.mean, as they were"
+            )
+
+
+def _shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: x.shape for name, x in flatten_dict(tree, sep=".").items()}

@@ -1,0 +1,80 @@
+"""The cheaper ways to look at the bank: how far they are from the exact one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invariance_propagation import Losses, invp_losses
+from invariance_propagation.core import search
+from invariance_propagation.core.bank import normalize
+
+N, DIM, BATCH, OPTIONS = 900, 64, 16, dict(num_hops=2, num_hard=5, background_size=200)
+
+
+def problem() -> tuple[jax.Array, ...]:
+    keys = jax.random.split(jax.random.key(0), 3)
+    bank = normalize(jax.random.normal(keys[0], (N, DIM)))
+    graph = jax.random.randint(keys[1], (N, 4), 0, N)
+    noise = jax.random.normal(keys[2], (BATCH, DIM))
+    return normalize(bank[:BATCH] + 0.1 * noise), jnp.arange(BATCH), bank, graph
+
+
+def losses(embeddings: jax.Array | None = None, **changes: str) -> Losses:
+    own, *others = problem()
+    embeddings = own if embeddings is None else embeddings
+    return jax.jit(lambda *x: invp_losses(*x, **OPTIONS, **changes))(
+        embeddings, *others
+    )
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_approx_finds_what_a_cpu_finds_exactly(form: str) -> None:
+    # `lax.approx_max_k` is exact on a CPU: what is left is our use of it.
+    exact, approx = losses(form=form), losses(form=form, selection="approx")
+    for name in ("instance", "propagation"):
+        np.testing.assert_allclose(
+            getattr(approx, name), getattr(exact, name), rtol=1e-6
+        )
+    np.testing.assert_array_equal(approx.neighbors, exact.neighbors)
+
+
+def test_bfloat16_is_near_and_returns_float32() -> None:
+    exact, coarse = losses(), losses(precision="bfloat16")
+    for name in ("instance", "propagation"):
+        found, expected = getattr(coarse, name), getattr(exact, name)
+        assert found.dtype == jnp.float32
+        error = np.abs(found - expected).max()
+        assert 1e-5 < error < 0.05  # the lower bound: it must have been used
+
+
+def test_high_is_float32_on_a_cpu() -> None:
+    np.testing.assert_array_equal(losses().instance, losses(precision="high").instance)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_a_few_anchors_at_a_time_see_the_same(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    def both() -> tuple:
+        def total(embeddings: jax.Array) -> tuple:
+            found = losses(embeddings)
+            return jnp.sum(found.instance + found.propagation), found
+
+        return jax.grad(total, has_aux=True)(problem()[0])
+
+    together = both()
+    monkeypatch.setattr(search, "BUFFER_BYTES", 4 * N * rows + 3)
+    assert search.rows_at_once(BATCH, N) == rows
+    apart = both()
+    np.testing.assert_array_equal(apart[1].neighbors, together[1].neighbors)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6),
+        apart,
+        together,
+    )
+
+
+def test_at_least_one_anchor_at_a_time() -> None:
+    assert search.rows_at_once(6, 10**10) == 1
+    assert search.rows_at_once(6, 10) == 6

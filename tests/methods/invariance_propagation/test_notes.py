@@ -1,0 +1,50 @@
+"""What is said when propagation starts, and when it is not."""
+
+from typing import Any
+
+import pytest
+
+from invariance_propagation.methods.invariance_propagation.notes import describe_start
+
+OFF = {"epoch": 1, "propagation_weight": 0.0, "neighbor_overlap": 0.25}
+ON = {"epoch": 2, "propagation_weight": 0.6, "neighbor_overlap": 0.3}
+
+
+def spoken(row: dict[str, Any], before: dict[str, Any], chance: float = 0.0) -> list:
+    return describe_start(row, before, chance=chance)
+
+
+def test_what_was_known_before_it_started() -> None:
+    before = OFF | {"purity": 0.5, "purity_by_hop": [0.75, 0.5]}
+    (text,) = spoken(ON, before)
+    assert text == (
+        "epoch 2: propagation starts; neighbours kept between visits 25.00 %; purity of "
+        "the positives 50.00 % (by hop 75.00 %, 50.00 %)"
+    )
+
+
+def test_a_graph_that_is_new_each_epoch_is_warned_of() -> None:
+    _, warning = spoken(ON, OFF | {"neighbor_overlap": 0.04})
+    assert warning.startswith("warning: fewer than 5.00 %")
+    assert "method.start_epoch > 2" in warning
+
+
+def test_what_chance_keeps_does_not_count() -> None:
+    # 4 of 99 others are 4 %: of the 8 % that are kept they are the half.
+    kept = OFF | {"neighbor_overlap": 0.08}
+    assert len(spoken(ON, kept)) == 1
+    _, warning = spoken(ON, kept, chance=4 / 99)
+    assert "between visits beyond the 4.04 % of chance, so the graph" in warning
+
+
+@pytest.mark.parametrize(
+    "row, before",
+    [
+        (ON, ON),
+        (OFF, OFF),
+        (ON, {}),  # as with ramp='gaussian'
+        (ON, {"epoch": 1, "loss": 2.0}),  # of a method that measures no overlap
+    ],
+)
+def test_there_is_nothing_to_say(row: dict, before: dict) -> None:
+    assert spoken(row, before) == []

@@ -1,0 +1,168 @@
+"""The memory plan: its sums, what it refuses, and what it advises instead."""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invariance_propagation.errors import UserError
+from invariance_propagation.tasks import plan
+from invariance_propagation.train.build import build
+from invariance_propagation.train.run import Run
+from tests.tiny_run import tiny_config
+
+
+@pytest.fixture(scope="module", params=["pmap", "shard_map"])
+def planned(request: pytest.FixtureRequest) -> tuple[Run, plan.Plan]:
+    run = build(tiny_config(data__num_train=255, parallel=request.param))
+    gc.collect()
+    before = len(jax.live_arrays())
+    found = plan.make_plan(run)
+    assert len(jax.live_arrays()) == before, "a plan allocates nothing"
+    return run, found
+
+
+def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
+    run, found = planned
+    state = run.init()
+    size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.batch_stats)))
+    assert found.device["parameters"] == size
+    assert found.device["bank"] == 128 * 128 * 4  # half of 256 rows, one for padding
+    assert found.device["graph"] == 255 * 4 * 4
+    assert found.device["images"] == 255 * 8 * 8
+    assert found.device["similarities"] == 2 * 32 * 128 * 4
+    # Momentum is as large as the parameters; a counter comes on top.
+    params = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    assert found.device["optimizer"] == params + 4
+    assert found.device["activations, gradients"] > params
+    assert found.per_device == found.training == sum(found.device.values())
+    assert found.machine == 2 * found.training + sum(found.host.values())
+    whole = run.runner.fetch(state, run.spec, run.num_examples)
+    copied = sum(x.nbytes for x in jax.tree.leaves(whole))
+    assert found.host["copy for a checkpoint"] == copied
+
+
+def test_the_start_counts_where_it_takes_more() -> None:
+    host = {"data set": 5, "copy for a checkpoint": 3}
+    found = plan.Plan({"all": 10}, 30, host, 2, on_cpu=True)
+    assert (found.training, found.per_device, found.machine) == (10, 30, 65)
+    assert found._replace(start=11).machine == 28
+    assert found._replace(on_cpu=False).machine == 8
+
+
+@pytest.fixture
+def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Limits], None]:
+    """Plans by a formula, without a compiler: 1 kB, 10 a picture of the batch, 1 each
+    of the data set."""
+
+    def make_plan(run: Run) -> plan.Plan:
+        size = 1000 + 10 * run.options.batch_size + run.num_examples
+        return plan.Plan({"all": size}, size // 2, {"data set": 1}, 2, True)
+
+    def set_limits(limits: plan.Limits) -> None:
+        monkeypatch.setattr(plan, "memory_limits", lambda: limits)
+
+    monkeypatch.setattr(plan, "make_plan", make_plan)
+    return set_limits
+
+
+@pytest.mark.parametrize(
+    "memory, expected",
+    [((), {}), ([jnp.zeros(2)], 8), ({"queue": jnp.zeros(3)}, 12)],
+)
+def test_memory_of_any_kind_is_counted(memory: Any, expected: Any) -> None:
+    parts = {name: plan._bytes(part) for name, part in plan._parts(memory).items()}
+    assert parts == (expected and {"memory": expected})
+
+
+def test_what_fits_is_printed(by_rule, capsys: pytest.CaptureFixture) -> None:
+    by_rule(plan.Limits(device=1576, machine=2 * 1576 + 1))
+    plan.print_plan(tiny_config())
+    text = capsys.readouterr().out
+    assert "digits: 256 images, batches of 32 on 2 x cpu" in text
+    assert "of 1.6 kB" in text and "of 3.2 kB" in text
+
+
+@pytest.mark.parametrize(
+    ("limits", "advice"),
+    [
+        (plan.Limits(1575, 10**9), "train.batch_size to at most 30"),
+        (plan.Limits(None, 2 * 1576), "train.batch_size to at most 30"),
+        (plan.Limits(1289, 10**9), "train.batch_size to at most 2"),
+        (plan.Limits(1275, 10**9), "take a smaller network"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    by_rule, limits: plan.Limits, advice: str
+) -> None:
+    by_rule(limits)
+    with pytest.raises(UserError, match=advice):
+        plan.print_plan(tiny_config())
+
+
+def test_an_advised_batch_is_one_that_blocks_of_images_fit(by_rule) -> None:
+    # 24 images would fit the memory, but not as 12 on each of 2 devices in blocks of 8.
+    by_rule(plan.Limits(1500, 10**9))
+    with pytest.raises(UserError, match="train.batch_size to at most 16$"):
+        plan.print_plan(tiny_config(encoder__norm_group=8))
+
+
+def test_the_most_images_are_named_where_no_batch_fits(by_rule) -> None:
+    by_rule(plan.Limits(2000, 10**9))
+    with pytest.raises(UserError, match="data.num_train to at most 680"):
+        plan.print_plan(tiny_config(data__num_train=1300))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_largest_fit_is_the_largest(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    low, count, step = 3, int(random.integers(1, 60)), int(random.integers(1, 9))
+    choices = low + step * np.arange(count + 1)
+    sizes = np.cumsum(random.exponential(size=count + 1) ** 3)
+    sizes = sizes / random.uniform(sizes[0] / 2, sizes[-1])
+    table = dict(zip(choices.tolist(), sizes.tolist(), strict=True))
+    expected = max((x for x in table if table[x] <= 1), default=None)
+    high = int(choices[-1])
+    found = plan.largest_fit(table.__getitem__, low, high, table[high], step)
+    assert found == expected
+
+
+def test_largest_fit_takes_few_trials() -> None:
+    trials = []
+
+    def size(value: int) -> float:
+        trials.append(value)
+        return (100 + 7 * value + 0.001 * value**2) / 5000
+
+    assert size(8192) > 1
+    trials.clear()
+    found = plan.largest_fit(size, 8, 8192, size(8192), 8)
+    assert size(found) <= 1 < size(found + 8)
+    assert len(trials) < 16
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (2e6, "2.0 MB"),
+        (656e9, "656.0 GB"),
+    ],
+)
+def test_bytes_for_people(size: int, text: str) -> None:
+    assert plan.readable(size) == text
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "memory.max"
+    path.write_text("max\n")
+    monkeypatch.setattr(plan, "CONTAINER_LIMITS", (path, tmp_path / "none"))
+    unlimited = plan.memory_limits().machine
+    path.write_text("2000000\n")
+    assert plan.memory_limits().machine < 2_000_000 < unlimited
