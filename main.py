@@ -186,7 +186,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     except OSError as error:  # of the config
         _exit(_describe(error), 2)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _exit(error, 2)
+        _exit(_without_traceback(str(error)) or error, 2)
+
+
+def _without_traceback(text: str) -> str:
+    """Returns what a config file has raised; '' where the text holds no traceback."""
+    head, found, trace = text.partition("Traceback (most recent call last)")
+    return trace.strip().splitlines()[-1].removeprefix("ValueError: ") if found else ""
 
 
 def _with_home(argument: str) -> str:
@@ -226,7 +232,8 @@ def read_config() -> ConfigDict:
 
     if not flags.FLAGS["config"].present:
         raise UserError("--config is missing, e.g. --config=configs/digits.py")
-    filename = config_flags.get_config_filename(flags.FLAGS["config"])
+    # What follows a colon is the method.
+    filename = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(filename).is_file():
         there = sorted(path.name for path in CONFIGS.glob("[!_]*.py"))
         if f"{filename}.py" in there:

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """Also the start of `cifar100` and `svhn`, which share all but the data."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.data.name = "cifar10"
     config.augment.update(
         size=32,
@@ -32,11 +32,12 @@ def get_config() -> ConfigDict:
         hidden=512,  # [code]
         norm_group=32,  # [code]: of 128 images on 4 GPUs
     )
-    config.method.update(
-        form="released",  # [code]
-        num_hard=20,  # [code]; the paper's single setting has 50
-        temperature=0.2,  # [code]
-    )
-    config.optimizer.weight_decay = 5e-4  # [code]
+    if config.method.name == "invariance_propagation":
+        config.optimizer.weight_decay = 5e-4  # [code]
+        config.method.update(
+            form="released",  # [code]
+            num_hard=20,  # [code]; the paper's single setting has 50
+            temperature=0.2,  # [code]
+        )
     config.train.update(batch_size=128, epochs=800)  # [code]
     return config

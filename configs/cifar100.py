@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs import cifar10
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """As CIFAR-10. A comment of the released code calls 4 hops best here."""
-    config = cifar10.get_config()
+    config = cifar10.get_config(method)
     config.data.name = "cifar100"
     return config

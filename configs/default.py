@@ -1,5 +1,7 @@
 """Every key, its default, and what it means; the values are ImageNet's.
 
+The section `method` is in configs/methods/, a file for each method.
+
 Each section holds exactly the keyword arguments of one function of the package,
 so that a misspelt key is an error at the start.
 
@@ -9,9 +11,16 @@ code (its defaults or its README's commands); [ours] neither.
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import methods
 
-def get_config() -> ConfigDict:
-    """Returns all keys. The other configs start from these and name their data set."""
+
+def get_config(method: str = "") -> ConfigDict:
+    """Returns all keys. The other configs start from these and name their data set.
+
+    Args:
+      method: what follows the colon of --config=configs/DATA.py:METHOD; '' is Invariance
+        Propagation. Its options are in configs/methods/METHOD.py.
+    """
     config = ConfigDict()
     # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
     # list the picture files that cannot be used; 'preview' to draw augmented views;
@@ -107,38 +116,6 @@ def get_config() -> ConfigDict:
     config.encoder.norm_group = 32
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
 
-    config.method = ConfigDict()
-    # Or 'MODULE:FUNCTION' of a method of your own, whose options then stand here.
-    config.method.name = "invariance_propagation"
-    config.method.num_neighbors = 4  # k [paper]
-    config.method.num_hops = 3  # l [paper]
-    config.method.num_hard = 50  # P [paper]
-    # M [paper], or 'auto': it follows N, see docs/own_data.md.
-    config.method.background_size = config_dict.FieldReference(4096, object)
-    config.method.temperature = 0.2  # tau: 0.2 with an MLP head, 0.07 linear [paper]
-    config.method.form = "paper"  # 'paper' (sets) or 'released' (the authors' code)
-    config.method.positives = "hard"  # 'hard' [paper], or 'easy' for the ablation
-    # How the background is found: 'exact', or 'approx' (lax.approx_max_k) on TPU.
-    config.method.selection = "exact"
-    # Products with the bank: 'highest' (float32), 'high' (three bfloat16 passes on
-    # TPU, TF32 on GPU), 'bfloat16'. The bank itself is float32.
-    config.method.precision = "highest"
-    config.method.propagation_weight = 0.6  # lambda [paper]
-    # When the propagation term starts: 'epoch' [paper]: in epoch start_epoch; 'auto': as
-    # soon as images find the same neighbours again [ours].
-    config.method.start = "epoch"
-    config.method.start_epoch = 30  # T of 'epoch': the first one, from 0 [paper]
-    # Of 'auto': the share of an image's neighbours that must be found again, beyond the
-    # share that chance alone finds again [ours].
-    config.method.start_overlap = 0.05
-    # How lambda is switched on: 'binary', at once [paper]; 'gaussian', growing up to T,
-    # which the released code has and its commands do not use.
-    config.method.ramp = "binary"
-    config.method.bank_momentum = 0.5  # weight of a row's old value [code]
-    # Rows of the bank at the start: 'uniform', random [code]; 'embeddings', of one
-    # forward pass [ours].
-    config.method.bank_start = "uniform"
-
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.03  # [code]
     config.optimizer.momentum = 0.9  # [paper]
@@ -191,4 +168,5 @@ def get_config() -> ConfigDict:
     # Where a workdir holds what is left of a run, and no checkpoint that can be read:
     # move that aside and begin at step 0. A run that can go on does so all the same.
     config.train.start_over = False
+    methods.configure(config, method)
     return config.lock()

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """Small network, small bank, BatchNorm over the whole batch."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.data.name = "digits"
     config.augment.update(
         size=8,
@@ -30,10 +30,11 @@ def get_config() -> ConfigDict:
         std=(0.377,),
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=256, norm_group=0)
-    config.method.update(
-        background_size=512, temperature=0.3, propagation_weight=2.0, start_epoch=20
-    )
-    config.optimizer.update(learning_rate=0.12, weight_decay=5e-4)
+    if config.method.name == "invariance_propagation":
+        config.optimizer.update(learning_rate=0.12, weight_decay=5e-4)
+        config.method.update(
+            background_size=512, temperature=0.3, propagation_weight=2.0, start_epoch=20
+        )
     config.knn.num_neighbors = 10
     config.train.update(epochs=60, evaluate_every=20, checkpoint_every=200)
     return config

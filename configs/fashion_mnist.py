@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """All images; for a CPU add --config.data.num_train=10000."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.data.name = "fashion_mnist"
     config.augment.update(
         size=28,
@@ -29,12 +29,16 @@ def get_config() -> ConfigDict:
         std=(0.353,),
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=512, norm_group=0)
-    config.optimizer.update(learning_rate=0.03, weight_decay=1e-4)
-    # From random rows, or at twice the learning rate, the embeddings fell together in
-    # the first epoch: the neighbours were still random after five.
-    config.method.update(
-        background_size=1024, temperature=0.1, start_epoch=20, bank_start="embeddings"
-    )
+    if config.method.name == "invariance_propagation":
+        config.optimizer.update(learning_rate=0.03, weight_decay=1e-4)
+        # From random rows, or at twice the learning rate, the embeddings fell together in
+        # the first epoch: the neighbours were still random after five.
+        config.method.update(
+            background_size=1024,
+            temperature=0.1,
+            start_epoch=20,
+            bank_start="embeddings",
+        )
     config.knn.num_neighbors = 20
     config.train.update(epochs=60, checkpoint_every=500)
     return config

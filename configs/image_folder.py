@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """ResNet-18 at 64 pixels, for a thousand pictures and more."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.data.name = "image_folder"
     # What colour says stays: of emoji it says much. With MoCo v2's jitter and gray, and
     # crops from 20 %, features got worse than an untrained network's.
@@ -24,11 +24,15 @@ def get_config() -> ConfigDict:
         size=64, crop_scale=(0.5, 1.0), jitter=(), grayscale=0.0, blur=0.0
     )
     config.encoder.update(depth=18, stem="cifar", norm_group=0)
-    # From random rows the first neighbours would be random.
-    config.method.update(
-        background_size="auto", temperature=0.1, start_epoch=20, bank_start="embeddings"
-    )
+    if config.method.name == "invariance_propagation":
+        config.optimizer.learning_rate = 0.06
+        # From random rows the first neighbours would be random.
+        config.method.update(
+            background_size="auto",
+            temperature=0.1,
+            start_epoch=20,
+            bank_start="embeddings",
+        )
     config.knn.num_neighbors = "auto"
-    config.optimizer.learning_rate = 0.06
     config.train.update(batch_size=32, epochs=100, checkpoint_every=200)
     return config

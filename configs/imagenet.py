@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """The defaults are ImageNet's; what differs from them is set here."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.data.name = "imagenet"
     config.encoder.dtype = "bfloat16"  # [ours] the released code computes in float32
-    config.method.form = "released"  # [code], which the published figure is of
+    if config.method.name == "invariance_propagation":
+        config.method.form = "released"  # [code], which the published figure is of
     config.train.update(evaluate_every=5)
     config.train.checkpoint_every = 2000
     # A pass over all training images is a third of an epoch.

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs import cifar10
 
 
-def get_config() -> ConfigDict:
+def get_config(method: str = "") -> ConfigDict:
     """As CIFAR-10, with its mean and standard deviation too, as the released code."""
-    config = cifar10.get_config()
+    config = cifar10.get_config(method)
     config.data.name = "svhn"
     return config

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import tokenize
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import jax
 import pytest
 
 import invariance_propagation
-from configs import default
+from configs import default, digits, methods
+from invariance_propagation.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 NAME = "invariance_propagation"
@@ -302,9 +304,46 @@ def commented(name: str) -> dict[str, bool]:
     return found
 
 
-@pytest.mark.parametrize("key", leaves(default.get_config().to_dict()))
-def test_the_default_explains_every_key(key: str) -> None:
-    assert commented("default")[key], f"configs/default.py says nothing about {key}"
+@pytest.mark.parametrize("method", methods.names())
+def test_every_key_is_explained_once(method: str) -> None:
+    own = commented(f"methods/{method}")
+    explained = commented("default") | own
+    for key in leaves(default.get_config(method).to_dict()):
+        if key != "method.name":
+            assert explained[key], f"nothing is said about {key}"
+            assert key.startswith("method.") == (key in own)
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_data_set_takes_every_method(name: str, method: str) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config(method)
+    assert config.method.name == method
+    assert methods.names() == sorted(METHODS)
+
+
+def test_a_method_of_ones_own_brings_its_defaults(monkeypatch) -> None:
+    def make(*, rate: float, power: int = 3, problem: Any) -> None: ...
+
+    module = types.ModuleType("somebodys")
+    module.make = make
+    monkeypatch.setitem(sys.modules, "somebodys", module)
+    config = digits.get_config("somebodys:make")
+    assert config.method.to_dict() == {"name": "somebodys:make", "power": 3}
+    assert config.augment.size == 8 and config.optimizer.learning_rate == 0.03
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("moco", "no method 'moco': choose one of .*invariance_propagation"),
+        ("nowhere:make", "nowhere"),
+        ("types:nothing", "nothing"),
+    ],
+)
+def test_a_method_that_is_not_there_is_one_line(method: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        digits.get_config(method)
 
 
 @pytest.mark.parametrize("name", TASKS)

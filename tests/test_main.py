@@ -45,6 +45,11 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/embed.py", "--config.task=scan"], "the config of a run"),
         (["--config=configs/digits.py"], "--workdir is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "there is no configs/nothing"),
+        (
+            ["--config=configs/digits.py:moco"],
+            "error: there is no method 'moco': choose",
+        ),
+        (["--config=configs/digits.py:invariance_propagation"], "--workdir is missing"),
         (["--confg=configs/digits.py"], "confg"),
         (
             ["--config=configs/digits.py", "--config.method.num_hop=3"],

@@ -1,0 +1,58 @@
+"""Methods that a config can name after a colon: --config=configs/digits.py:METHOD.
+
+A file for each method sets the section `method`, and whatever else in the config the
+method needs changed: another optimiser, other views.
+"""
+
+import importlib
+import inspect
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+DEFAULT = "invariance_propagation"
+
+
+def configure(config: ConfigDict, method: str) -> None:
+    """Adds the section `method` of a method to a config.
+
+    Args:
+      config: with all other sections.
+      method: name of a file beside this one, 'MODULE:FUNCTION' for a method of your own
+        (its options are the keyword arguments of the function that have a default), or ''
+        for Invariance Propagation.
+
+    Raises:
+      ValueError: there is no such method.
+    """
+    name = method or DEFAULT
+    config.method = ConfigDict({"name": name})
+    if ":" in name:
+        config.method.update(_defaults(name))
+    elif name in names():
+        importlib.import_module(f"{__name__}.{name}").configure(config)
+    else:
+        raise ValueError(
+            f"there is no method {name!r}: choose one of {', '.join(names())}, or name "
+            "your own as --config=CONFIG.py:MODULE:FUNCTION"
+        )
+
+
+def names() -> list[str]:
+    """Returns the names of the methods that have a file here."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def _defaults(name: str) -> dict[str, object]:
+    module, _, function = name.partition(":")
+    try:
+        parameters = inspect.signature(
+            getattr(importlib.import_module(module), function)
+        ).parameters
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method {name!r}: {error}") from error
+    return {
+        key: parameter.default
+        for key, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }
