@@ -11,7 +11,14 @@ from typing import Any
 
 from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.train.journal import METRICS_FILE
-from tests.torture.runs import Outcome, begin, end, finish_as, lines_of
+from tests.torture.runs import (
+    COMPILED_ONCE,
+    Outcome,
+    begin,
+    end,
+    finish_as,
+    lines_of,
+)
 
 KILLS_OF_A_RUN = 5
 POLL = 0.002  # seconds
@@ -57,7 +64,9 @@ def kill(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
         for _ in range(min(KILLS_OF_A_RUN, count - done)):
             moment = MOMENTS[done % len(MOMENTS)]
             moments.append(moment.__name__)
-            process = begin(workdir)
+            # Killed at any time it compiles, as the first run of a user does.
+            quick = {} if moment is wait_for_time else COMPILED_ONCE
+            process = begin(workdir, **quick)
             moment(workdir, process, chance)
             landed += process.poll() is None
             process.send_signal(signal.SIGKILL)
