@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 BIN := $(VENV)/bin
+DOCS := .venv-docs
 
-.PHONY: demo test test-all torture lint browser evidence benchmark growth clean
+.PHONY: demo test test-all torture lint docs browser evidence benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=$(RUN)
@@ -23,6 +24,9 @@ torture: $(VENV)/installed-dev  ## Kills, damages and fills what a run has, for 
 lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(DOCS)/installed  ## The site of docs/ in site/; a link that leads nowhere is an error.
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 
 browser: $(VENV)/installed-dev  ## The report in Chromium: apt-get install chromium.
 	$(BIN)/python -m pip install --quiet playwright==1.65.2
@@ -44,7 +48,7 @@ growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million ima
 	$(BIN)/python benchmarks/growth.py
 
 clean:  ## Remove the environment; runs stay.
-	rm -rf $(VENV) .venv-3.11 .venv-3.13
+	rm -rf $(VENV) $(DOCS) .venv-3.11 .venv-3.13
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,4 +57,9 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(DOCS)/installed: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check -r requirements-docs.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""The demo's kNN over ten seeds, which README states and the demo prints beside its own.
+"""Measures the demo's kNN over ten seeds; docs/results.md has the figures.
 
     python benchmarks/digits_seeds.py                       # measure, with this Python
     python benchmarks/digits_seeds.py --beside=runs/digits  # compare a finished run

@@ -42,24 +42,24 @@ def main() -> None:
 
 HEAD = """# Results
 
-Every form of the method on two sets that a CPU can train on, over seeds; each run and its
-evaluation is a card in [benchmarks/results/evidence](../benchmarks/results/evidence).
+Every form of the method on two sets that a CPU can train on, over seeds. Each run and its
+evaluation is a card in `benchmarks/results/evidence`.
 
-    python benchmarks/evidence.py      # all that has no card yet; goes on where it stopped
-    python benchmarks/results_page.py  # this page
+    python benchmarks/evidence.py      # runs what has no card yet; continues where it stopped
+    python benchmarks/results_page.py  # writes the tables of this page
 
-In percent. kNN, the linear probe and fine-tuning on 1 % of the labels measure the
-backbone's features on the held-out images, by the protocols of `configs/evaluate.py`, at
-the last step; nothing was chosen by these labels. The K of kNN is 15 % of a class, 20 on
-digits and 150 on Fashion-MNIST ('auto'); what runs print of themselves is by another K,
-10 and 20, hence other figures. Purity is the share of the positives
-with their anchor's label, by hop, at the end. ± is the standard deviation over seeds. All
-runs are given the same 1 % of the labels, the untrained network one list for each of its
-seeds. Minutes are those of training, on cores that other programs shared. *Not run yet*
-means what it says. Digits were measured with the settings of version 0.1, which
-`benchmarks/evidence.py` holds (`MEASURED_WITH`); those of the demo may differ from them.
-Fashion-MNIST's 10,000 images were the first of the set; `data.num_train` now draws a
-random sample, so that a run today has others.
+Figures are in percent. kNN, the linear probe and fine-tuning on 1 % of the labels measure
+the backbone's features on the held-out images, by the protocols of `configs/evaluate.py`,
+at the last step. Nothing was chosen by these labels. The K of kNN is 15 % of a class, 20 on
+digits and 150 on Fashion-MNIST ('auto'). What a run prints while it trains uses another K,
+10 and 20, and so differs. Purity is the share of positives with their anchor's label, by
+hop, at the end. ± is the standard deviation over seeds. All runs get the same 1 % of the
+labels; the untrained network gets one list for each of its seeds. Minutes are those of
+training, on cores that other programs shared. *Not run yet* means just that.
+
+Digits were measured with the settings of version 0.1, which `benchmarks/evidence.py` holds
+(`MEASURED_WITH`); the demo's settings may differ. Fashion-MNIST's 10,000 images were the
+first of the set. Today `data.num_train` draws a random sample, so a new run has others.
 
 ![Scores of every run, and what became of the neighbours](results.png)"""
 

@@ -6,7 +6,8 @@ with --config.data.folder=DIR. Whether its topmost folders are classes is said b
 --config.data.classes=True; --config.data.held_out=0.2 keeps a fifth for kNN.
 Time: about 10 minutes for 1,555 emoji at 32 pixels, width 16, views on the host, on 2
 cores of an AMD EPYC (2026-11-25).
-Result: kNN of the ten categories 61.0 %, untrained 52.3 %, seed 0; README has the command.
+Result: kNN of the ten categories 61.0 %, untrained 52.3 %, seed 0;
+docs/results.md has the command.
 """
 
 from ml_collections import ConfigDict

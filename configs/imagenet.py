@@ -3,7 +3,7 @@
     python main.py --config=configs/imagenet.py --workdir=runs/imagenet
 
 Time: not run to its end; a rehearsal of 12 steps with a bank of the full size took 6
-minutes on 2 cores of an AMD EPYC (2026-11-25), see README.
+minutes on 2 cores of an AMD EPYC (2026-11-25), see docs/performance.md.
 Result: not run. The paper reports 71.3 top-1 (linear, presumably with this head; for
 how many epochs is not known).
 """

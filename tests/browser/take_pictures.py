@@ -1,4 +1,4 @@
-"""The README's pictures: parts of a run's report as Chromium shows them.
+"""The pictures of README and docs: parts of a run's report as Chromium shows them.
 
     pip install playwright
     python -m tests.browser.take_pictures runs/fashion_mnist/report.html propagation
