@@ -5,7 +5,7 @@ import pytest
 from configs import image_folder, imagenet
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.protocols.knn import neighbors_for
-from invariance_propagation.methods.invariance_propagation.method import (
+from invariance_propagation.methods.invariance_propagation.options import (
     background_size_for,
 )
 from invariance_propagation.train.build import build

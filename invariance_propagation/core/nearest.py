@@ -69,7 +69,7 @@ def nearest_of_all(found: Nearest, count: int, axis_name: str | None) -> jax.Arr
     """
     if axis_name is None:
         return found.columns
-    parts = Nearest(*(parallel.own_parts(x, axis_name) for x in found))
+    parts = Nearest(*(parallel.all_to_all(x, axis_name) for x in found))
     return _best(parts, count).columns
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from invariance_propagation.errors import percent
 from invariance_propagation.report import curves, draw, embedding_map, health, page
 from invariance_propagation.report.provenance import cards, config
 from invariance_propagation.report.record import Record
@@ -14,7 +15,7 @@ from invariance_propagation.report.thumbnails import (
     method_legend,
     nearest_gallery,
 )
-from invariance_propagation.train.monitor import has_scores, percent
+from invariance_propagation.train.monitor import has_scores
 
 MAPPED = 2000  # images of a map; t-SNE of so many takes seconds
 

@@ -8,6 +8,7 @@ import numpy as np
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import printable
 from invariance_propagation.methods import Strip
+from invariance_propagation.methods.measures import most_similar
 from invariance_propagation.report import page
 from invariance_propagation.report.draw import THUMBNAIL, thumbnail
 from invariance_propagation.report.health import spread, unit_rows
@@ -69,10 +70,7 @@ def nearest_gallery(record: Record) -> list[str]:
     parts = []
     for index, row in zip(indices, similarities, strict=True):
         label = queries.label(index)
-        found = [
-            shown.show(i, row[i], label)
-            for i in np.argsort(-row, kind="stable")[:NEAREST]
-        ]
+        found = [shown.show(i, row[i], label) for i in most_similar(row, count=NEAREST)]
         strips = [
             page.strip("held out", [queries.show(index)]),
             page.strip("nearest", found),
@@ -120,7 +118,8 @@ def _anchor(
     shown: Thumbnails, record: Record, anchor: int, similarities: np.ndarray
 ) -> str:
     label = shown.label(anchor)
-    strips, note = record.notes.gallery.strips(record.memory.tree, anchor)
+    gallery = record.notes.gallery
+    strips, note = gallery.strips(record.memory.tree, anchor, similarities)
 
     def pictures(strip: Strip, indices: np.ndarray) -> Iterator[str]:
         marked = set(strip.marked.tolist())

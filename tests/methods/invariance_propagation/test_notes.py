@@ -26,7 +26,7 @@ def test_what_was_known_before_it_started() -> None:
 def test_a_graph_that_is_new_each_epoch_is_warned_of() -> None:
     _, warning = spoken(ON, OFF | {"neighbor_overlap": 0.04})
     assert warning.startswith("warning: fewer than 5.00 %")
-    assert "method.start_epoch > 2" in warning
+    assert "--config.method.start_epoch above 2" in warning
 
 
 def test_what_chance_keeps_does_not_count() -> None:
