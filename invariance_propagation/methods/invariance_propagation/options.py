@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from invariance_propagation.core.objective import LossOptions
+from invariance_propagation.core.options import LossOptions
 from invariance_propagation.errors import UserError, check_choice
 from invariance_propagation.methods.invariance_propagation.readiness import (
     check_threshold,

@@ -218,7 +218,9 @@ def test_only_what_starts_by_itself_is_watched() -> None:
 
 def test_a_run_that_ends_before_propagation_is_warned_of() -> None:
     (warning,) = make_method(start_epoch=7).notes.warnings(7)
-    assert "propagation starts in epoch 7" in warning and "only 7 epochs (train" in warning
+    assert (
+        "propagation starts in epoch 7" in warning and "only 7 epochs (train" in warning
+    )
     for method in (
         make_method(start_epoch=6),
         make_method(start="auto", start_epoch=0),
