@@ -20,6 +20,14 @@ def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.2f} %"
 
 
+def in_bytes(size: float) -> str:
+    """Writes a number of bytes in decimal units, such as '1.5 MB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} B"
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     # Python keeps a byte that it could not decode as U+DC00 + byte.

@@ -14,17 +14,17 @@ Result = TypeVar("Result")
 def options(
     function: Callable, section: str, config: Mapping[str, Any], *, bound: Any = ()
 ) -> dict[str, Any]:
-    """Returns a config section as keyword arguments of `function`, names checked.
+    """The section as keyword arguments of `function`, its names checked.
 
     Args:
-      function: the function that will be called.
+      function: what will be called.
       section: name of the section.
-      config: the config that holds the section.
-      bound: names of parameters whose values do not come from the section.
+      config: of which it is a part.
+      bound: names of the parameters that come from elsewhere.
 
     Raises:
-      UserError: the section has a key that the function does not take, or lacks one
-        that the function requires.
+      UserError: a key of the section that is no parameter of the function, or a
+        parameter without default that the section lacks.
     """
     if section not in config:
         raise UserError(
@@ -48,26 +48,8 @@ def call(
     config: Mapping[str, Any],
     **more: Any,
 ) -> Result:
-    """Calls `function(**config[section], **more)`; raises as `options` does."""
+    """`function(**config[section], **more)`; raises as `options` does."""
     return function(**options(function, section, config, bound=more), **more)
-
-
-def keywords_of(fields: Callable) -> Callable[[Result], Result]:
-    """Declares which keywords a function takes as `**options`: the fields of a NamedTuple.
-
-    `options` reads a function's signature to check a config section. With this decorator
-    a function of many options need not list them a second time.
-    """
-    listed = inspect.signature(fields).parameters.values()
-
-    def declare(function: Result) -> Result:
-        signature = inspect.signature(function)
-        named = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-        parameters = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in listed)]
-        function.__signature__ = signature.replace(parameters=parameters)
-        return function
-
-    return declare
 
 
 def override(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,3 +101,21 @@ def by_new_names(stored: Mapping[str, Any]) -> dict[str, Any]:
         over_all = encoder.pop("cross_replica_norm")
         encoder["norm_group"] = 0 if over_all else None
     return {**stored, "encoder": encoder}
+
+
+def keywords_of(fields: Callable) -> Callable[[Result], Result]:
+    """Declares which keywords a function takes as `**options`: the fields of a NamedTuple.
+
+    `options` reads a function's signature to check a config section. With this decorator
+    a function of many options need not list them a second time.
+    """
+    listed = inspect.signature(fields).parameters.values()
+
+    def declare(function: Result) -> Result:
+        signature = inspect.signature(function)
+        named = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        parameters = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in listed)]
+        function.__signature__ = signature.replace(parameters=parameters)
+        return function
+
+    return declare

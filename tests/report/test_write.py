@@ -123,7 +123,9 @@ def test_the_same_run_has_the_same_page(workdir: Path, tmp_path: Path, capsys) -
     path = write_report(workdir=str(workdir), output=str(tmp_path / "again.html"))
     assert path == tmp_path / "again.html"
     assert path.read_bytes() == (workdir / "report.html").read_bytes()
-    assert capsys.readouterr().out.startswith(f"report: {path} (")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"reading {workdir.name}" and "drawing the page" in lines
+    assert lines[-1].startswith(f"report: {path} (")
 
 
 def test_runs_stand_side_by_side(workdir: Path, tmp_path: Path) -> None:
@@ -196,9 +198,9 @@ def test_without_the_data_pictures_are_left_out(
         (" , ", "", "--config.workdir is missing"),
         ("{there}/nowhere", "", "there is no such folder"),
         ("{there}", "", "holds no metrics.jsonl with rows"),
-        ("{there}", "page.pdf", "name a .html file"),
-        ("{there}", "{there}/nowhere/page.html", "in a folder that is there"),
-        ("{there},{there}/../{name}", "", "one is named twice"),
+        ("{there}", "page.pdf", "set --config.output to a .html file"),
+        ("{there}", "{there}/nowhere/page.html", "in a folder that exists"),
+        ("{there},{there}/../{name}", "", "one is listed twice"),
     ],
 )
 def test_bad_input_is_told(

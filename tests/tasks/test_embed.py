@@ -127,6 +127,9 @@ def test_a_row_per_picture(
     )
 
     output = capsys.readouterr().out.splitlines()
+    for phase in ("listing the pictures of", "reading", "embedding 6 pictures"):
+        assert any(line.startswith(phase) for line in output), phase
+    assert not any("grey" in line for line in output)
     assert output[-2] == f"{path}: features of 5 pictures"
     assert output[-1].startswith("left out: b/broken.png cannot be used")
     about = json.loads(Path(f"{path}.json").read_text())
@@ -153,7 +156,9 @@ def test_a_file_of_weights_has_features_alone(
     np.testing.assert_allclose(found["features"], outputs.features, atol=1e-4)
 
 
-def test_an_encoder_of_grey_images_sees_grey(folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_of_grey_images_sees_grey(
+    folder: Path, tmp_path: Path, capsys
+) -> None:
     store_run(tmp_path, (7,))
     grey = tmp_path / "grey"
     grey.mkdir()
@@ -169,6 +174,10 @@ def test_an_encoder_of_grey_images_sees_grey(folder: Path, tmp_path: Path) -> No
     assert set(found[0]) == {"ids", "features", "embeddings"}
     np.testing.assert_allclose(
         found[0]["embeddings"], found[1]["embeddings"], atol=0.02
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        sum("pictures in colour are converted to grey" in line for line in lines) == 2
     )
 
 

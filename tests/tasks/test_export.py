@@ -125,21 +125,24 @@ def test_what_was_compared_lies_beside_the_file(stored) -> None:
     assert there.digest() == here.digest() == about["source"]["backbone"]
 
 
-def test_one_step_is_exported_into_its_workdir(stored) -> None:
+def test_one_step_is_exported_into_its_workdir(stored, capsys) -> None:
     workdir, _ = stored
     path = run_export(workdir / "checkpoints" / "3", format="npz")
     assert path == workdir / "backbone-3.npz"
+    text = capsys.readouterr().out
+    for phase in ("reading", "writing the backbone of step 3 as npz", "comparing"):
+        assert f"\n{phase}" in f"\n{text}", phase
 
 
 def test_the_largest_difference_is_the_largest(stored, monkeypatch) -> None:
     workdir, _ = stored
     restored = restore_encoder(workdir)
     size = restored.config["augment"]["size"]
-    features = module._flax_outputs(
+    features = module.flax_outputs(
         restored, np.random.RandomState(0).standard_normal((2, 1, size, size))
     )["features"].copy()
     features[1, 5] += 3e-5
-    monkeypatch.setattr(module, "_flax_outputs", lambda *_: {"features": features})
+    monkeypatch.setattr(module, "flax_outputs", lambda *_: {"features": features})
     path = run_export(workdir, format="npz")
     check = json.loads(path.with_name(path.name + ".json").read_text())["check"]
     np.testing.assert_allclose(check["largest_difference"], 3e-5, atol=5e-6)

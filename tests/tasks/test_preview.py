@@ -161,7 +161,7 @@ def test_views_are_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config()
     run = build.build(config)
     images = run.dataset.train.images[:5]
-    shown = preview._visible(run, run.plain_view(images))
+    shown = preview.visible(run, run.plain_view(images))
     np.testing.assert_array_equal(shown, images)
 
 
@@ -185,7 +185,7 @@ def test_what_is_on_is_said() -> None:
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
-        ("sheet.jpg", "sheet.jpg: name a .png file"),
+        ("sheet.jpg", "sheet.jpg: set --config.output to a .png file"),
         ("nowhere/sheet.png", "there is no folder"),
         ("folder.png", "is a folder"),
     ],
