@@ -35,7 +35,7 @@ from invariance_propagation.core.search import Reading, Search, read_bank
 
 
 class Losses(NamedTuple):
-    """The two losses of each anchor, and its neighbours.
+    """Holds the two losses of each anchor, and its neighbours.
 
     Attributes:
       instance: float32 [b].

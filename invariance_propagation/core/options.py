@@ -9,7 +9,7 @@ from invariance_propagation.errors import UserError, check_choice
 
 
 class LossOptions(NamedTuple):
-    """The options of `invp_losses`, which says what they mean."""
+    """Holds the options of `invp_losses`, whose docstring explains them."""
 
     num_hops: int
     num_hard: int

@@ -85,6 +85,7 @@ class _Graph:
         self._weights = weights
 
     def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Adds a node and returns the name of its output."""
         from onnx import helper
 
         output = output or f"{op}_{len(self.nodes)}"

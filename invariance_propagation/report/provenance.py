@@ -24,7 +24,7 @@ def cards(records: Sequence[Record]) -> str:
     trained_first = sorted(
         (card for _, card in first.values()), key=lambda card: not card.checkpoint
     )
-    parts = []
+    blocks = []
     for alike in by_kind(trained_first):
         encoders = [card.encoder for card in alike]
         names = [
@@ -33,8 +33,8 @@ def cards(records: Sequence[Record]) -> str:
             else card.encoder
             for card in alike
         ]
-        parts.append(_cards(alike, names))
-    return "\n".join(parts)
+        blocks.append(_cards(alike, names))
+    return "\n".join(blocks)
 
 
 def config(records: Sequence[Record]) -> str:
@@ -52,17 +52,17 @@ def config(records: Sequence[Record]) -> str:
     versions = page.columns(
         [*keys], [record.facts.get("versions", {}) for record in known]
     )
-    parts = [page.heading("Versions"), versions] if versions else []
+    blocks = [page.heading("Versions"), versions] if versions else []
     if len(known) > 1:
-        parts.append(page.heading("Where the configs differ"))
-        parts.append(
+        blocks.append(page.heading("Where the configs differ"))
+        blocks.append(
             page.table([*keys], [(key, *cells) for key, cells in differ.items()])
             or page.paragraph("Nowhere.")
         )
     for name, flat in keys.items():
         text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items())
-        parts.append(page.details(f"All keys of {name}", text))
-    return "\n".join(parts)
+        blocks.append(page.details(f"All keys of {name}", text))
+    return "\n".join(blocks)
 
 
 def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:

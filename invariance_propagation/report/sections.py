@@ -213,8 +213,8 @@ def _map(record: Record) -> list[str]:
     caption = f"{len(indices):,} of {len(record.memory.rows):,} training images."
     if labels is not None and len(np.unique(labels)) > embedding_map.MOST_CLASSES:
         caption += " There are too many classes to show in different colours."
-    parts = []
+    plots = []
     for title, points in embedding_map.project(rows).items():
         figure = embedding_map.draw(title, points, labels, class_name)
-        parts.append(page.plot(draw.png(figure), f"{title}: {caption}", caption))
-    return parts
+        plots.append(page.plot(draw.png(figure), f"{title}: {caption}", caption))
+    return plots

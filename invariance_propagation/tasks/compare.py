@@ -59,17 +59,17 @@ def find_neighbors(
       UserError: no image of the gallery can be used.
     """
     search = {"by": by, "num_neighbors": num_neighbors}
-    found, is_kept = _in_kept(gallery, new[by], **search), True
-    if found is None:
+    nearest, is_kept = _in_kept(gallery, new[by], **search), True
+    if nearest is None:
         num_bytes = sum(new[name][:1].nbytes for name in VECTORS if name in new)
         num_bytes *= gallery.count
-        found, is_kept = _anew(gallery, new[by], blocks, num_bytes, **search)
+        nearest, is_kept = _anew(gallery, new[by], blocks, num_bytes, **search)
     arrays = {
-        "neighbors": found.rows.astype(np.int32),
-        "similarities": found.similarities.astype(np.float32),
+        "neighbors": nearest.rows.astype(np.int32),
+        "similarities": nearest.similarities.astype(np.float32),
     }
     if gallery.ids is not None:
-        names = [[gallery.ids[i] for i in row] for row in found.rows.tolist()]
+        names = [[gallery.ids[i] for i in row] for row in nearest.rows.tolist()]
         arrays["neighbor_ids"] = np.array(names)
     return arrays, {
         "images": gallery.title,
@@ -100,9 +100,9 @@ def _in_kept(
         print(f"comparing by {by} with {gallery.count:,} {title}")
         blocks = read_blocks(path, by)
         bar = tqdm.tqdm(blocks, unit="block", disable=None, leave=False)
-        found = _search(bar, queries, num_neighbors)
+        nearest = _search(bar, queries, num_neighbors)
         name_left_out(kept[LEFT_OUT])
-        return found
+        return nearest
     except Damaged as error:
         if gallery.images is None:
             raise UserError(
@@ -144,13 +144,13 @@ def _anew(
             yield block.rows, getattr(block, by)
 
     with Keeper(gallery.path, num_bytes, report) as keeper:
-        found = _search(pairs(keeper), queries, num_neighbors)
+        nearest = _search(pairs(keeper), queries, num_neighbors)
         name_left_out(failed)
-        if not found.rows.size:
+        if not nearest.rows.size:
             raise UserError(
                 f"none of the {gallery.count:,} {gallery.title} can be used: {INSTEAD}"
             )
-        return found, keeper.finish(gallery.facts | {LEFT_OUT: failed})
+        return nearest, keeper.finish(gallery.facts | {LEFT_OUT: failed})
 
 
 def _search(
@@ -158,10 +158,12 @@ def _search(
     queries: np.ndarray,
     num_neighbors: int,
 ) -> Found:
-    found = nothing_found(len(queries))
+    nearest = nothing_found(len(queries))
     for rows, vectors in pairs:
-        found = look_through(found, queries, vectors, rows, num_neighbors=num_neighbors)
-    return found
+        nearest = look_through(
+            nearest, queries, vectors, rows, num_neighbors=num_neighbors
+        )
+    return nearest
 
 
 def name_left_out(failed: Sequence[str]) -> None:

@@ -118,7 +118,7 @@ def make_plan(run: Run) -> Plan:
     device = {
         "parameters": _bytes((state.params, state.batch_stats)),
         "optimizer": _bytes(state.opt_state),
-        **{name: _bytes(part) for name, part in _parts(state.memory).items()},
+        **memory_sizes(state.memory),
         "images": _bytes(programs.images),
         # Those of the next step are already being transferred.
         "indices": 2 * _bytes((programs.indices, programs.columns)),
@@ -133,11 +133,14 @@ def make_plan(run: Run) -> Plan:
     return Plan(device, start, host, devices, jax.default_backend() == "cpu")
 
 
-def _parts(memory: Any) -> dict[str, Any]:
-    """Splits a method's memory into named parts; {} if it has none."""
-    if hasattr(memory, "_asdict"):
-        return {name: x for name, x in memory._asdict().items() if jax.tree.leaves(x)}
-    return {"memory": memory} if jax.tree.leaves(memory) else {}
+def memory_sizes(memory: Any) -> dict[str, int]:
+    """Returns the bytes of a method's memory on one device, by field if it has fields.
+
+    Args:
+      memory: tree of abstract arrays with a sharding; {} is returned without arrays.
+    """
+    fields = memory._asdict() if hasattr(memory, "_asdict") else {"memory": memory}
+    return {name: _bytes(x) for name, x in fields.items() if jax.tree.leaves(x)}
 
 
 def memory_limits() -> Limits:
@@ -258,8 +261,8 @@ def _table(run: Run, plan: Plan, limits: Limits) -> str:
     return "\n".join(lines)
 
 
-def _rows(parts: dict[str, int]) -> list[str]:
-    return [_row(name, size) for name, size in parts.items()]
+def _rows(sizes: dict[str, int]) -> list[str]:
+    return [_row(name, size) for name, size in sizes.items()]
 
 
 def _row(name: str, size: int, limit: int | None = None) -> str:

@@ -79,7 +79,7 @@ def verify_resume(config: ConfigDict) -> None:
     backend = jax.default_backend()
     if differing:
         raise TrainingError(
-            f"not exact here ({backend}): {differing} arrays differ (above){_advice(backend)}"
+            f"not exact here ({backend}): {differing} arrays differ (above){advice(backend)}"
         )
     print(
         f"exact here ({backend}): an interrupted run of this config reaches the same "
@@ -191,7 +191,8 @@ def _interrupt(whole: Path, resumed: Path) -> None:
     shutil.copy(whole / METRICS_FILE, resumed)
 
 
-def _advice(backend: str) -> str:
+def advice(backend: str) -> str:
+    """Says what to do about numbers that differ, as the end of a sentence."""
     if backend != "gpu":
         return ": please report it, with this config"
     if FLAG in os.environ.get("XLA_FLAGS", ""):
@@ -221,11 +222,11 @@ def _difference(
     return f"{title} in {count:,} of {x.size:,} numbers by up to {distance.max():.2g}"
 
 
-def _as_in_python(value: Any) -> Any:
+def with_tuples(value: Any) -> Any:
     """Turns lists back into tuples, which configs have and JSON does not."""
     if isinstance(value, dict):
-        return {name: _as_in_python(x) for name, x in value.items()}
-    return tuple(map(_as_in_python, value)) if isinstance(value, list) else value
+        return {name: with_tuples(x) for name, x in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def _end_with_parent(place: Path) -> None:
@@ -239,7 +240,7 @@ def _end_with_parent(place: Path) -> None:
 def _main() -> None:
     workdir, steps, failure = sys.argv[1:]
     logging.set_verbosity(logging.ERROR)  # Orbax warns about frequent saves
-    config = ConfigDict(_as_in_python(json.loads(sys.stdin.readline())))
+    config = ConfigDict(with_tuples(json.loads(sys.stdin.readline())))
     place = Path(workdir).parent
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
     try:

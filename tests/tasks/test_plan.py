@@ -75,8 +75,7 @@ def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Limits], None]:
     [((), {}), ([jnp.zeros(2)], 8), ({"queue": jnp.zeros(3)}, 12)],
 )
 def test_memory_of_any_kind_is_counted(memory: Any, expected: Any) -> None:
-    parts = {name: plan._bytes(part) for name, part in plan._parts(memory).items()}
-    assert parts == (expected and {"memory": expected})
+    assert plan.memory_sizes(memory) == (expected and {"memory": expected})
 
 
 def test_what_fits_is_printed(by_rule, capsys: pytest.CaptureFixture) -> None:

@@ -39,7 +39,7 @@ from invariance_propagation.settings import keywords_of
 
 
 class Memory(NamedTuple):
-    """What the method remembers of the N training images.
+    """Holds what the method remembers about the N training images.
 
     Attributes:
       bank: float32 [N, d], one embedding per image; sharded.
@@ -52,8 +52,8 @@ class Memory(NamedTuple):
     readiness: Any = None
 
 
-class Found(NamedTuple):
-    """What `loss` hands to `update`.
+class ForUpdate(NamedTuple):
+    """Holds what `loss` hands to `update`.
 
     Attributes:
       neighbors: int32 [b, k], the anchors' new neighbours.
@@ -104,7 +104,7 @@ def loss(
         "similarity": mean_similarity(outputs.embedding, axis_name=problem.axis_name),
     }
     per_image = losses.instance + weight * losses.propagation  # (7)
-    return per_image, Aux(metrics, Found(losses.neighbors, overlap))
+    return per_image, Aux(metrics, ForUpdate(losses.neighbors, overlap))
 
 
 def update(

@@ -17,7 +17,7 @@ STARTS = ("epoch", "auto")
 
 
 class Options(NamedTuple):
-    """The keys of the config's section `method`, in the paper's notation.
+    """Holds the config's section `method`, with the paper's symbols.
 
     Attributes:
       num_neighbors: k, neighbours kept per image.
@@ -58,7 +58,7 @@ class Options(NamedTuple):
 
     @property
     def starts_by_itself(self) -> bool:
-        """Whether the propagation loss waits for a stable graph."""
+        """Returns whether the propagation loss waits for a stable graph."""
         return self.start == "auto" and self.propagation_weight > 0
 
     @property

@@ -10,7 +10,7 @@ from invariance_propagation.methods.measures import most_similar
 
 
 class Reached(NamedTuple):
-    """The images that the loss would compare with one anchor.
+    """Holds the images that the loss would compare with one anchor.
 
     The anchor's row of the bank stands in for its embedding.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from invariance_propagation.errors import UserError
 
 NOT_YET = -1
-# How far above its mean, in standard deviations, chance alone may get.
+# How far above its mean, in standard deviations, chance may get.
 STRAYS = 5.0
 
 
