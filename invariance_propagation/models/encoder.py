@@ -114,4 +114,4 @@ def make_encoder(
         backbone = ResNet(depth, stem, width, dtype=DTYPES[dtype], **norm)
         return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
     except ValueError as error:
-        raise UserError(f"encoder: {error}") from error
+        raise UserError(f"encoder.{error}") from error

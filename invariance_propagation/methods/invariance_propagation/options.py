@@ -82,20 +82,27 @@ class Options(NamedTuple):
         """
         size = background_size_for(self.background_size, num_examples=num_examples)
         options = self._replace(background_size=size)
-        options.losses.checked(
-            num_examples=num_examples, num_neighbors=self.num_neighbors
-        )
+        try:
+            options.losses.checked(
+                num_examples=num_examples, num_neighbors=self.num_neighbors
+            )
+        except UserError as error:  # its keys have no section
+            raise UserError(f"method.{error}") from error
         if not 0 <= self.bank_momentum <= 1:
-            raise UserError(f"bank_momentum={self.bank_momentum}: set it in [0, 1]")
-        check_choice("bank_start", self.bank_start, BANK_STARTS)
+            raise UserError(
+                f"method.bank_momentum={self.bank_momentum}: set it from 0 to 1"
+            )
+        check_choice("method.bank_start", self.bank_start, BANK_STARTS)
         for name in ("propagation_weight", "start_epoch"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)}: set it to 0 or above")
-        check_choice("ramp", self.ramp, RAMPS)
-        check_choice("start", self.start, STARTS)
+            value = getattr(self, name)
+            if value < 0:
+                raise UserError(f"method.{name}={value}: set it to 0 or above")
+        check_choice("method.ramp", self.ramp, RAMPS)
+        check_choice("method.start", self.start, STARTS)
         if self.start == "auto" and self.ramp != "binary":
             raise UserError(
-                f"ramp={self.ramp!r} leads up to start_epoch: set start='epoch'"
+                f"method.ramp={self.ramp!r} leads up to method.start_epoch: set "
+                "method.start='epoch'"
             )
         check_threshold(self.start_overlap)
         if self.starts_by_itself:

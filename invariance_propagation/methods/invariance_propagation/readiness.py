@@ -70,7 +70,7 @@ def is_ready(readiness: Readiness) -> jax.Array:
 def check_threshold(start_overlap: float) -> None:
     """Raises UserError unless `start_overlap` lies strictly between 0 and 1."""
     if not 0 < start_overlap < 1:
-        raise UserError(f"start_overlap={start_overlap}: set it between 0 and 1")
+        raise UserError(f"method.start_overlap={start_overlap}: set it between 0 and 1")
 
 
 def threshold_of(
@@ -101,8 +101,9 @@ def threshold_of(
     threshold = chance + max(start_overlap, STRAYS * spread)
     if threshold >= 1:
         raise UserError(
-            f"start='auto' cannot tell a stable graph from chance: with num_neighbors="
-            f"{num_neighbors} of {num_examples} images random neighbours keep {chance:.0%}; "
-            "set start='epoch', or lower start_overlap and num_neighbors"
+            "method.start='auto' cannot tell a stable graph from chance: with "
+            f"method.num_neighbors={num_neighbors} of {num_examples} images, random "
+            f"neighbours keep {chance:.0%}; set method.start='epoch', or lower "
+            "method.start_overlap and method.num_neighbors"
         )
     return threshold
