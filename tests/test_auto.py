@@ -51,7 +51,7 @@ def test_a_run_has_numbers() -> None:
     run = build(config)
     assert run.method.notes.about == "a background of M = 128 images"
     assert run.knn.num_neighbors == 4
-    # What is stored with a run is what its config said.
+    # A run stores its config as it was, with 'auto'.
     assert config.method.background_size == "auto"
 
 

@@ -1,4 +1,4 @@
-"""Config sections as keyword arguments: what fits, and what is said of the rest."""
+"""Config sections as keyword arguments: what fits, and the errors for what does not."""
 
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def test_a_misspelt_key_is_told_before_the_one_it_leaves_missing() -> None:
 
 
 def test_a_section_may_not_set_what_comes_from_elsewhere() -> None:
-    # Else it would be a TypeError: two values for one argument.
+    # Without the check it would be a TypeError: two values for one argument.
     config = make_config(color="red", num_examples=3)
     with pytest.raises(UserError, match=r"unknown config key paint\.num_examples"):
         settings.call(blend, "paint", config, num_examples=7)

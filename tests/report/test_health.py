@@ -1,4 +1,4 @@
-"""The numbers of health: definitions written out slowly, and known answers."""
+"""Compares health numbers with slow definitions and known answers."""
 
 import math
 
@@ -112,7 +112,7 @@ def test_a_sound_memory_is_not_warned_of() -> None:
     assert degrees.most_named == degrees.counts.max() / 199
     assert degrees.never_named == np.mean(degrees.counts == 0) > 0
     assert health.warnings(found) == []
-    # Of a method without neighbours the rest is the same.
+    # Without neighbours the other numbers are the same.
     assert health.measure(7 * unit_normal(200, 32), None) == found._replace(
         degrees=None
     )

@@ -1,4 +1,4 @@
-"""The page as a whole: from a workdir to a file that needs nothing else."""
+"""The whole page: from a workdir to a file that needs nothing else."""
 
 import errno
 import functools
@@ -28,7 +28,7 @@ EMPTY = {"meta", "link", "img", "br"}  # elements that are not closed
 
 
 class Page(HTMLParser):
-    """What a page consists of; each element must be closed where it belongs."""
+    """Parses a page, and checks that every element is closed."""
 
     def __init__(self, path: Path):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What new pictures are most like, on a run that has learnt a little from photographs."""
+"""Neighbours of new pictures, with a run that was trained briefly on photographs."""
 
 import io
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def near_duplicate(image: Image.Image) -> bytes:
-    """Without 3 % at each side, at 80 % of the size, as JPEG of quality 80."""
+    """Crops 3 % at each side, scales to 80 %, and saves as JPEG of quality 80."""
     edge = round(0.03 * image.width)
     image = image.crop((edge, edge, image.width - edge, image.height - edge))
     size = (round(0.8 * image.width), round(0.8 * image.height))
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def moved(place: Path, tmp_path: Path) -> Path:
-    """A copy to change; the run's own images stay where they are."""
+    """Makes a copy to change; the run's images stay where they are."""
     shutil.copytree(place, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "run" / embed.KEPT, ignore_errors=True)
     return tmp_path / "copy"
@@ -72,7 +72,7 @@ def moved(place: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each pass of the network was begun for."""
+    """Records the number of images of each pass of the network."""
     seen: list[int] = []
     look_at = embedder.look_at
 
@@ -85,7 +85,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def run(checkpoint: Path, folder: Path, /, **changes: Any) -> dict[str, np.ndarray]:
-    """The arrays of the output."""
+    """Embeds a folder and returns the arrays of the output."""
     config = embed_config.get_config()
     config.checkpoint, config.folder = str(checkpoint), str(folder)
     config.update({"num_neighbors": 3, "num_devices": 2} | changes)
@@ -241,7 +241,7 @@ def test_other_pictures_are_embedded_again(
 
 @pytest.fixture
 def gone(place: Path):
-    """The run's training images, out of sight."""
+    """Moves the run's training images away."""
     (place / "train").rename(place / "elsewhere")
     yield place / "elsewhere"
     (place / "elsewhere").rename(place / "train")
@@ -285,7 +285,7 @@ def test_training_images_that_changed_are_said(
         found = run(moved / "run", moved / "near")
     finally:
         added.unlink()
-    # Of two that are the same, the lower row is first.
+    # Of two equal images, the lower row comes first.
     assert found["neighbors"][0, :2].tolist() == [0, NUM_TRAIN]
     assert "have changed since the checkpoint" in capsys.readouterr().out
 
@@ -332,7 +332,7 @@ def test_pictures_to_compare_with_that_cannot_be_read(
         (folder / name).write_bytes(b"no picture")
     for _ in range(2):
         found = run(moved / "run", moved / "near", compare_with=str(folder))
-        # A place among all of them, and no more than can be used.
+        # Neighbours are places among all pictures, but only usable ones are named.
         assert found["neighbors"].tolist() == [[1]] * 20
         assert capsys.readouterr().out.count("not compared with: ") == 2
     (folder / "b.png").unlink()

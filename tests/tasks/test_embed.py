@@ -1,4 +1,4 @@
-"""New pictures by a stored encoder: against the encoder itself, and what is refused."""
+"""Embeds new pictures with a stored encoder, and checks what is refused."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def draw(root: Path, names: list[str], seed: int) -> Path:
-    """Writes pictures of noise, of several shapes."""
+    """Writes pictures of noise in several shapes."""
     random = np.random.default_rng(seed)
     for name in names:
         shape = (*random.integers(9, 30, size=2), 3)
@@ -77,7 +77,7 @@ def expected_of(
     size: int = 8,
     names: Sequence[str] = PICTURES,
 ):
-    """The encoder's outputs, one picture after the other."""
+    """Returns the encoder's outputs for pictures read one by one."""
     restored = restore_encoder(checkpoint)
     images = [
         central_crop(np.asarray(Image.open(folder / name)), size, share=share)

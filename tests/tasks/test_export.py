@@ -1,4 +1,4 @@
-"""Exports: what PyTorch and ONNX Runtime make of them, and what is refused."""
+"""Runs exports in PyTorch and ONNX Runtime, and checks what is refused."""
 
 import hashlib
 import importlib.util
@@ -39,7 +39,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def expected(stored):
-    """Images, and what the newest checkpoint makes of them in Flax, in float32."""
+    """Returns images, and the newest checkpoint's outputs in Flax, in float32."""
     restored = restore_encoder(stored[0])
     variables = {"params": restored.params, "batch_stats": restored.batch_stats}
     encoder = float32(restored.encoder)
@@ -120,7 +120,7 @@ def test_what_was_compared_lies_beside_the_file(stored) -> None:
         notes = file.metadata()
     assert notes["format"] == "pt"
     assert json.loads(notes["invariance_propagation"])["source"] == about["source"]
-    # And it comes back as what it was.
+    # Reading it back gives the same backbone.
     there, here = restore_backbone(path), restore_backbone(workdir)
     assert there.digest() == here.digest() == about["source"]["backbone"]
 

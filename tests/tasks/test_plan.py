@@ -35,7 +35,7 @@ def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
     assert found.device["graph"] == 255 * 4 * 4
     assert found.device["images"] == 255 * 8 * 8
     assert found.device["similarities"] == 2 * 32 * 128 * 4
-    # Momentum is as large as the parameters; a counter comes on top.
+    # Momentum is as large as the parameters, and there is a counter.
     params = sum(x.nbytes for x in jax.tree.leaves(state.params))
     assert found.device["optimizer"] == params + 4
     assert found.device["activations, gradients"] > params
@@ -56,8 +56,8 @@ def test_the_start_counts_where_it_takes_more() -> None:
 
 @pytest.fixture
 def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Limits], None]:
-    """Plans by a formula, without a compiler: 1 kB, 10 a picture of the batch, 1 each
-    of the data set."""
+    """Replaces the compiler by a formula: 1 kB, 10 bytes for each image of the batch, 1
+    for each of the data set."""
 
     def make_plan(run: Run) -> plan.Plan:
         size = 1000 + 10 * run.options.batch_size + run.num_examples

@@ -1,4 +1,4 @@
-"""Whether resume is exact: the verdict, what breaks it, and that nothing is left behind."""
+"""Checks of exact resume: the verdict, what breaks it, and that nothing is left behind."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def whole(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Takes the steps in this process, and those without a break once for all tests."""
+    """Takes the steps in this process; the run without a break is shared by all tests."""
 
     def train(config: ConfigDict, workdir: Path, steps: int) -> None:
         if steps == verify.STEPS:
@@ -107,7 +107,7 @@ def test_a_run_that_would_end_too_soon_is_made_longer(
     (run,) = seen
     assert run.total_steps == 8 > verify.STEPS and run.dataset.held_out is None
     assert run.options.stop_after_steps == verify.STEPS
-    # Epochs of two steps: of the third the six that are taken see nothing.
+    # An epoch has two steps, so six steps never reach epoch 3.
     assert ("after these steps" in capsys.readouterr().out) == (start_epoch == 3)
 
 

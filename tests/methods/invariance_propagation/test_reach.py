@@ -1,4 +1,4 @@
-"""What is shown of an anchor is what the loss sees of it."""
+"""The images shown beside an anchor are those that the loss uses."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ OPTIONS = Options(**tiny.METHOD | SETTINGS)
 
 
 def slow_walk(graph: np.ndarray, anchor: int, num_hops: int) -> list[list[int]]:
-    """All places of each hop, in order."""
+    """Returns the slots of each hop, in order."""
     hops, frontier = [], [anchor]
     for _ in range(num_hops):
         frontier = [int(other) for node in frontier for other in graph[node]]
