@@ -9,7 +9,7 @@ import tqdm
 from invariance_propagation.errors import UserError, printable
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import check_file, local, reason
-from invariance_propagation.progress import phase
+from invariance_propagation.phases import phase
 from invariance_propagation.report import page, sections
 from invariance_propagation.report.record import Record, read_record
 

@@ -16,7 +16,7 @@ from invariance_propagation.errors import UserError, check_choice, printable
 from invariance_propagation.evaluation.kept import VECTORS, Block
 from invariance_propagation.files.atomic import drafts_of
 from invariance_propagation.files.paths import check_file, local, not_writable
-from invariance_propagation.progress import phase
+from invariance_propagation.phases import phase
 from invariance_propagation.store.provenance import origin
 from invariance_propagation.store.restore import digest_of, workdir_of
 from invariance_propagation.store.weights import is_weights

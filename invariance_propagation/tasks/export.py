@@ -28,7 +28,7 @@ from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.models import Encoder
 from invariance_propagation.models.onnx_graph import onnx_model
 from invariance_propagation.models.torchvision import to_torchvision
-from invariance_propagation.progress import phase
+from invariance_propagation.phases import phase
 from invariance_propagation.signals import not_now
 from invariance_propagation.store.restore import (
     Restored,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from invariance_propagation.errors import UserError, in_bytes
 from invariance_propagation.models.norm import fits_devices
-from invariance_propagation.progress import phase
+from invariance_propagation.phases import phase
 from invariance_propagation.train.build import build
 from invariance_propagation.train.run import Run
 
@@ -79,8 +79,7 @@ def print_plan(config: ConfigDict) -> Plan:
     Raises:
       UserError: bad input; or the run does not fit, with the largest setting that would.
     """
-    with phase(f"reading the data of {config.data.name}"):
-        run = build(config)
+    run = build(config)
     with phase("compiling the training step to measure it"):
         plan = make_plan(run)
     limits = memory_limits()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from configs.embed import get_config
+from invariance_propagation import phases
 from invariance_propagation.data.load.pictures import central_crop
 from invariance_propagation.data.views.augment import normalize
 from invariance_propagation.errors import UserError
@@ -101,10 +102,12 @@ def test_a_row_per_picture(
     folder: Path,
     tmp_path: Path,
     capsys,
+    monkeypatch: pytest.MonkeyPatch,
     options: dict,
     share: float,
     by: str,
 ) -> None:
+    monkeypatch.setattr(phases, "SAY_AFTER", 0.0)
     options = options | {"by": by}
     path = run(stored, folder, output=str(tmp_path / "new" / "out.npz"), **options)
     found = np.load(path, allow_pickle=False)
@@ -127,8 +130,10 @@ def test_a_row_per_picture(
     )
 
     output = capsys.readouterr().out.splitlines()
-    for phase in ("listing the pictures of", "reading", "embedding 6 pictures"):
-        assert any(line.startswith(phase) for line in output), phase
+    timed = [line for line in output if line.endswith(" s")]
+    for phase in (f"listing the pictures of {folder}", f"reading {stored}"):
+        assert any(line.startswith(f"{phase}: ") for line in timed), phase
+    assert any(line.startswith("embedding 6 pictures of ") for line in timed)
     assert not any("grey" in line for line in output)
     assert output[-2] == f"{path}: features of 5 pictures"
     assert output[-1].startswith("left out: b/broken.png cannot be used")
