@@ -1,1 +1,1 @@
-"""The method's mathematics: functions of arrays that need only JAX and NumPy."""
+"""The method's mathematics: arrays in, arrays out, JAX and NumPy alone."""

@@ -64,7 +64,7 @@ class Record(NamedTuple):
         if self.facts:
             at_first = self.facts["num_examples"] // self.facts["batch_size"]
             return self.facts.get("steps_per_epoch", at_first)
-        # An epoch ends with a row, so this is exact after the first epoch.
+        # Each epoch ends with a row: this is exact once one has ended.
         return max(row["step"] // (row["epoch"] + 1) for row in self.rows) or 1
 
 

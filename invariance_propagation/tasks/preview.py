@@ -149,7 +149,7 @@ def _titled(groups: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
 
 def _plain(run: Run, indices: np.ndarray) -> np.ndarray:
     images = run.dataset.train.images
-    # Streamed pictures can only be read by slices.
+    # Streamed pictures are evaluated by slices.
     return run.plain_view(np.concatenate([images[i : i + 1] for i in indices]))
 
 
