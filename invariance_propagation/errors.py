@@ -1,17 +1,31 @@
-"""The exceptions that are for people, and text that can always be shown to them."""
+"""Exceptions whose messages are for users, and how text and numbers are shown to them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
 def printable(text: str) -> str:
-    """Escapes what a terminal or a page cannot show, so that one line stays one line.
+    """Escapes characters that a terminal or a page cannot show, such as line breaks.
 
-    Bytes of a file name that are not UTF-8 become \\xff, line breaks \\n. Text without
-    such characters, or escaped before, is returned as it is.
+    Bytes of a file name that are not UTF-8 become \\xff, line breaks \\n. Printable text
+    is returned unchanged, so escaping twice does no harm.
     """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def percent(share: float | None) -> str:
+    """Writes a share such as 0.1234 as '12.34 %'; None as 'n/a'."""
+    return "n/a" if share is None else f"{100 * share:.2f} %"
+
+
+def in_bytes(size: float) -> str:
+    """Writes a number of bytes in decimal units, such as '1.5 MB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} B"
 
 
 def _escaped(character: str) -> str:
@@ -23,19 +37,25 @@ def _escaped(character: str) -> str:
 
 
 class UserError(ValueError):
-    """Bad input: the message is one line that names the value and the fix.
+    """Reports bad input in one line that names the value and the fix.
 
-    `main.py` prints it without a traceback and exits with status 2.
+    `main.py` prints the message without a traceback and exits with status 2.
     """
 
     def __init__(self, message: object):
         super().__init__(printable(str(message)))
 
 
-class TrainingError(RuntimeError):
-    """A run that cannot go on: one line that names what happened and what to do.
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises UserError unless the option `name` has one of its allowed values."""
+    if value not in choices:
+        raise UserError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 
-    `main.py` prints it without a traceback and exits with status 1.
+
+class TrainingError(RuntimeError):
+    """Reports that a run cannot go on, in one line that says what happened and what to do.
+
+    `main.py` prints the message without a traceback and exits with status 1.
     """
 
     def __init__(self, message: object):
@@ -43,10 +63,10 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(Exception):
-    """A run that was asked to stop before its end, and has saved its state.
+    """Ends a run that was asked to stop early and has saved its state.
 
-    `main.py` prints the message and exits with `status`: 0 if the config asked, 128 +
-    the signal's number if a signal did.
+    `main.py` prints the message and exits with `status`: 0 if the config asked for the
+    stop, 128 + the signal's number if a signal did.
     """
 
     def __init__(self, message: str, status: int):
@@ -55,10 +75,10 @@ class Stopped(Exception):
 
 
 def to_words(error: BaseException, who: str) -> dict[str, Any]:
-    """Puts an error into JSON, for `from_words` in another process.
+    """Turns an error into JSON, which `from_words` reads in another process.
 
-    An error of another kind than those above becomes a TrainingError that names this
-    process, `who`, and the kind.
+    Any other exception becomes a TrainingError that names the process, `who`, and the
+    exception's class.
     """
     if isinstance(error, Stopped):
         return {"kind": "Stopped", "text": str(error), "status": error.status}
@@ -72,7 +92,7 @@ def to_words(error: BaseException, who: str) -> dict[str, Any]:
 
 
 def from_words(words: dict[str, Any]) -> Exception:
-    """Returns the error that `to_words` was called with, or what stands for it."""
+    """Rebuilds the error that `to_words` wrote down."""
     if words["kind"] == "Stopped":
         return Stopped(words["text"], words["status"])
     kinds = {"UserError": UserError, "TrainingError": TrainingError}

@@ -1,7 +1,7 @@
-"""The axis that devices are along, where arrays lie on it, and collectives.
+"""The axis along which devices lie, how arrays are laid out on it, and collectives.
 
-Below this module a function that communicates takes `axis_name`; `None` means
-that one device holds everything, and every collective is then the identity.
+Functions that communicate take `axis_name`. With `axis_name=None` one device holds
+everything, and every collective returns its argument.
 
 Legend of the whole package: D devices, b images per device, B = D * b,
 N training images, Np = N padded up to a multiple of D, d embedding size,
@@ -21,61 +21,67 @@ SHARDED = PartitionSpec(AXIS)
 
 
 def all_gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """[b, ...] on each device -> [B, ...] on all of them."""
+    """Gathers each device's [b, ...] into [B, ...] on all devices."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
-def own_sum(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """[B, ...] on each device -> the sum over devices of this device's [b, ...]."""
+def psum_scatter(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Sums [B, ...] over devices; each keeps its part [b, ...] of the sum."""
     return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
 
 
-def own_parts(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """[B, c] on each device -> [b, D * c]: what each device has for our rows."""
+def all_to_all(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Sends rows of [B, c] to their devices: [b, D * c], every device's columns."""
     if axis_name is None:
         return x
-    parts = lax.all_to_all(
+    received = lax.all_to_all(
         x.reshape(lax.axis_size(axis_name), -1, *x.shape[1:]), axis_name, 0, 0
     )
-    return parts.swapaxes(0, 1).reshape(parts.shape[1], -1)
+    return received.swapaxes(0, 1).reshape(received.shape[1], -1)
 
 
 def psum(x: Any, axis_name: str | None) -> Any:
+    """Sums over devices."""
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def pmax(x: Any, axis_name: str | None) -> Any:
+    """Takes the maximum over devices."""
     return x if axis_name is None else lax.pmax(x, axis_name)
 
 
 def pmean(x: Any, axis_name: str | None) -> Any:
+    """Averages over devices."""
     return x if axis_name is None else lax.pmean(x, axis_name)
 
 
 def axis_size(axis_name: str | None) -> int:
-    """D."""
+    """Returns D, the number of devices."""
     return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
-def own_rows(x: jax.Array, count: int, axis_name: str | None) -> jax.Array:
-    """[B, ...], the same on every device -> this device's [count, ...]."""
+def local_slice(x: jax.Array, count: int, axis_name: str | None) -> jax.Array:
+    """Takes this device's [count, ...] out of [B, ...], the same on every device."""
     return lax.dynamic_slice_in_dim(x, first_row(count, axis_name), count)
 
 
 def first_row(rows: int, axis_name: str | None) -> jax.Array | int:
-    """The global number of this device's first row, when each holds `rows`."""
+    """Returns the global number of this device's first row if each device holds `rows`."""
     return 0 if axis_name is None else lax.axis_index(axis_name) * rows
 
 
 def row_weights(rows: int, batch_size: int | None, axis_name: str | None) -> jax.Array:
-    """Weights for this device's part of a batch that may be padded, float32 [rows].
+    """Weights this device's rows of a batch that may be padded.
 
-    The mean over devices of sums with these weights is the mean over the batch.
+    Averaged over devices, a sum with these weights is the mean over the batch.
 
     Args:
-      rows: rows of each device.
-      batch_size: B; rows beyond these pad the batch, and weigh 0. None: no row does.
-      axis_name: the device axis, or None.
+      rows: rows on each device.
+      batch_size: B; rows beyond B are padding and weigh 0. None: there is no padding.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      float32 [rows].
     """
     devices = axis_size(axis_name)
     total = devices * rows if batch_size is None else batch_size
@@ -84,6 +90,15 @@ def row_weights(rows: int, batch_size: int | None, axis_name: str | None) -> jax
 
 
 def local_rows(ids: jax.Array, rows: int, axis_name: str | None) -> jax.Array:
-    """Global ids -> rows of this device's `rows`; one past the end if not its own."""
+    """Turns global ids into row numbers of this device.
+
+    Args:
+      ids: int, any shape.
+      rows: rows on each device.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      The same shape; `rows`, one past the end, for ids that lie on other devices.
+    """
     local = ids - first_row(rows, axis_name)
     return jax.numpy.where((local >= 0) & (local < rows), local, rows)

@@ -1,4 +1,4 @@
-"""Versions, where the build can read the package's without importing JAX."""
+"""Holds the package's version, where the build can read it without importing JAX."""
 
 import importlib.metadata
 import platform
@@ -8,7 +8,7 @@ LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Of all that decides what numbers come out, by name."""
+    """Returns the versions of everything that affects the numbers of a run."""
     return {
         "invariance-propagation": __version__,
         "python": platform.python_version(),

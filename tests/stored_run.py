@@ -1,4 +1,4 @@
-"""A checkpoint such as a run leaves, without training."""
+"""Makes a checkpoint such as a run leaves, without training."""
 
 import json
 from collections.abc import Mapping

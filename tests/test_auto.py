@@ -5,7 +5,7 @@ import pytest
 from configs import image_folder, imagenet
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.protocols.knn import neighbors_for
-from invariance_propagation.methods.invariance_propagation.method import (
+from invariance_propagation.methods.invariance_propagation.options import (
     background_size_for,
 )
 from invariance_propagation.train.build import build
@@ -51,7 +51,7 @@ def test_a_run_has_numbers() -> None:
     run = build(config)
     assert run.method.notes.about == "a background of M = 128 images"
     assert run.knn.num_neighbors == 4
-    # What is stored with a run is what its config said.
+    # A run stores its config as it was, with 'auto'.
     assert config.method.background_size == "auto"
 
 

@@ -57,7 +57,7 @@ class TinyBackbone(nn.Module):
 
 
 class Parts(NamedTuple):
-    """All that a test needs to take steps in any runner."""
+    """Holds everything that a test needs to take steps in any runner."""
 
     method: Method
     spec: TrainState
@@ -67,7 +67,7 @@ class Parts(NamedTuple):
 
 
 def pictures() -> np.ndarray:
-    """uint8 [N, 8, 8, 1], three blurry kinds with noise."""
+    """Returns uint8 [N, 8, 8, 1]: noisy variants of three images."""
     random = np.random.default_rng(0)
     kinds = random.integers(40, 200, size=(3, 8, 8, 1))
     noise = random.integers(-40, 40, size=(NUM_EXAMPLES, 8, 8, 1))
@@ -78,7 +78,7 @@ def pictures() -> np.ndarray:
 def problem_of(
     encoder: Any, axis_name: str | None, *, num_examples: int = NUM_EXAMPLES
 ) -> Problem:
-    """What a method is applied to here."""
+    """Returns the problem that methods are made for here."""
     return Problem(
         encoder=encoder,
         num_examples=num_examples,
@@ -96,7 +96,7 @@ def make_parts(
     dim: int = 8,
     **options: Any,
 ) -> Parts:
-    """One device's functions; `options` change the method."""
+    """Makes one device's functions; `options` change the method."""
     encoder = Encoder(TinyBackbone(axis_name), "linear", dim=dim)
     problem = problem_of(encoder, axis_name, num_examples=num_examples)
     method = invariance_propagation(**(METHOD | options), problem=problem)
@@ -150,7 +150,7 @@ def make_parts(
 
 
 def batches(num_steps: int) -> list[np.ndarray]:
-    """int32 [B] indices of the first so many steps."""
+    """Returns the int32 [B] indices of the first `num_steps` steps."""
     epochs = range(-(-num_steps // STEPS_PER_EPOCH))
     order = [
         epoch_order(
@@ -162,7 +162,7 @@ def batches(num_steps: int) -> list[np.ndarray]:
 
 
 def start(runner: devices.Runner, parts: Parts) -> tuple[Any, TrainState]:
-    """The mapped step, which donates its state, and a state to begin with."""
+    """Returns the mapped step, which donates its state, and the first state."""
     step = runner.compile(
         parts.step,
         (parts.spec, parallel.SHARDED, parallel.REPLICATED, parallel.SHARDED),

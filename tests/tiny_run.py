@@ -29,12 +29,12 @@ TINY = [
     "--config=configs/digits.py",
     *(f"--config.{name}={value}" for name, value in CHANGES.items()),
 ]
-# What depends on the clock, and not on the run.
+# Columns that depend on the clock.
 TIMES = ("images_per_second", "seconds_left", "waiting_for_data")
 
 
 def tiny_config(**changes: Any) -> ConfigDict:
-    """The same as `TINY`, for `train_and_evaluate`; `changes` as 'section__key'."""
+    """Returns the config of `TINY`, with `changes` named 'section__key'."""
     config = digits.get_config()
     config.num_devices = 2
     config.update_from_flattened_dict(CHANGES)
@@ -45,7 +45,7 @@ def tiny_config(**changes: Any) -> ConfigDict:
 
 
 def final_state(workdir: Path, **changes: Any) -> tuple[int, Any]:
-    """Step and arrays of the newest checkpoint of a tiny run."""
+    """Reads step and arrays of the newest checkpoint of a tiny run."""
     run = build(tiny_config(**changes))
     checkpoints = Checkpoints(workdir, keep=9)
     shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
@@ -55,7 +55,7 @@ def final_state(workdir: Path, **changes: Any) -> tuple[int, Any]:
 
 
 def rows_without_times(workdir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what the clock decides."""
+    """Reads metrics.jsonl without the columns that depend on the clock."""
     return [
         {name: value for name, value in row.items() if name not in TIMES}
         for row in read_rows(workdir)

@@ -60,7 +60,7 @@ def mixing(*, inner: Any, problem: Problem) -> Method:
     def reverse(x: jax.Array) -> jax.Array:
         """The batch over all devices in reverse order; this device's part of it."""
         whole = all_gather(x, problem.axis_name)[::-1]
-        return parallel.own_rows(whole, len(x), problem.axis_name)
+        return parallel.local_slice(whole, len(x), problem.axis_name)
 
     def prepare(batch: Batch, moment: Moment) -> Batch:
         images = batch.views["view"][0]

@@ -1,8 +1,8 @@
-"""Checks of what people give to the public functions.
+"""Checks the arguments of the public functions.
 
-Shapes and dtypes are checked always. Values are checked where they are known: inside of
-`jit` and the maps over devices they are not, and there an id beyond the end is silently
-another one.
+Shapes and dtypes are always checked. Values are checked only where they are known. Inside
+`jit` and maps over devices they are not, and an id beyond the end silently becomes
+another id there.
 """
 
 import math
@@ -22,30 +22,29 @@ def check_ids(
     """Checks ids of images.
 
     Args:
-      name: of the argument.
-      ids: int, with `ndim` axes and at least one element; an array, or what NumPy makes
-        one of.
-      ndim: how many axes it must have.
+      name: name of the argument.
+      ids: int array (or nested lists) with `ndim` axes and at least one element.
+      ndim: the number of axes it must have.
       below: N; each id must be from 0 to N - 1. None: 0 or above.
-      unique: whether no id may occur twice.
+      unique: whether ids must differ.
 
     Raises:
-      ValueError: the first of these that does not hold, by the name of the argument.
+      ValueError: a condition does not hold; the message names the argument.
     """
     ids = _array(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"{name} is {ids.dtype}: give integers, the ids of images")
+        raise ValueError(f"{name} is {ids.dtype}: pass integers, the ids of images")
     _check_shape(name, ids, ndim)
     if isinstance(ids, jax.core.Tracer):
         return
-    with jax.ensure_compile_time_eval():  # a constant of a function that is traced
+    with jax.ensure_compile_time_eval():  # a constant inside a traced function
         least, largest = int(ids.min()), int(ids.max())
     if below is None and least < 0:
-        raise ValueError(f"{name} holds the id {least}: ids are from 0 on")
+        raise ValueError(f"{name} holds the id {least}: ids start at 0")
     if below is not None and (least < 0 or largest >= below):
         wrong = least if least < 0 else largest
         raise ValueError(
-            f"{name} holds the id {wrong}, but there are {below} images: ids are from 0 "
+            f"{name} holds the id {wrong}, but there are {below} images: ids go from 0 "
             f"to {below - 1}"
         )
     if unique:
@@ -61,22 +60,22 @@ def check_vectors(name: str, vectors: Any, *, like: tuple[int | None, int | None
     """Checks rows of floating-point numbers.
 
     Args:
-      name: of the argument.
+      name: name of the argument.
       vectors: float [n, d].
-      like: (n, d), None where any number will do.
+      like: (n, d); None where any number is allowed.
 
     Raises:
-      ValueError: another dtype or shape, by the name of the argument.
+      ValueError: a dtype or shape is wrong; the message names the argument.
     """
     vectors = _array(vectors)
     if not jnp.issubdtype(vectors.dtype, jnp.floating):
-        raise ValueError(f"{name} is {vectors.dtype}: give floating-point numbers")
+        raise ValueError(f"{name} is {vectors.dtype}: pass floating-point numbers")
     _check_shape(name, vectors, 2)
-    for axis, (found, wanted) in enumerate(zip(vectors.shape, like, strict=True)):
-        if wanted is not None and found != wanted:
+    for axis, (length, wanted) in enumerate(zip(vectors.shape, like, strict=True)):
+        if wanted is not None and length != wanted:
             raise ValueError(
                 f"{name} has the shape {list(vectors.shape)}, but axis {axis} must be "
-                f"{wanted} long, as that of the other arguments"
+                f"{wanted} long to fit the other arguments"
             )
 
 
@@ -84,19 +83,20 @@ def integer(name: str, value: Any, *, least: int = 1) -> int:
     """Returns an option as an int.
 
     Args:
-      name: of the option.
-      value: an integer of any kind, known when the program is compiled.
-      least: the smallest that is allowed.
+      name: name of the option.
+      value: an integer of any type, known when the program is compiled.
+      least: the smallest value that is allowed.
 
     Raises:
-      UserError, a ValueError: a float, a text, a bool, a traced value; one below `least`.
+      UserError: (a ValueError) the value is a float, a string, a bool or traced, or it
+        is below `least`.
     """
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_):
-        raise UserError(f"{name}={_shown(value)}: give an integer{_when_traced(value)}")
+        raise UserError(f"{name}={_shown(value)}: pass an integer{_when_traced(value)}")
     if number < least:
         raise UserError(f"{name}={number}: set it to {least} or above")
     return number
@@ -106,11 +106,11 @@ def real(name: str, value: Any) -> float:
     """Returns an option as a float.
 
     Args:
-      name: of the option.
-      value: a finite number of any kind, known when the program is compiled.
+      name: name of the option.
+      value: a finite number of any type, known when the program is compiled.
 
     Raises:
-      UserError, a ValueError: anything else.
+      UserError: (a ValueError) the value is anything else.
     """
     try:
         number = math.nan if isinstance(value, str) else float(value)
@@ -118,7 +118,7 @@ def real(name: str, value: Any) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"{name}={_shown(value)}: give a finite number{_when_traced(value)}"
+            f"{name}={_shown(value)}: pass a finite number{_when_traced(value)}"
         )
     return number
 
@@ -141,6 +141,6 @@ def _check_shape(name: str, x: Any, ndim: int) -> None:
     if x.ndim != ndim or 0 in x.shape:
         axes = {1: "one axis", 2: "two axes"}[ndim]
         raise ValueError(
-            f"{name} has the shape {list(x.shape)}: give an array of {axes}, and at "
+            f"{name} has the shape {list(x.shape)}: pass an array of {axes} with at "
             "least one element"
         )

@@ -18,13 +18,13 @@ from invariance_propagation.core.arguments import (
 
 
 def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
-    """Random rows of expected squared norm 1, not normalised, as released.
+    """Draws random rows of expected squared norm 1, as the released code does.
 
     Returns:
-      float32 [N, d], uniform in (-a, a) with a = 1 / sqrt(d / 3).
+      float32 [N, d], uniform in (-a, a) with a = 1 / sqrt(d / 3), not normalised.
 
     Raises:
-      ValueError: N or d below 1.
+      ValueError: N or d is below 1.
     """
     num_examples, dim = integer("num_examples", num_examples), integer("dim", dim)
     bound = (3 / dim) ** 0.5
@@ -36,26 +36,26 @@ def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
 def normalize(x: jax.Array) -> jax.Array:
     """Scales the rows of float [..., d] to unit length; a zero row stays zero.
 
-    Rows of any finite length are scaled, also where the square of a number would
-    overflow or vanish. A row with NaN or infinity becomes NaN. The gradient is finite
-    everywhere: that of a norm at 0 would be NaN.
+    Rows of any finite length work, even if the square of an entry would overflow or
+    vanish. A row with NaN or infinity becomes NaN. The gradient is finite everywhere,
+    although the gradient of a norm at 0 is NaN.
     """
-    # The length of a result does not depend on the scale, so neither does a gradient.
+    # The result does not depend on the scale, so no gradient needs to flow through it.
     x = x * lax.stop_gradient(safe_scale(x))
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
 def safe_scale(x: jax.Array) -> jax.Array:
-    """Finds a power of two for each row, float [..., 1], that makes its squares safe.
+    """Returns a factor per row that keeps the squares of its entries in range.
 
-    The largest number of a row of float [..., d] times this is near 1. To multiply by
-    a power of two rounds nothing off, so ordinary rows keep every bit. It is 1 for a
-    row of zeros, or with NaN or infinity.
+    The factor is a power of two, float [..., 1], that brings the largest entry of a row
+    of float [..., d] near 1. Multiplying by a power of two does not round, so ordinary
+    rows keep every bit. It is 1 for rows of zeros and rows with NaN or infinity.
     """
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0))
-    most = jnp.finfo(x.dtype).maxexp - 2  # neither end is subnormal
+    most = jnp.finfo(x.dtype).maxexp - 2  # so that neither end is subnormal
     return jnp.ldexp(jnp.ones_like(largest), -jnp.clip(exponent, -most, most))
 
 
@@ -67,26 +67,26 @@ def update_bank(
     momentum: float = 0.5,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Moves the anchors' rows towards their embeddings and normalises them.
+    """Moves the anchors' rows towards their embeddings and normalises them (8).
 
     Args:
       bank: float32 [N, d], or this device's rows [Np / D, d].
-      indices: int [b], this device's anchors; no id twice over all devices.
+      indices: int [b], this device's anchors; all ids differ over all devices.
       embeddings: float [b, d], normalised here.
       momentum: m in [0, 1], the weight of the old row.
-      axis_name: the device axis, or None.
+      axis_name: the device axis, or None for one device.
 
     Returns:
-      The bank with bank[i] = normalize(m * bank[i] + (1 - m) * v_i); all other
-      rows are untouched.
+      The bank, float32 of the same shape, with bank[i] = normalize(m * bank[i] +
+      (1 - m) * v_i) for each anchor i. Other rows are unchanged.
 
     Raises:
-      ValueError: momentum outside [0, 1]; an id that is not in [0, N) or one twice,
-        where ids are known (not inside of `jit`); another dtype or shape.
+      ValueError: momentum is outside [0, 1]; an id is not in [0, N) or occurs twice
+        (checked only outside of `jit`, where ids are known); a dtype or shape is wrong.
     """
     momentum = real("momentum", momentum)
     if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum={momentum}: the bank's momentum is in [0, 1]")
+        raise ValueError(f"momentum={momentum}: set it from 0 to 1")
     check_vectors("bank", bank, like=(None, None))
     below = len(bank) if axis_name is None else None
     check_ids("indices", indices, ndim=1, below=below, unique=True)

@@ -1,8 +1,8 @@
-"""The k-nearest-neighbour graph and the walk along it.
+"""The k-nearest-neighbour graph, and the walk along it.
 
-The graph is int32 [N, k]: row i holds the ids of the k training images most
-similar to image i when i was last visited. It is replicated, so that the walk
-is gathers with no communication.
+The graph is int32 [N, k]. Row i holds the ids of the k training images that were most
+similar to image i when i was last visited. Every device has the whole graph, so walking
+along it needs no communication.
 """
 
 from functools import partial
@@ -16,30 +16,30 @@ from invariance_propagation.core.arguments import check_ids, integer
 
 
 def init_graph(num_examples: int, num_neighbors: int) -> jax.Array:
-    """A graph in which nobody has been visited: row i is i, i, ..., i.
+    """Makes the graph of images that have not been visited: row i is i, i, ..., i.
 
-    Such a row has no positives but the anchor itself, so that propagation adds
+    Such a row leads only to the anchor itself. It has no positives, so propagation adds
     nothing until the row is first replaced.
 
     Returns:
       int32 [N, k].
 
     Raises:
-      ValueError: k < 1 or k + 1 > N.
+      ValueError: k is below 1 or above N - 1.
     """
     num_examples = integer("num_examples", num_examples, least=2)
     num_neighbors = integer("num_neighbors", num_neighbors)
     if num_neighbors >= num_examples:
         raise ValueError(
-            f"num_neighbors={num_neighbors}, but there are {num_examples} images: give "
-            f"a number from 1 to {num_examples - 1}"
+            f"num_neighbors={num_neighbors}, but there are {num_examples} images: set it "
+            f"from 1 to {num_examples - 1}"
         )
-    own = jnp.arange(num_examples, dtype=jnp.int32)[:, None]
-    return jnp.broadcast_to(own, (num_examples, num_neighbors))
+    ids = jnp.arange(num_examples, dtype=jnp.int32)[:, None]
+    return jnp.broadcast_to(ids, (num_examples, num_neighbors))
 
 
 def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax.Array:
-    """Walks the graph from each anchor and lists everything it reaches.
+    """Walks the graph from each anchor and lists the images it reaches (1).
 
     Args:
       graph: int32 [N, k].
@@ -48,12 +48,12 @@ def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax
 
     Returns:
       int32 [b, slots], slots = k + k^2 + ... + k^l: the k ids of the first hop,
-      then the k^2 of the second, and so on. Repeats stay, and an anchor may
-      reach itself; `distinct` tells which to keep.
+      then the k^2 ids of the second, and so on. Ids may repeat, and an anchor may
+      reach itself; `distinct` tells which slots to keep.
 
     Raises:
-      ValueError: num_hops < 1; an id that is not in [0, N), where ids are known (not
-        inside of `jit`); another dtype or shape.
+      ValueError: num_hops is below 1; an id is not in [0, N) (checked only outside of
+        `jit`, where ids are known); a dtype or shape is wrong.
 
     Source: Wang et al. 2020 (arXiv 2010.11694); the released code concatenates hops
     in this order.
@@ -80,7 +80,7 @@ def _walk(graph: jax.Array, indices: jax.Array, num_hops: int) -> jax.Array:
 
 
 def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
-    """Which slots make the ids a set: first occurrences that are not the anchor.
+    """Marks the slots that make the ids a set: first occurrences, without the anchor.
 
     Args:
       positives: int [b, slots], as `propagate` returns them.
@@ -90,7 +90,7 @@ def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
       bool [b, slots].
 
     Raises:
-      ValueError: another dtype or shape.
+      ValueError: a dtype or shape is wrong.
 
     >>> import numpy as np
     >>> print(distinct(np.array([[1, 2, 2, 0, 0, 1]]), np.array([0])))
@@ -100,15 +100,15 @@ def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
     check_ids("indices", indices, ndim=1)
     if len(positives) != len(indices):
         raise ValueError(
-            f"positives has {len(positives)} rows, indices {len(indices)} ids: give a "
-            "row for each anchor"
+            f"positives has {len(positives)} rows but indices has {len(indices)} ids: "
+            "pass one row for each anchor"
         )
     return _first_of_each(jnp.asarray(positives), jnp.asarray(indices))
 
 
 @jax.jit
 def _first_of_each(positives: jax.Array, indices: jax.Array) -> jax.Array:
-    # Slots are few: comparing all pairs is ten times as fast as a sort on a CPU.
+    # With so few slots, comparing all pairs is ten times as fast as sorting on a CPU.
     place = jnp.arange(positives.shape[1], dtype=jnp.int32)
     earlier = place[None, :] < place[:, None]
     same = positives[:, :, None] == positives[:, None, :]
@@ -116,17 +116,17 @@ def _first_of_each(positives: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 def match_graph(graph: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Carries a graph over to other images, of which some were in it.
+    """Carries a graph over to a changed set of images.
 
-    A neighbour that is gone is replaced by the image's own id, as in `init_graph`: it adds
-    no positive, and the neighbours that are left keep their places. The row of a new
-    image names the image itself alone. Each row is replaced as a whole when its image is
-    next visited.
+    A neighbour that is gone is replaced by the id of the image itself, as in
+    `init_graph`. That adds no positive, and the other neighbours keep their places. The
+    row of a new image holds only its id. Each row is replaced as a whole when its image
+    is next visited.
 
     Args:
-      graph: int32 [n, k], of the earlier images.
-      rows: int32 [N], the row in `graph` of each present image, -1 for a new one; no row
-        twice.
+      graph: int32 [n, k], the graph of the earlier images.
+      rows: int32 [N], for each present image its row in `graph`, -1 for a new image. No
+        row occurs twice.
 
     Returns:
       int32 [N, k], a NumPy array.
@@ -134,10 +134,10 @@ def match_graph(graph: np.ndarray, rows: np.ndarray) -> np.ndarray:
     kept = np.flatnonzero(rows >= 0)
     places = np.full(len(graph), -1, np.int32)
     places[rows[kept]] = kept
-    own = np.arange(len(rows), dtype=np.int32)[:, None]
-    found = places[graph[rows[kept]]]
-    matched = np.repeat(own, graph.shape[1], axis=1)
-    matched[kept] = np.where(found < 0, own[kept], found)
+    ids = np.arange(len(rows), dtype=np.int32)[:, None]
+    neighbors = places[graph[rows[kept]]]
+    matched = np.repeat(ids, graph.shape[1], axis=1)
+    matched[kept] = np.where(neighbors < 0, ids[kept], neighbors)
     return matched
 
 
@@ -148,20 +148,20 @@ def update_graph(
     *,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Replaces the anchors' rows by the neighbours just found.
+    """Replaces the anchors' rows by their new neighbours (9).
 
     Args:
       graph: int32 [N, k], the same on every device.
-      indices: int [b], this device's anchors; no id twice over all devices.
-      neighbors: int [b, k].
+      indices: int [b], this device's anchors; all ids differ over all devices.
+      neighbors: int [b, k], the anchors' new neighbours.
       axis_name: the device axis, or None for one device.
 
     Returns:
-      int32 [N, k]; all other rows are untouched.
+      int32 [N, k]; other rows are unchanged.
 
     Raises:
-      ValueError: an id that is not in [0, N) or one twice among `indices`, where ids are
-        known (not inside of `jit`); another dtype or shape.
+      ValueError: an id is not in [0, N) or occurs twice among `indices` (checked only
+        outside of `jit`, where ids are known); a dtype or shape is wrong.
     """
     check_ids("graph", graph, ndim=2, below=len(graph))
     count, width = np.shape(graph)
@@ -169,7 +169,7 @@ def update_graph(
     check_ids("neighbors", neighbors, ndim=2, below=count)
     if np.shape(neighbors) != (len(indices), width):
         raise ValueError(
-            f"neighbors has the shape {list(np.shape(neighbors))}: give "
+            f"neighbors has the shape {list(np.shape(neighbors))}: pass "
             f"{[len(indices), width]}, a row of the graph for each of indices"
         )
     rows = parallel.all_gather(jnp.asarray(neighbors, jnp.int32), axis_name)

@@ -1,14 +1,8 @@
-"""The two losses, from similarities: pure, without bank or devices.
+"""The two losses (3) and (6), computed from similarities without bank or devices.
 
-Both forms take the same view of an anchor. All values are logits, similarity /
-temperature, of b anchors:
-
-  anchor       float32 [b], to the anchor's own row of the bank
-  slots        float32 [b, slots], to each slot of the propagated row
-  in_set       float32 in [0, 1], [b] and [b, slots]: how much the anchor and
-               each slot count as members of the background
-  log_rest     float32 [b], log-sum over the background without the anchor and
-               all slots
+There are two forms: 'paper' follows the paper's definitions over sets, 'released'
+follows the authors' code. Numbers such as (3) are those of the equations at the top of
+`core.objective`.
 """
 
 import math
@@ -20,12 +14,24 @@ from jax import lax
 
 FORMS = ("paper", "released")
 POSITIVES = ("hard", "easy")
-# Inside the released code's logarithms; it caps a term at 16.1.
+# The released code adds 1e-7 inside its logarithms, which caps a term at 16.1.
 LOG_FLOOR = math.log(1e-7)
 
 
 class Logits(NamedTuple):
-    """What the losses see of b anchors; see the module's docstring."""
+    """Holds all that the losses need to know about b anchors.
+
+    A logit is a similarity divided by the temperature.
+
+    Attributes:
+      anchor: float32 [b], logit of the anchor's embedding and its row of the bank.
+      slots: float32 [b, slots], logit of each slot of the walk.
+      anchor_in_set: float32 [b] in [0, 1], how much the anchor counts as a member of
+        the background.
+      slots_in_set: float32 [b, slots] in [0, 1], the same for each slot.
+      log_rest: float32 [b], log of the sum of exp(logit) over the background without
+        the anchor and all slots.
+    """
 
     anchor: jax.Array
     slots: jax.Array
@@ -37,27 +43,25 @@ class Logits(NamedTuple):
 def paper_losses(
     logits: Logits, distinct: jax.Array, num_hard: int, positives: str
 ) -> tuple[jax.Array, jax.Array]:
-    """The losses as the paper defines them, over sets.
+    """Computes the losses as the paper defines them, over sets.
 
-    instance = -log(e_a / (e_a + sum of the background without the anchor));
-    propagation = -log(sum_hard / (sum_hard + sum_negatives)), where hard are the
-    P least similar distinct positives and the negatives are the background
-    without positives and anchor. Without negatives, or without positives, the
-    propagation loss is 0 and so is its gradient.
+    Without negatives, or without positives, the propagation loss and its gradient are 0.
 
     Args:
-      logits: of b anchors.
-      distinct: bool [b, slots], which slots make up the set of positives.
+      logits: what is known about b anchors.
+      distinct: bool [b, slots], the slots that make up the set of positives N(i).
       num_hard: P.
-      positives: 'hard', or 'easy' for the P most similar.
+      positives: 'hard', or 'easy' for the P most similar positives.
 
     Returns:
-      instance and propagation, float32 [b] each.
+      The instance and the propagation loss, float32 [b] each.
 
     Source: Wang et al. 2020, arXiv 2010.11694.
     """
+    # (3): -log(e_i / (e_i + rest)) = log(1 + rest / e_i)
     instance = _softplus(_log_background(logits, distinct) - logits.anchor)
 
+    # (4), (5) and (6): -log(hard / (hard + negatives)) = log(1 + negatives / hard)
     chosen = _log_sum_chosen(logits.slots, distinct, num_hard, positives)
     none = (chosen == -jnp.inf) | (logits.log_rest == -jnp.inf)
     gap = jnp.where(none, 0.0, logits.log_rest) - jnp.where(none, 0.0, chosen)
@@ -71,39 +75,43 @@ def released_losses(
     num_hard: int,
     positives: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """The losses as the released code computes them (`exclusive=1`).
+    """Computes the losses as the released code does (with its `exclusive=1`).
 
-    With T the background, the anchor included if it is among the M largest:
-    instance = -log(e_a / sum_T + 1e-7);
-    propagation = -log(sum_hard / (sum_T - e_a) + 1e-7), where slots keep their
-    repeats and hard ones need not lie in T, so that it can be negative. Where
-    sum_T - e_a is 0 (M = 1 and the anchor in T) the propagation loss is 0.
+    Let T be the background, including the anchor i if it is among the M largest:
+
+      instance    = -log(e_i / sum_T + 1e-7)
+      propagation = -log(sum_hard / (sum_T - e_i) + 1e-7)
+
+    Repeated slots count repeatedly, and hard positives need not lie in T, so the
+    propagation loss can be negative. It is 0 if sum_T - e_i is 0 (M = 1, anchor in T).
 
     Args:
-      logits: of b anchors.
-      distinct: bool [b, slots], which slots make up the set of positives.
+      logits: what is known about b anchors.
+      distinct: bool [b, slots], the slots that make up the set of positives N(i).
       background_size: M.
       num_hard: P.
-      positives: 'hard', or 'easy' for the P most similar.
+      positives: 'hard', or 'easy' for the P most similar slots.
 
     Returns:
-      instance and propagation, float32 [b] each.
+      The instance and the propagation loss, float32 [b] each.
 
     Source: WangFeng18/InvariancePropagation, objective.py.
     """
-    own = jnp.where(logits.anchor_in_set > 0, logits.anchor_in_set, 1.0)
-    own = jnp.where(logits.anchor_in_set > 0, logits.anchor + jnp.log(own), -jnp.inf)
+    member = jnp.where(logits.anchor_in_set > 0, logits.anchor_in_set, 1.0)
+    member = jnp.where(
+        logits.anchor_in_set > 0, logits.anchor + jnp.log(member), -jnp.inf
+    )
     background = _log_background(logits, distinct)
-    instance = -jnp.logaddexp(logits.anchor - _log_add(background, own), LOG_FLOOR)
+    instance = -jnp.logaddexp(logits.anchor - _log_add(background, member), LOG_FLOOR)
 
-    # sum_T - e_a = rest - missing * e_a: nothing is subtracted from a sum that
-    # contains it, so nothing cancels.
+    # sum_T - e_i = rest - missing * e_i. The rest does not contain e_i, so nothing
+    # cancels, as it would if e_i were subtracted from a sum that contains it.
     none = (background_size == 1) & (logits.anchor_in_set > 0)
     rest = jnp.where(none, 0.0, background)
     missing = (1 - logits.anchor_in_set) * jnp.exp(
         jnp.minimum(logits.anchor - rest, 0.0)
     )
-    # Below 1 in real numbers; the bound is for what float32 rounds up to it.
+    # `missing` is below 1, but float32 may round it up to 1; hence the bound.
     total = rest + jnp.log1p(-jnp.where(none, 0.0, jnp.minimum(missing, 1 - 1e-6)))
     every = jnp.ones(logits.slots.shape, bool)
     chosen = _log_sum_chosen(logits.slots, every, num_hard, positives)
@@ -111,16 +119,16 @@ def released_losses(
 
 
 def log_sum(logits: jax.Array, weights: jax.Array) -> jax.Array:
-    """log(sum(weights * exp(logits))) along the last axis; -inf where empty.
+    """Computes log(sum(weights * exp(logits))) along the last axis; -inf where empty.
 
     Args:
       logits: float32 [..., n]; -inf counts as absent.
       weights: float32 [..., n], not negative.
 
     Returns:
-      float32 [...], with a gradient of zero, not NaN, where nothing is summed.
+      float32 [...]. Where nothing is summed the gradient is 0, not NaN.
     """
-    present = (weights > 0) & (logits != -jnp.inf)  # a NaN is present, and shows
+    present = (weights > 0) & (logits != -jnp.inf)  # True for NaN, which must show
     largest = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf, where=present)
     largest = lax.stop_gradient(jnp.where(largest == -jnp.inf, 0.0, largest))
     terms = jnp.exp(jnp.where(present, logits - largest, 0.0))
@@ -132,7 +140,7 @@ def log_sum(logits: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _log_background(logits: Logits, distinct: jax.Array) -> jax.Array:
-    """Log-sum over the background without the anchor."""
+    """Computes the log-sum over the background without the anchor."""
     members = log_sum(logits.slots, jnp.where(distinct, logits.slots_in_set, 0.0))
     return _log_add(logits.log_rest, members)
 
@@ -140,9 +148,9 @@ def _log_background(logits: Logits, distinct: jax.Array) -> jax.Array:
 def _log_sum_chosen(
     slots: jax.Array, valid: jax.Array, num_hard: int, positives: str
 ) -> jax.Array:
-    """Log-sum over the P least ('hard') or most ('easy') similar valid slots."""
+    """Computes the log-sum over the P least ('hard') or most similar valid slots (4)."""
     order = {"hard": -slots, "easy": slots}[positives]
-    # A NaN is chosen first, whatever its sign: it must show in the loss.
+    # A NaN must show in the loss, so it is chosen first, whatever its sign.
     order = jnp.where(jnp.isnan(order), jnp.inf, order)
     order = lax.stop_gradient(jnp.where(valid, order, -jnp.inf))
     _, place = lax.top_k(order, min(num_hard, slots.shape[1]))
@@ -152,11 +160,12 @@ def _log_sum_chosen(
 
 
 def _log_add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Computes log(exp(a) + exp(b)), with a zero gradient where both are -inf."""
     both = jnp.stack([a, b], axis=-1)
     return log_sum(both, jnp.ones_like(both))
 
 
 def _softplus(x: jax.Array) -> jax.Array:
-    """log(1 + e^x), 0 with a zero gradient at x = -inf."""
+    """Computes log(1 + e^x); at x = -inf it is 0 with a zero gradient."""
     nothing = x == -jnp.inf
     return jnp.where(nothing, 0.0, jax.nn.softplus(jnp.where(nothing, 0.0, x)))

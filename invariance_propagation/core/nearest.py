@@ -1,7 +1,7 @@
-"""The most similar columns, from similarities whose columns are spread over devices.
+"""Finds the most similar columns when the columns lie on several devices.
 
-One pass takes the largest of each block of columns; the nearest lie in the few best
-blocks.
+One pass takes the largest entry of each block of columns. The k nearest lie in the k
+best blocks.
 """
 
 from typing import NamedTuple
@@ -16,11 +16,11 @@ BLOCK = 128  # columns
 
 
 class Nearest(NamedTuple):
-    """The most similar columns of B anchors, in descending order.
+    """Holds the most similar columns of B anchors, in descending order.
 
     Attributes:
       values: float32 [B, c].
-      columns: int32 [B, c], global; the lower one first among equal values.
+      columns: int32 [B, c], global numbers; the lower one first among equal values.
     """
 
     values: jax.Array
@@ -28,7 +28,7 @@ class Nearest(NamedTuple):
 
 
 def block_maxima(rest: jax.Array, block: int) -> jax.Array:
-    """float32 [B, n] -> [B, ceil(n / block)]: the largest of each block of columns."""
+    """Takes the largest of each block of columns: [B, n] -> [B, ceil(n / block)]."""
     window, padding = (1, block), ((0, 0), (0, -rest.shape[1] % block))
     return lax.reduce_window(rest, -jnp.inf, lax.max, window, window, padding)
 
@@ -40,17 +40,17 @@ def nearest(
     count: int,
     axis_name: str | None,
 ) -> Nearest:
-    """The `count` most similar of this device's columns, or all if there are fewer.
+    """Finds the `count` most similar of this device's columns, or all if there are fewer.
 
     Args:
-      rest: float32 [B, n], -inf where a column is in `few`.
-      maxima: float32 [B, ceil(n / BLOCK)], of the blocks of `rest`.
-      few: columns looked up beforehand, in any order; -inf where not ours.
+      rest: float32 [B, n]; -inf for columns listed in `few`.
+      maxima: float32 [B, ceil(n / BLOCK)], the largest entry of each block of `rest`.
+      few: columns looked up beforehand, in any order; -inf on other devices.
       count: k.
-      axis_name: the device axis, or None.
+      axis_name: the device axis, or None for one device.
     """
-    # A column that is among the k best lies in one of the k best blocks, and top_k
-    # prefers the lower of equals.
+    # One of the k best columns lies in one of the k best blocks; of equal blocks, top_k
+    # prefers the lower.
     _, blocks = lax.top_k(maxima, min(count, maxima.shape[1]))
     columns = blocks[:, :, None] * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
     columns = columns.reshape(len(rest), -1)
@@ -62,21 +62,27 @@ def nearest(
     return _best(Nearest(values, columns), count)
 
 
-def nearest_of_all(found: Nearest, count: int, axis_name: str | None) -> jax.Array:
-    """Every device's nearest for all B anchors -> int32 [b, k], those of our own.
+def nearest_of_all(here: Nearest, count: int, axis_name: str | None) -> jax.Array:
+    """Combines the nearest columns of all devices, for this device's anchors.
 
-    Most similar first; among equal values the lower column comes first.
+    Args:
+      here: this device's nearest columns for all B anchors.
+      count: k.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      int32 [b, k], most similar first; among equal values the lower column first.
     """
     if axis_name is None:
-        return found.columns
-    parts = Nearest(*(parallel.own_parts(x, axis_name) for x in found))
-    return _best(parts, count).columns
+        return here.columns
+    everywhere = Nearest(*(parallel.all_to_all(x, axis_name) for x in here))
+    return _best(everywhere, count).columns
 
 
-def _best(found: Nearest, count: int) -> Nearest:
-    # A few passes over a short row; a sort by two keys took as long on a CPU as the
-    # product with the bank.
-    values, columns = found
+def _best(candidates: Nearest, count: int) -> Nearest:
+    # A few passes over a short row. On a CPU, sorting by two keys took as long as the
+    # whole product with the bank.
+    values, columns = candidates
     beyond = jnp.iinfo(columns.dtype).max
     picked = []
     for _ in range(min(count, values.shape[1])):

@@ -1,4 +1,22 @@
-"""The objective: embed, look up, propagate, two losses. This is the method."""
+"""The objective of Invariance Propagation: embed, walk, look up, two losses.
+
+The equations, in the order of the paper (Wang et al. 2020, arXiv 2010.11694) and with
+numbers of this project, which comments elsewhere refer to. v is the unit embedding of
+anchor i, b_j is row j of the bank, and e_j = exp(v . b_j / tau).
+
+  (1)  N(i)     images that at most l hops along the graph reach from i, without i
+  (2)  N_M(i)   the M images with the largest e_j: the background
+  (3)  L_ins  = -log( e_i / sum of e_j over N_M(i) and i )
+  (4)  N_h(i)   the P images of N(i) with the smallest e_j: the hard positives
+  (5)  N_neg(i) N_M(i) without N(i) and i: the negatives
+  (6)  L_inv  = -log( sum of e_j over N_h(i) / sum of e_j over N_h(i) and N_neg(i) )
+  (7)  L      = mean over i of L_ins + lambda w(t) L_inv
+  (8)  b_i   <- unit( m b_i + (1 - m) v ), after the loss
+  (9)  row i of the graph <- the k images other than i with the largest e_j
+
+This module computes (1) to (6), `core.bank` (8), `core.graph` (1) and (9), and
+`methods.invariance_propagation.method` puts them together in (7).
+"""
 
 from typing import NamedTuple
 
@@ -8,27 +26,16 @@ import numpy as np
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.core.arguments import (
-    check_ids,
-    check_vectors,
-    integer,
-    real,
-)
+from invariance_propagation.core.arguments import check_ids, check_vectors
 from invariance_propagation.core.bank import normalize
 from invariance_propagation.core.graph import distinct, propagate
-from invariance_propagation.core.losses import (
-    FORMS,
-    POSITIVES,
-    Logits,
-    paper_losses,
-    released_losses,
-)
-from invariance_propagation.core.search import PRECISIONS, SELECTIONS, Search, read_bank
-from invariance_propagation.errors import UserError
+from invariance_propagation.core.losses import Logits, paper_losses, released_losses
+from invariance_propagation.core.options import LossOptions
+from invariance_propagation.core.search import Reading, Search, read_bank
 
 
 class Losses(NamedTuple):
-    """What one step yields per anchor.
+    """Holds the two losses of each anchor, and its neighbours.
 
     Attributes:
       instance: float32 [b].
@@ -57,46 +64,45 @@ def invp_losses(
     precision: str = "highest",
     axis_name: str | None = None,
 ) -> Losses:
-    """The losses of Invariance Propagation and each anchor's new neighbours.
+    """Computes the losses of Invariance Propagation, and each anchor's new neighbours.
 
-    With an axis, `embeddings` and `indices` are this device's and `bank` holds
-    this device's rows; gathering happens inside, and results are this device's.
+    With `axis_name`, `embeddings` and `indices` are those of this device and `bank`
+    holds this device's rows. The function gathers what it needs from other devices and
+    returns the results of this device's anchors.
 
     Args:
-      embeddings: float [b, d], normalised here; the gradient flows to them alone.
-      indices: int [b], the anchors' ids; no id twice over all devices.
+      embeddings: float [b, d], normalised here. Only they receive a gradient.
+      indices: int [b], the anchors' ids, all different over all devices.
       bank: float32 [N, d], or this device's rows [Np / D, d].
       graph: int32 [N, k].
       num_hops: l, at least 1.
-      num_hard: P, at least 1; more than there are positives takes all.
-      background_size: M, from 1 to N. Rows tied at the M-th place share what is
-        left of it, so that the result depends neither on order nor on devices.
+      num_hard: P, at least 1. If an anchor has fewer positives, all are used.
+      background_size: M, from 1 to N. Rows tied at the M-th place share the places that
+        are left, so the result depends neither on their order nor on the devices.
       temperature: tau, above 0.
       form: 'paper' (sets) or 'released' (the authors' code); see `losses`.
       positives: 'hard', or 'easy' for the most similar instead of the least.
-      selection: of the background, 'exact' or 'approx'; see `search.Search`.
-      precision: of the products with the bank, 'highest', 'high' or 'bfloat16';
-        likewise. The losses are float32 throughout.
+      selection: how the background is searched, 'exact' or 'approx'; see
+        `search.Search`.
+      precision: of the products with the bank, 'highest', 'high' or 'bfloat16'; see
+        `search.Search`. The losses are float32 in any case.
       axis_name: the device axis, or None for one device.
 
     Returns:
-      Losses, in log-space throughout: finite at tau = 0.07 in float32.
+      Losses, computed with log-sums: finite in float32 at tau = 0.07.
 
     Raises:
-      ValueError: an argument out of its range; M > N; k + 1 > N; an id that is not in
-        [0, N) or one twice among `indices`, where ids are known (not inside of `jit`);
-        a bank of another length than the graph; another dtype or shape.
+      ValueError: an argument is out of its range; M > N; k + 1 > N; an id is not in
+        [0, N) or occurs twice among `indices` (checked only outside of `jit`, where ids
+        are known); bank and graph differ in length; a dtype or shape is wrong.
 
     Source: Wang et al. 2020, arXiv 2010.11694; objective.py of
       WangFeng18/InvariancePropagation.
     """
-    check_ids("graph", graph, ndim=2, below=len(graph))
-    check_ids("indices", indices, ndim=1, below=len(graph), unique=True)
-    count, num_examples, num_neighbors = len(indices), *np.shape(graph)
-    rows = -(-num_examples // parallel.axis_size(axis_name))
-    check_vectors("bank", bank, like=(rows, None))
-    check_vectors("embeddings", embeddings, like=(count, np.shape(bank)[1]))
-    check_ranges(
+    num_examples, num_neighbors = _check_arrays(
+        embeddings, indices, bank, graph, axis_name
+    )
+    options = LossOptions(
         num_hops=num_hops,
         num_hard=num_hard,
         background_size=background_size,
@@ -105,104 +111,113 @@ def invp_losses(
         positives=positives,
         selection=selection,
         precision=precision,
-        num_examples=num_examples,
-        num_neighbors=num_neighbors,
-    )
-    num_hops, num_hard = int(num_hops), int(num_hard)
-    background_size, temperature = int(background_size), float(temperature)
+    ).checked(num_examples=num_examples, num_neighbors=num_neighbors)
     indices, graph = (jnp.asarray(x, jnp.int32) for x in (indices, graph))
     bank = jnp.asarray(bank, jnp.float32)
-    anchors = normalize(jnp.asarray(embeddings, jnp.float32))
+    anchors = normalize(jnp.asarray(embeddings, jnp.float32))  # v, [b, d]
     all_indices = parallel.all_gather(indices, axis_name)
-    walked = propagate(graph, all_indices, num_hops=num_hops)
+
+    # (1): the slots hold N(i) with repeats; `first` marks each image once. [B, slots]
+    walked = propagate(graph, all_indices, num_hops=options.num_hops)
     first = distinct(walked, all_indices)
 
-    search = Search(
-        num_examples,
-        num_neighbors,
-        background_size,
-        temperature,
-        selection,
-        precision,
-        axis_name,
-    )
+    # (2) and (9): each device compares all B anchors with its rows of the bank, once.
     seen = read_bank(
         parallel.all_gather(anchors, axis_name),
         lax.stop_gradient(bank),
         all_indices,
         walked,
         first,
-        search,
+        _search(options, num_examples, num_neighbors, axis_name),
     )
-    anchor = parallel.own_sum(seen.anchor, axis_name)
-    slots = parallel.own_sum(seen.slots, axis_name)
-    first, threshold = jax.tree.map(
-        lambda x: lax.stop_gradient(parallel.own_rows(x, count, axis_name)),
-        (first, seen.threshold),
+    logits, first = _of_this_device(
+        seen, first, len(indices), options.temperature, axis_name
     )
-    logits = Logits(
-        anchor / temperature,
-        slots / temperature,
-        threshold.weights(anchor[:, None])[:, 0],
-        threshold.weights(slots),
-        _log_sum_over_devices(seen.log_rest, axis_name),
-    )
-    if form == "paper":
-        instance, propagation = paper_losses(logits, first, num_hard, positives)
+    # (3) to (6)
+    if options.form == "paper":
+        instance, propagation = paper_losses(
+            logits, first, options.num_hard, options.positives
+        )
     else:
         instance, propagation = released_losses(
-            logits, first, background_size, num_hard, positives
+            logits, first, options.background_size, options.num_hard, options.positives
         )
     return Losses(instance, propagation, seen.neighbors)
 
 
-def check_ranges(
-    *,
-    num_hops: int,
-    num_hard: int,
-    background_size: int,
+def _check_arrays(
+    embeddings: jax.Array,
+    indices: jax.Array,
+    bank: jax.Array,
+    graph: jax.Array,
+    axis_name: str | None,
+) -> tuple[int, int]:
+    """Checks dtypes, shapes and ids; returns N and k."""
+    check_ids("graph", graph, ndim=2, below=len(graph))
+    check_ids("indices", indices, ndim=1, below=len(graph), unique=True)
+    num_examples, num_neighbors = np.shape(graph)
+    rows = -(-num_examples // parallel.axis_size(axis_name))
+    check_vectors("bank", bank, like=(rows, None))
+    check_vectors("embeddings", embeddings, like=(len(indices), np.shape(bank)[1]))
+    return num_examples, num_neighbors
+
+
+def _search(
+    options: LossOptions, num_examples: int, num_neighbors: int, axis_name: str | None
+) -> Search:
+    return Search(
+        num_examples=num_examples,
+        num_neighbors=num_neighbors,
+        background_size=options.background_size,
+        temperature=options.temperature,
+        selection=options.selection,
+        precision=options.precision,
+        axis_name=axis_name,
+    )
+
+
+def _of_this_device(
+    seen: Reading,
+    first: jax.Array,
+    count: int,
     temperature: float,
-    form: str,
-    positives: str,
-    selection: str,
-    precision: str,
-    num_examples: int,
-    num_neighbors: int,
-) -> None:
-    """Raises UserError, a ValueError, for what `invp_losses` cannot work with."""
-    integer("num_hops", num_hops)
-    integer("num_hard", num_hard)
-    integer("num_neighbors", num_neighbors)
-    integer("background_size", background_size)
-    if background_size > num_examples:
-        raise UserError(
-            f"background_size={background_size}, but the bank holds {num_examples} "
-            f"images: set it from 1 to {num_examples}"
-        )
-    if num_neighbors + 1 > num_examples:
-        raise UserError(
-            f"num_neighbors={num_neighbors}, but the bank holds {num_examples} "
-            f"images: set it to at most {num_examples - 1}"
-        )
-    if not real("temperature", temperature) > 0:
-        raise UserError(f"temperature={temperature}: set it above 0, e.g. to 0.2")
-    for name, value, known in (
-        ("form", form, FORMS),
-        ("positives", positives, POSITIVES),
-        ("selection", selection, SELECTIONS),
-        ("precision", precision, PRECISIONS),
-    ):
-        if value not in known:
-            raise UserError(f"{name}={value!r}: choose one of {', '.join(known)}")
+    axis_name: str | None,
+) -> tuple[Logits, jax.Array]:
+    """Adds up what all devices saw of this device's anchors.
+
+    Args:
+      seen: what this device's rows of the bank tell about all B anchors.
+      first: bool [B, slots].
+      count: b, the anchors of this device.
+      temperature: tau.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      The logits of the b anchors, and their bool [b, slots] of `first`.
+    """
+    anchor = parallel.psum_scatter(seen.anchor, axis_name)
+    slots = parallel.psum_scatter(seen.slots, axis_name)
+    first, threshold = jax.tree.map(
+        lambda x: lax.stop_gradient(parallel.local_slice(x, count, axis_name)),
+        (first, seen.threshold),
+    )
+    logits = Logits(
+        anchor=anchor / temperature,
+        slots=slots / temperature,
+        anchor_in_set=threshold.weights(anchor[:, None])[:, 0],
+        slots_in_set=threshold.weights(slots),
+        log_rest=_log_sum_over_devices(seen.log_rest, axis_name),
+    )
+    return logits, first
 
 
 def _log_sum_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """[B] log-sums on each device -> our [b] over all devices; -inf where empty."""
+    """Combines each device's log-sums [B] into this device's [b]; -inf where empty."""
     if axis_name is None:
         return x
     largest = parallel.pmax(lax.stop_gradient(x), axis_name)
     largest = jnp.where(largest == -jnp.inf, 0.0, largest)
-    total = parallel.own_sum(jnp.exp(x - largest), axis_name)
-    largest = parallel.own_rows(largest, total.shape[0], axis_name)
+    total = parallel.psum_scatter(jnp.exp(x - largest), axis_name)
+    largest = parallel.local_slice(largest, total.shape[0], axis_name)
     empty = total <= 0
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)) + largest)

@@ -1,4 +1,4 @@
-"""One look at the bank: what B anchors are similar to, and the gradient of it."""
+"""Compares the anchors with the whole bank in one pass, and defines its gradient."""
 
 from functools import partial
 from typing import NamedTuple
@@ -23,27 +23,28 @@ from invariance_propagation.core.threshold import (
 
 SELECTIONS = ("exact", "approx")
 PRECISIONS = ("highest", "high", "bfloat16")
-# Of similarities at once on a device: large enough that the products run at full
-# speed, small beside the bank and the network.
+# Bytes of similarities held at once on a device: enough for the products to run at full
+# speed, but little compared with the bank and the network.
 BUFFER_BYTES = 512 * 2**20
-# On a CPU: small enough to stay in the cache from pass to pass, with rows enough
-# that the bank is not read too often.
+# On a CPU: little enough to stay in the cache between passes, but enough rows that the
+# bank is not read too often.
 CACHE_BYTES, CACHE_ROWS = 8 * 2**20, 32
 
 
 class Search(NamedTuple):
-    """What is looked for, and how; static.
+    """Holds the static options of a search.
 
     Attributes:
-      num_examples: N; rows of the padding take part in nothing.
+      num_examples: N; padding rows never take part.
       num_neighbors: k.
       background_size: M.
       temperature: tau.
-      selection: of the background: 'exact', or 'approx' by `lax.approx_max_k`, which
-        misses some of the M and takes somewhat less similar rows for them.
-      precision: of the products with the bank: 'highest' is float32; 'high' three
-        bfloat16 passes on TPU and TF32 on GPU; 'bfloat16' a single pass.
-      axis_name: the device axis, or None.
+      selection: how the background is searched: 'exact', or 'approx' with
+        `lax.approx_max_k`, which replaces some of the M rows by slightly less similar
+        ones.
+      precision: of the products with the bank: 'highest' is float32, 'high' is three
+        bfloat16 passes on TPU and TF32 on GPU, 'bfloat16' is a single pass.
+      axis_name: the device axis, or None for one device.
     """
 
     num_examples: int
@@ -56,16 +57,16 @@ class Search(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one look at the bank tells about B anchors.
+    """Holds the result of comparing B anchors with this device's rows of the bank.
 
     Attributes:
-      anchor: float32 [B], similarity of the anchor to its own row. Like `slots`
-        it is 0 on the devices that do not hold the row.
-      slots: float32 [B, slots], similarity to each slot.
-      log_rest: float32 [B], log of the sum of e(similarity / temperature) over
-        the background on this device, without the anchor and the slots.
-      threshold: of the background, the same on every device.
-      neighbors: int32 [b, k], our own anchors' nearest rows over all devices.
+      anchor: float32 [B], similarity of the anchor to its row of the bank; 0 on devices
+        that do not hold the row.
+      slots: float32 [B, slots], similarity to each slot; 0 likewise.
+      log_rest: float32 [B], log of the sum of exp(similarity / temperature) over this
+        device's part of the background, without the anchor and the slots.
+      threshold: where the background ends, the same on every device.
+      neighbors: int32 [b, k], nearest rows of all devices, for this device's anchors.
     """
 
     anchor: jax.Array
@@ -76,11 +77,11 @@ class Reading(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What some of the anchors see of this device's rows; see `Reading`."""
+    """Holds the same as `Reading` for c of the anchors, before devices are combined."""
 
-    looked_up: jax.Array  # float32 [c, 1 + slots], the anchor's own row first
+    looked_up: jax.Array  # float32 [c, 1 + slots], the anchor's row first
     log_rest: jax.Array  # float32 [c]
-    pull: jax.Array  # float32 [c, d], the gradient of log_rest to the anchor
+    pull: jax.Array  # float32 [c, d], gradient of log_rest with respect to the anchor
     threshold: Threshold
     nearest: Nearest
 
@@ -94,21 +95,20 @@ def read_bank(
     distinct: jax.Array,
     search: Search,
 ) -> Reading:
-    """Compares B anchors with this device's rows of the bank, once.
+    """Compares B anchors with this device's rows of the bank in one pass.
+
+    While it runs it holds two float32 arrays [c, n], c = `rows_at_once(B, n)`: the
+    similarities of c anchors, and the terms of the background's sum. Neither is kept for
+    the backward pass, which needs only [B, d], and [B, slots, d] from the bank.
 
     Args:
-      anchors: float32 [B, d], unit rows, the same on every device. The gradient
-        flows to them alone, from `anchor`, `slots` and `log_rest`.
+      anchors: float32 [B, d], unit rows, the same on every device. Only they receive a
+        gradient, from `anchor`, `slots` and `log_rest`.
       bank: float32 [n, d], n = Np / D.
       indices: int [B], the anchors' ids.
       slots: int32 [B, slots], ids to look up.
-      distinct: bool [B, slots], the first slot of each id that is not the anchor's.
+      distinct: bool [B, slots], the first slot of each id other than the anchor's.
       search: static options.
-
-    Holds two arrays of [c, n] float32, the similarities of c anchors and what each
-    adds to the background, with c = `rows_at_once(B, n)`. Both are gone when the
-    function returns: the backward pass needs [B, d] of them, and [B, slots, d] of the
-    bank.
     """
     return _read_forward(anchors, bank, indices, slots, distinct, search)[0]
 
@@ -120,10 +120,11 @@ def _read_forward(anchors, bank, indices, slots, distinct, search):
     if rows == len(anchors):
         seen = look((anchors, ids, distinct))
     else:
-        parts = jax.tree.map(
+        chunks = jax.tree.map(
             lambda x: x.reshape(-1, rows, *x.shape[1:]), (anchors, ids, distinct)
         )
-        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lax.map(look, parts))
+        seen = lax.map(look, chunks)
+        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
     reading = Reading(
         seen.looked_up[:, 0],
         seen.looked_up[:, 1:],
@@ -135,7 +136,10 @@ def _read_forward(anchors, bank, indices, slots, distinct, search):
 
 
 def rows_at_once(anchors: int, columns: int) -> int:
-    """How many anchors are compared with `columns` rows at once, a divisor of all."""
+    """Returns how many anchors are compared with `columns` rows at once.
+
+    The number divides the number of anchors.
+    """
     most = BUFFER_BYTES // (4 * columns)
     if jax.default_backend() == "cpu":
         most = min(most, max(CACHE_ROWS, CACHE_BYTES // (4 * columns)))
@@ -143,20 +147,21 @@ def rows_at_once(anchors: int, columns: int) -> int:
 
 
 def buffer_bytes(anchors: int, columns: int) -> int:
-    """What `read_bank` holds at once: similarities, and what each contributes."""
+    """Returns the bytes that `read_bank` holds at once: similarities and terms."""
     return 2 * 4 * rows_at_once(anchors, columns) * columns
 
 
-def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
-    anchors, ids, distinct = parts
+def _look(chunk: tuple, *, bank: jax.Array, search: Search) -> Look:
+    anchors, ids, distinct = chunk
     axis_name, rows = search.axis_name, len(bank)
     similarities = _product(anchors, bank.T, search.precision)
     if axis_name is not None and search.num_examples % lax.axis_size(axis_name):
         column = jnp.arange(rows, dtype=jnp.int32) + parallel.first_row(rows, axis_name)
         similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
 
-    # The anchor and the positives are looked up, and leave the array. What is written
-    # depends on what was read, or XLA would keep a copy for the reading; a NaN stays.
+    # The anchor and the positives are looked up and then removed from the array. The
+    # written values depend on the read ones: otherwise XLA would copy the whole array
+    # to read from. A NaN stays.
     columns = parallel.local_rows(ids, rows, axis_name)
     row = jnp.arange(len(anchors), dtype=jnp.int32)[:, None]
     looked_up = similarities.at[row, columns].get(mode="fill", fill_value=0.0)
@@ -166,9 +171,9 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
     devices = parallel.axis_size(axis_name)
     group = group_size(rows * devices, search.background_size)
     maxima = block_maxima(rest, group)
-    ours = jnp.where(columns < rows, looked_up, -jnp.inf)
-    own, few = ours[:, :1], jnp.where(distinct, ours[:, 1:], -jnp.inf)
-    found = nearest(
+    local = jnp.where(columns < rows, looked_up, -jnp.inf)
+    anchor, few = local[:, :1], jnp.where(distinct, local[:, 1:], -jnp.inf)
+    nearest_here = nearest(
         rest,
         block_maxima(maxima, BLOCK // group),
         Nearest(few, ids[:, 1:]),
@@ -180,7 +185,7 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
         candidates, _ = lax.approx_max_k(rest, min(search.background_size, rows))
     threshold = background_threshold(
         candidates,
-        jnp.concatenate([own, few], axis=1),
+        jnp.concatenate([anchor, few], axis=1),
         maxima,
         search.background_size,
         axis_name,
@@ -191,10 +196,10 @@ def _look(parts: tuple, *, bank: jax.Array, search: Search) -> Look:
     terms = jnp.exp((rest - largest) / search.temperature) * threshold.weights(rest)
     total = jnp.sum(terms, axis=1)
     log_rest = jnp.log(total) + largest[:, 0] / search.temperature
-    # An empty rest pulls nowhere.
+    # If the rest is empty, all terms are 0 and so is the pull.
     scale = search.temperature * jnp.where(total == 0, 1.0, total)
     pull = _product(terms, bank, search.precision) / scale[:, None]
-    return Look(looked_up, log_rest, pull, threshold, found)
+    return Look(looked_up, log_rest, pull, threshold, nearest_here)
 
 
 def _product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:

@@ -1,8 +1,8 @@
-"""Where the background ends: the M-th largest of similarities spread over devices.
+"""Finds where the background ends: the M-th largest of similarities on all devices.
 
-Nothing here sorts a row of the bank. A small sample tells where the M-th largest must
-be to a few percent; a few passes that count what lies above eight values at once find
-it exactly.
+Nothing here sorts a row of similarities. A small sample tells where the M-th largest
+value lies to within a few percent. A few passes, each of which counts the entries above
+eight values at once, then find it exactly.
 """
 
 import math
@@ -16,11 +16,11 @@ from jax import lax
 
 from invariance_propagation import parallel
 
-# More columns per group leave less to look at, but say less about the background.
+# Columns per group. Larger groups are fewer, but tell less about the background.
 MAX_GROUP = 64
-SAMPLE = 4096  # groups to guess from, of all devices
-# How far from its expected rank among the groups the background's end is looked
-# for, in standard deviations; too small costs passes, never exactness.
+SAMPLE = 4096  # groups to guess from, over all devices
+# How far from its expected rank among the groups we look for the end of the background,
+# in standard deviations. A value that is too small costs passes, but not exactness.
 SPREAD = 4.0
 GUESS_ROUNDS, GUESS_ARITY = 3, 16
 # Where to count next, in standard deviations around the interpolated place.
@@ -28,11 +28,11 @@ STRAYS = (-4.0, -1.6, -0.6, 0.0, 0.6, 1.6, 4.0)
 
 
 class Threshold(NamedTuple):
-    """Where the background ends, per row.
+    """Says where the background ends, per row.
 
     Attributes:
       value: float32 [B]; entries above it belong to the background.
-      tie_weight: float32 [B] in [0, 1]: how much each entry equal to it counts,
+      tie_weight: float32 [B] in [0, 1], how much each entry equal to `value` counts:
         (M - above) / tied, so that the result depends neither on order nor on D.
     """
 
@@ -40,7 +40,7 @@ class Threshold(NamedTuple):
     tie_weight: jax.Array
 
     def weights(self, similarities: jax.Array) -> jax.Array:
-        """How much each of [B, n] similarities counts, float32 [B, n].
+        """Returns how much each of [B, n] similarities counts, float32 [B, n].
 
         A NaN counts fully, so that it shows in the loss.
         """
@@ -50,20 +50,21 @@ class Threshold(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """What is known per row: at least M entries lie above low, fewer above high.
+    """Encloses the end of the background, per row.
 
-    The ends are kept as integers in the order of the floats: floats next to zero
-    are zero to a processor that flushes them, and the bracket would not get smaller.
+    At least M entries lie above `low`, fewer than M above `high`. Both ends are integers
+    that sort like the floats. With floats the bracket might never shrink near zero,
+    because processors that flush subnormal numbers treat them as zero.
     """
 
     low: jax.Array  # int32 [B], keys
     high: jax.Array
-    above_low: jax.Array  # int32 [B], how many
+    above_low: jax.Array  # int32 [B], number of entries above it
     above_high: jax.Array
 
 
 def group_size(columns: int, size: int) -> int:
-    """Columns per group, so that most groups hold at most one of the M largest."""
+    """Returns the columns per group: most groups hold at most one of the M largest."""
     wanted = max(1, min(MAX_GROUP, columns // size))
     return 1 << (wanted.bit_length() - 1)
 
@@ -75,22 +76,22 @@ def background_threshold(
     size: int,
     axis_name: str | None,
 ) -> Threshold:
-    """Where the `size` largest entries of each row end, over all devices.
+    """Finds where the `size` largest entries of each row end, over all devices.
+
+    Narrows a bracket until it holds only the M-th value, or the gap below it.
+    Interpolation needs a handful of passes. Halving the bracket in the order of the bit
+    patterns as well limits them to 32, whatever the distribution.
 
     Args:
-      rest: float32 [B, n], this device's similarities to the columns of the bank;
-        -inf where there is nothing, and where an entry is listed in `few`.
-      few: float32 [B, m], entries looked up beforehand; -inf where not ours.
-      maxima: float32 [B, groups], the largest of each group of columns of `rest`.
+      rest: float32 [B, n], this device's similarities to rows of the bank; -inf for
+        padding and for entries listed in `few`.
+      few: float32 [B, m], entries looked up beforehand; -inf on other devices.
+      maxima: float32 [B, groups], the largest entry of each group of columns of `rest`.
       size: M, from 1 to the number of entries of a row.
-      axis_name: the device axis, or None.
+      axis_name: the device axis, or None for one device.
 
     Returns:
       The threshold, the same on every device.
-
-    Narrows a bracket until nothing but the M-th value, or the gap below it, is left
-    in it. Interpolation makes that a handful of passes; halving the ordered bit
-    patterns as well bounds them at 32, whatever the distribution.
     """
 
     def count_above(values: jax.Array) -> jax.Array:  # [B, c] -> int32 [B, c]
@@ -102,8 +103,8 @@ def background_threshold(
 
     devices = parallel.axis_size(axis_name)
     sample = maxima[:, :: max(1, maxima.shape[1] * devices // SAMPLE)]
-    # Were the columns in random order, as many groups would hold one of the M largest
-    # as binomial chance gives. All of the columns have no logarithm.
+    # If columns are in random order, the number of groups that hold one of the M largest
+    # is binomial. The bound keeps log1p finite if all columns are members.
     member = min(size / (rest.shape[1] * devices), 1 - 1e-6)
     share = -math.expm1(rest.shape[1] / maxima.shape[1] * math.log1p(-member))
     largest = jnp.maximum(jnp.max(maxima, axis=1), jnp.max(few, axis=1))
@@ -128,11 +129,11 @@ def background_threshold(
 
 
 def _count_above(entries: jax.Array, values: jax.Array) -> jax.Array:
-    """int32 [B, c]: how many of each row of [B, n] are above values [B, c].
+    """Counts the entries of each row of [B, n] above values [B, c], int32 [B, c].
 
-    One reduction of c operands reads `entries` once and writes nothing else. c sums
-    do not: on a CPU XLA hands each to a library, with a [B, n] array made for it,
-    and 4 counts took 60 times as long.
+    A single reduction with c operands reads `entries` once and writes nothing else. With
+    c separate sums, XLA on a CPU makes a [B, n] array for each and calls a library, which
+    took 60 times as long for 4 counts.
     """
     above = [
         (entries > values[:, i : i + 1]).astype(jnp.int32)
@@ -150,26 +151,27 @@ def _guess(
     high: jax.Array,
     axis_name: str | None,
 ) -> jax.Array:
-    """Values [B, 2] between which the background probably ends.
+    """Guesses values, float32 [B, 2], between which the background ends.
 
     Args:
-      sample: float32 [B, c], of this device.
-      share: of c, how many of all devices' samples are above the background's end.
-      low: float32 [B], the least of all devices' samples.
+      sample: float32 [B, c], this device's sample.
+      share: number of samples on all devices above the end of the background, divided
+        by c.
+      low: float32 [B], the smallest sample of all devices.
       high: float32 [B], at least the largest of them.
-      axis_name: the device axis, or None.
+      axis_name: the device axis, or None for one device.
     """
     rank = sample.shape[1] * share
     ranks = [rank + SPREAD * rank**0.5, rank - SPREAD * rank**0.5]
     ranks = jnp.array(ranks, jnp.float32)
-    parts = jnp.arange(1, GUESS_ARITY, dtype=jnp.float32)
+    fractions = jnp.arange(1, GUESS_ARITY, dtype=jnp.float32)
     low, high = (
         jnp.repeat(low[:, None], 2, axis=1),
         jnp.repeat(high[:, None], 2, axis=1),
     )
     for _ in range(GUESS_ROUNDS):
         step = (high - low) / GUESS_ARITY
-        values = low[:, :, None] + step[:, :, None] * parts
+        values = low[:, :, None] + step[:, :, None] * fractions
         above = _count_above(sample, values.reshape(len(values), -1))
         above = parallel.psum(above, axis_name).reshape(values.shape)
         place = jnp.sum(above >= ranks[:, None], axis=2, dtype=jnp.int32)
@@ -196,33 +198,33 @@ def _narrow(
 def _undecided(bracket: Bracket, size: int) -> jax.Array:
     # Compared as unsigned: the distance of two keys may exceed an int32.
     gap = lax.bitcast_convert_type(bracket.high - bracket.low, jnp.uint32)
-    # The key of a NaN may lie below that of -inf: such a row must end too.
+    # The key of a NaN may lie below that of -inf; such a row must end as well.
     return (bracket.above_low != size) & (bracket.low < bracket.high) & (gap > 1)
 
 
 def _proposals(bracket: Bracket, size: int) -> jax.Array:
-    """Values [B, c] to count at next: around the linear interpolation, and halfway."""
+    """Proposes values [B, c] to count at: around the interpolation, and halfway."""
     low, high = bracket.low[:, None], bracket.high[:, None]
     halfway = (low >> 1) + (high >> 1) + (low & high & 1)
 
     inside = (bracket.above_low - bracket.above_high).astype(jnp.float32)[:, None]
     part = (bracket.above_low - size)[:, None] / inside
-    # Of `inside` entries spread evenly, this is how far counts stray.
+    # If `inside` entries are spread evenly, this is how far counts deviate.
     stray = jnp.sqrt((part * (1 - part) + 0.25 / inside) / inside)
     span = _value(high) - _value(low)
     values = _value(low) + span * (part + stray * jnp.array(STRAYS, jnp.float32))
-    # Inside the bracket, or it would not get smaller; an infinite end gives a NaN.
+    # Stay inside the bracket, or it would not shrink; an infinite end gives a NaN.
     keys = jnp.where(jnp.isfinite(values), _key(values), halfway)
     keys = jnp.clip(keys, low + 1, high - 1)
     return _value(jnp.concatenate([keys, halfway], axis=1))
 
 
 def _key(value: jax.Array) -> jax.Array:
-    """float32 -> int32 in the same order."""
+    """Maps float32 to int32 that sort in the same order."""
     bits = lax.bitcast_convert_type(value, jnp.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _value(key: jax.Array) -> jax.Array:
-    """The inverse of `_key`, which is its own inverse on the bits."""
+    """Inverts `_key`: the same operation on the bits."""
     return lax.bitcast_convert_type(key ^ ((key >> 31) & 0x7FFFFFFF), jnp.float32)

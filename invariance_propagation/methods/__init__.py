@@ -1,4 +1,4 @@
-"""Self-supervised methods, each behind the contract of `methods.base`."""
+"""The table of self-supervised methods, all behind the contract in `methods.base`."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -43,24 +43,24 @@ METHODS = {"invariance_propagation": invariance_propagation}
 
 
 def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
-    """Binds the options of the section `method`.
+    """Makes the method that the config's section `method` names and sets up.
 
     Raises:
       UserError: there is no such method, or an option does not fit.
     """
-    own = dict(config["method"])
-    factory = find_method(own.pop("name"))
-    return settings.call(factory, "method", {"method": own}, problem=problem)
+    options = dict(config["method"])
+    factory = find_method(options.pop("name"))
+    return settings.call(factory, "method", {"method": options}, problem=problem)
 
 
 def find_method(name: str) -> Callable[..., Method]:
-    """What makes a method of its options.
+    """Returns the function that makes a method from its options.
 
     Args:
-      name: of ours, or 'MODULE:FUNCTION' for one of your own.
+      name: a key of `METHODS`, or 'MODULE:FUNCTION' for a method of your own.
 
     Raises:
-      UserError: there is none of this name.
+      UserError: there is no method of this name.
     """
     if name in METHODS:
         return METHODS[name]

@@ -1,9 +1,9 @@
-"""The contract between the trainer and a method.
+"""The contract between a method and the rest of the package.
 
 A method is a tuple of pure functions with their options bound, in the manner of
-`optax.GradientTransformation`. Its state is arrays. The trainer, the monitor, the plan,
-checkpoints and the report ask for what they need through this tuple and never for the
-method's name.
+`optax.GradientTransformation`. Its state consists of arrays. The trainer, the monitor,
+the plan, checkpoints and the report get everything they need from this tuple and never
+ask for the method's name.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ import numpy as np
 
 Memory = Any  # a pytree of arrays; () for a method without memory
 Outputs = Any  # whatever the method's `forward` returns
-Row = Mapping[str, Any]  # of metrics.jsonl
+Row = Mapping[str, Any]  # a row of metrics.jsonl
 
 
 class Problem(NamedTuple):
-    """What a method is applied to.
+    """Describes the run that a method is made for.
 
     Attributes:
-      encoder: flax module of the config's section `encoder`: images float32
-        [b, H, W, C] -> Outputs(features, embedding). Its child `backbone` is what
-        evaluation and export use.
+      encoder: flax module built from the config's section `encoder`. It maps float32
+        [b, H, W, C] images to Outputs(features, embedding). Evaluation and export use
+        its child `backbone`.
       num_examples: N.
       batch_size: B, over all devices.
-      steps_per_epoch: N // B of the N that the run began with.
+      steps_per_epoch: N // B, with the N that the run began with.
       axis_name: the device axis; None if one device holds everything.
-      categories: how many values each column of the data set has.
+      categories: for each column of the data set, the number of its values.
     """
 
     encoder: Any
@@ -40,13 +40,14 @@ class Problem(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One device's share of a step.
+    """Holds one device's share of a step.
 
     Attributes:
       indices: int32 [b], positions in the training set.
-      views: by group, float32 [v, b, size, size, C]: v augmented views of each image.
-      columns: by name, int32 [b]: facts about each image that the method requires.
-      keys: typed keys [b], a function of (seed, epoch, image), for chance per image.
+      views: for each group, float32 [v, b, size, size, C]: v augmented views per image.
+      columns: for each name in `Requires.columns`, int32 [b]: a fact about each image.
+      keys: typed keys [b], each a function of (seed, epoch, image), for random draws
+        per image.
       extra: whatever `prepare` hands on, such as the weight of a mixture.
     """
 
@@ -58,10 +59,10 @@ class Batch(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """The time of a step; the same on all devices.
+    """Says when a step takes place; the same on all devices.
 
     Attributes:
-      step: int32 [], steps done before this one.
+      step: int32 [], the number of steps before this one.
       epoch: int32 [], from 0.
       key: typed key [], a function of (seed, step).
     """
@@ -72,12 +73,12 @@ class Moment(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What `loss` hands on beside the loss.
+    """Holds what `loss` returns besides the loss.
 
     Attributes:
-      metrics: scalars to log, by name; the trainer averages them over devices. One
-        named 'similarity', as from `mean_similarity`, lets a run notice a collapse.
-      found: anything that `update` wants to see again.
+      metrics: scalars to log, by name; the trainer averages them over devices. With a
+        metric named 'similarity' (see `mean_similarity`) the run notices a collapse.
+      found: anything that `update` needs later in the step.
     """
 
     metrics: dict[str, jax.Array]
@@ -85,13 +86,13 @@ class Aux(NamedTuple):
 
 
 class Requires(NamedTuple):
-    """What a method needs of a run; checked when the run is built.
+    """Lists what a method needs from a run; checked when the run is built.
 
     Attributes:
-      views: how many views of each group. The config's section `augment` says how they
-        look, and its section `views` what is different in a group.
-      columns: facts per image, by the names that the data set has for them.
-      fewest_examples: training images.
+      views: for each group, the number of views per image. The config's section
+        `augment` says how views look, its section `views` how a group differs.
+      columns: names of the data set's columns that the method reads.
+      fewest_examples: the smallest number of training images.
     """
 
     views: Mapping[str, int] = {"view": 1}
@@ -100,15 +101,15 @@ class Requires(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A plot of what the rows of metrics.jsonl hold.
+    """Describes a plot of metrics.jsonl in the report.
 
     Attributes:
-      title: what is shown.
-      unit: of the vertical axis.
-      series: keys of rows, and what a legend calls them.
-      meaning: a sentence on how to read it.
-      scale: what to multiply with, 100 for percent.
-      from_zero: whether the vertical axis starts there.
+      title: heading of the plot.
+      unit: label of the vertical axis.
+      series: for each key of a row to plot, its name in the legend.
+      meaning: a sentence on how to read the plot.
+      scale: factor for all values, 100 for percent.
+      from_zero: whether the vertical axis starts at 0.
     """
 
     title: str
@@ -120,13 +121,13 @@ class Panel(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Training images beside an anchor, with a title.
+    """Holds a titled row of training images to show beside an anchor.
 
     Attributes:
-      title: what they are to the anchor.
-      indices: int [n].
-      marked: those of them to mark as 'chosen'.
-      kind: '' or 'negative', how all of them are marked.
+      title: how these images relate to the anchor.
+      indices: int [n], the images.
+      marked: the indices to mark as 'chosen'.
+      kind: '' or 'negative', how the other images are marked.
     """
 
     title: str
@@ -136,19 +137,21 @@ class Strip(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """How a method shows what one image is to others.
+    """Describes how the report shows the images that a method relates to an anchor.
 
     Attributes:
       title: heading of the report's section.
-      legend: how to read it.
-      marks: what each mark means, by its kind ('chosen', 'negative').
-      strips: (memory, anchor) -> strips, and a sentence below them.
+      legend: how to read the section.
+      marks: for each kind of mark ('chosen', 'negative'), its meaning.
+      strips: (memory, anchor, similarities) -> strips, and a sentence below them.
+        `similarities`, float [N], are the cosines of the anchor's row of the memory
+        (see `Notes.rows`) with all rows.
     """
 
     title: str
     legend: str
     marks: Mapping[str, str]
-    strips: Callable[[Memory, int], tuple[list[Strip], str]]
+    strips: Callable[[Memory, int, np.ndarray], tuple[list[Strip], str]]
 
 
 def _none(*args: Any) -> None:
@@ -166,29 +169,32 @@ def _no_facts(*args: Any) -> dict[str, Any]:
 
 
 class Notes(NamedTuple):
-    """What a method says about itself; the step never reads it.
+    """Holds what a method tells monitor, plan, report, export and embed.
+
+    The training step never reads the notes.
 
     Attributes:
-      about: one phrase about its options, printed when a run starts.
-      buffers: (batch_size, num_devices) -> bytes by name, the largest arrays that
-        `loss` holds on each device while it runs; for the memory plan.
-      starts: the first epoch of a part of the loss that is off before; None if there is
-        none, or it starts by itself.
-      warnings: epochs of a run -> what such a run lacks, a sentence each.
-      brief: row of training -> phrases about it for the progress bar.
-      notices: (row, row before) -> what is new in this row, a sentence each.
-      measure: (memory, labels [N], indices [n]) -> scores for rows and the summary, of
-        these images; None if nothing is to be measured. Reads what is replicated of the
-        memory. A diagnostic only: labels never reach the loss.
-      table: summary -> lines for its table.
+      about: one phrase about the options, printed when a run starts.
+      buffers: (batch_size, num_devices) -> bytes by name of the largest arrays that
+        `loss` holds on each device; for the memory plan.
+      starts: the epoch in which a part of the loss is switched on; None if there is no
+        such part, or if the method itself decides when.
+      warnings: (number of epochs) -> sentences about what a run of that length misses.
+      brief: (row) -> short phrases for the progress bar.
+      notices: (row, row before) -> sentences about what has changed between the two.
+      measure: (memory, labels [N], indices [n]) -> scores of these images, for rows and
+        the summary; None if there is nothing to measure. It may read only the replicated
+        parts of the memory. A diagnostic: labels never reach the loss.
+      table: (summary) -> lines for the table that a run prints at its end.
       outcome: (rows, summary, options of the method) -> text by name, for the report.
-      begins: rows -> epoch to mark in plots, None without one.
-      rows: the part of the memory, by its name with dots, that holds a float32 [N, d]
-        comparable with embeddings by cosine; '' without one. 'bank' makes a score
-        `knn_bank`.
-      neighbors: likewise, the nearest neighbours of each image, int32 [N, k].
-      panels: plots of the report.
-      gallery: pictures of the report.
+      begins: (rows) -> the epoch to mark in plots, or None.
+      rows: path, with dots, of the float32 [N, d] array in the memory that is comparable
+        with embeddings by cosine; '' if there is none. With 'bank' the kNN score against
+        these rows is named `knn_bank`.
+      neighbors: path, with dots, of the int32 [N, k] array of each image's nearest
+        neighbours; '' if there is none.
+      panels: the method's plots in the report.
+      gallery: the method's pictures in the report; None if there are none.
     """
 
     about: str = ""
@@ -208,44 +214,48 @@ class Notes(NamedTuple):
 
 
 def part_of(memory: Memory, name: str) -> Any:
-    """Returns the part of a memory that a name with dots means."""
+    """Returns the part of a memory at a path of names with dots between them."""
     for key in name.split("."):
         memory = memory[key] if isinstance(memory, Mapping) else getattr(memory, key)
     return memory
 
 
 def first_view(encoder: Any, batch: Batch, *, train: bool) -> Outputs:
-    """Encodes the first view of the group 'view'; what a method of one view needs."""
+    """Encodes the first view of the group 'view': all that a one-view method needs."""
     return encoder(batch.views["view"][0], train=train)
 
 
 class Method(NamedTuple):
-    """A self-supervised method.
+    """Holds the functions of a self-supervised method, their options bound.
 
     Attributes:
-      encoder: flax module; called with images it returns Outputs(features, embedding),
-        which evaluation uses. It may have heads that `forward` alone calls.
+      encoder: flax module. Called with images, it returns Outputs(features, embedding),
+        which evaluation uses. It may have further heads that only `forward` calls.
       loss: (outputs, batch, memory, moment) -> (float32 [b], Aux).
-      forward: (encoder, batch, train=) -> outputs; called once per step inside of
-        `encoder.apply`, so that BatchNorm follows every call of the encoder in it.
-      init_memory: (key, variables of the encoder) -> memory; traced, born sharded.
-      memory_spec: the memory's tree of `REPLICATED` and `SHARDED`, or a prefix of it.
-      begin: (memory, embed) -> memory; on the host, once, before step 0. Memory is NumPy
-        arrays in global shapes; embed() -> Outputs of all training images. None: as made.
-      update: (memory, outputs, batch, aux, variables, moment) -> memory; every step, with
-        the outputs from before the parameter update, the variables from after it.
-      refresh: (memory, moment) -> memory; after every `refresh_every` steps.
-      refresh_every: steps; 0 for never.
-      match: (memory, rows, embeddings) -> memory for other training images, of which
-        there may be more or fewer; all of them NumPy arrays in global shapes. `rows`,
-        int32 [N], is the place of each image among the earlier ones, -1 for a new one;
-        `embeddings`, float32 [m, d], are of the new ones, in their order. None: a run
-        with memory cannot go on with other images.
-      prepare: (batch, moment) -> batch, such as for mixing.
-      param_groups: params -> a tree of labels, or a prefix of it; the config's
-        `optimizer.groups` has options for each label. None: all are one group.
-      requires: see `Requires`.
-      notes: see `Notes`.
+      forward: (encoder, batch, train=) -> outputs. Called once per step, inside
+        `encoder.apply`, so the running statistics of BatchNorm follow every call of the
+        encoder in it.
+      init_memory: (key, variables of the encoder) -> memory. Traced by JAX, so that
+        sharded arrays are created in shards.
+      memory_spec: tree of `REPLICATED` and `SHARDED` for the memory, or a prefix of it.
+      begin: (memory, embed) -> memory. Called on the host, once, before step 0, with
+        NumPy arrays in global shapes; embed() returns the Outputs of all training
+        images. None: the memory stays as `init_memory` made it.
+      update: (memory, outputs, batch, aux, variables, moment) -> memory. Called in every
+        step, with the outputs from before the parameter update and the variables from
+        after it.
+      refresh: (memory, moment) -> memory. Called after every `refresh_every` steps.
+      refresh_every: number of steps; 0 for never.
+      match: (memory, rows, embeddings) -> memory for a changed set of training images.
+        All arrays are NumPy arrays in global shapes. `rows`, int32 [N], gives each
+        image's row in the earlier set, -1 for a new image; `embeddings`, float32 [m, d],
+        belong to the new images, in their order. None: a run of a method with memory
+        cannot continue with other images.
+      prepare: (batch, moment) -> batch, for example to mix images.
+      param_groups: (params) -> a tree of labels, or a prefix of it. The config's
+        `optimizer.groups` has options for each label. None: one group for everything.
+      requires: what the method needs from a run.
+      notes: what the method tells the rest of the package.
     """
 
     encoder: Any

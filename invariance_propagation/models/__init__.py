@@ -1,4 +1,4 @@
-"""Networks: a torchvision-exact ResNet, and an encoder that puts a head on it."""
+"""Networks: a ResNet that matches torchvision's, and an encoder that adds a head."""
 
 from invariance_propagation.models.encoder import (
     Encoder,

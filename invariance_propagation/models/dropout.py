@@ -1,22 +1,22 @@
-"""Dropout that does not depend on how a batch is spread over devices."""
+"""Dropout whose draws do not depend on how a batch is split over devices."""
 
 import jax
 import jax.numpy as jnp
 
-# Sets these draws apart from those of the views, which have the same keys.
+# Makes these draws differ from those of the views, which use the same keys.
 PURPOSE = 0xD209
 
 
 def dropout(x: jax.Array, keys: jax.Array, *, rate: float) -> jax.Array:
-    """Sets a random part of the values of each image to 0 and scales up the rest.
+    """Sets random values of each image to 0 and scales up the others.
 
     Args:
       x: float [b, ...].
-      keys: typed keys [b], one per image, as of `Batch.keys`.
-      rate: probability of 0, in [0, 1).
+      keys: typed keys [b], one per image, such as `Batch.keys`.
+      rate: probability that a value becomes 0, in [0, 1).
 
     Returns:
-      The same shape, with the same mean.
+      float of the same shape and, in expectation, the same mean.
     """
 
     def draw(key: jax.Array, row: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The encoder: a backbone and the head that embeds its features."""
+"""The encoder: a backbone, and a head that embeds its features."""
 
 import functools
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, check_choice
 from invariance_propagation.models.resnet import ResNet
 from invariance_propagation.parallel import AXIS
 
@@ -17,7 +17,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Outputs(NamedTuple):
-    """What an encoder returns for b images.
+    """Holds an encoder's results for b images.
 
     Attributes:
       features: float32 [b, F], the backbone's output, for evaluation and transfer.
@@ -29,19 +29,19 @@ class Outputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """A backbone followed by a linear or a two-layer head.
+    """Puts a linear or a two-layer head on a backbone.
 
-    There is no BatchNorm in the head, and the embedding is not normalised: losses do
-    that, as in the reference code (WangFeng18/InvariancePropagation). Dense layers
+    As in the reference code (WangFeng18/InvariancePropagation), the head has no
+    BatchNorm, and the embedding is not normalised: the losses do that. Dense layers
     start from Xavier uniform with bias 0.
 
     Attributes:
-      backbone: module called as `backbone(images, train=...)`, returning [b, F].
+      backbone: module called as `backbone(images, train=...)` that returns [b, F].
       head: 'linear' (one Dense) or 'mlp' (Dense, ReLU, Dense).
-      hidden: width of the hidden layer of 'mlp'; the reference code has 2048 on
-        ImageNet networks and 512 on CIFAR networks. 'linear' has no use for it.
+      hidden: width of the hidden layer of 'mlp'; ignored by 'linear'. The reference code
+        uses 2048 for ImageNet networks and 512 for CIFAR networks.
       dim: size of the embedding.
-      dtype: type of the head's computation; parameters and result are float32.
+      dtype: dtype in which the head computes; parameters and results are float32.
     """
 
     backbone: nn.Module
@@ -51,8 +51,7 @@ class Encoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        if self.head not in HEADS:
-            raise UserError(f"head={self.head!r}: choose one of {', '.join(HEADS)}")
+        check_choice("head", self.head, HEADS)
         super().__post_init__()
 
     @nn.compact
@@ -60,8 +59,8 @@ class Encoder(nn.Module):
         """Embeds images.
 
         Args:
-          images: float [b, H, W, C], as the backbone wants them.
-          train: passed to the backbone.
+          images: float [b, H, W, C], as the backbone expects them.
+          train: passed on to the backbone.
 
         Returns:
           Outputs(features float32 [b, F], embedding float32 [b, dim]).
@@ -78,11 +77,12 @@ class Encoder(nn.Module):
 
 
 class Headless(nn.Module):
-    """A backbone as an encoder; its embedding, one feature, is for nobody."""
+    """Wraps a backbone as an encoder; the embedding is a placeholder, one feature."""
 
     backbone: nn.Module
 
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
+        """Returns the features of float [b, H, W, C] images."""
         features = self.backbone(images, train=train)
         return Outputs(features, features[:, :1])
 
@@ -98,9 +98,14 @@ def make_encoder(
     norm_group: int | None,
     dtype: str,
 ) -> Encoder:
-    """The encoder of the section `encoder`; its BatchNorm knows the device axis."""
-    if dtype not in DTYPES:
-        raise UserError(f"encoder.dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    """Makes the encoder from the config's section `encoder`.
+
+    Its BatchNorm takes statistics along the device axis.
+
+    Raises:
+      UserError: an option is out of its range.
+    """
+    check_choice("encoder.dtype", dtype, DTYPES)
     for name, value in (("width", width), ("hidden", hidden), ("dim", dim)):
         if value < 1:
             raise UserError(f"encoder.{name}={value}: set it to 1 or above")
@@ -109,4 +114,4 @@ def make_encoder(
         backbone = ResNet(depth, stem, width, dtype=DTYPES[dtype], **norm)
         return Encoder(backbone, head, hidden, dim, DTYPES[dtype])
     except ValueError as error:
-        raise UserError(f"encoder: {error}") from error
+        raise UserError(f"encoder.{error}") from error

@@ -1,9 +1,9 @@
-"""BatchNorm over groups of a batch, the same for every number of devices.
+"""BatchNorm over groups of a batch, with the same result on any number of devices.
 
-flax.linen.BatchNorm takes its statistics over one device's images, or over all devices.
-The released code (WangFeng18/InvariancePropagation) trains with 128 images on 4 GPUs
-and takes them over 32 images; here those 32 are a number of the config, and no longer
-follow from the machine.
+flax.linen.BatchNorm takes its statistics over the images of one device or of all devices.
+The released code (WangFeng18/InvariancePropagation) trains with 128 images on 4 GPUs, so
+its statistics are over 32 images. Here that number is an option of the config and does
+not depend on the machine.
 """
 
 import jax
@@ -16,26 +16,27 @@ from invariance_propagation.errors import UserError
 
 
 class BatchNorm(nn.Module):
-    """Normalises channels by the statistics of groups of images, or by running ones.
+    """Normalises channels by the statistics of groups of images, or by running averages.
 
-    The batch over all devices, in its order, is cut into blocks of `group_size`
-    images. Each block is normalised by its mean and biased variance, computed in
-    float32. A device may hold several blocks, and a block may span several devices.
+    The batch of all devices, in its order, is cut into blocks of `group_size` images.
+    Each block is normalised by its mean and biased variance, computed in float32. A
+    device may hold several blocks, and a block may span several devices.
 
-    The running statistics follow the average over the blocks of this device. A caller
-    with several devices must average 'batch_stats' over them, as the training steps
-    do. (The released code keeps those of its first GPU.)
+    The running statistics follow the average over this device's blocks. With several
+    devices, the caller must average 'batch_stats' over them, as the training steps do.
+    (The released code keeps those of its first GPU.)
 
     Variables have the names and shapes of flax.linen.BatchNorm: 'scale' and 'bias' in
     'params', 'mean' and 'var' in 'batch_stats', all float32 [C].
 
     Attributes:
-      use_running_average: normalise by the running statistics and leave them alone.
+      use_running_average: whether to normalise by the running statistics, and not to
+        update them.
       group_size: images in a block; 0 for the whole batch.
       axis_name: the device axis, or None for one device.
       momentum: weight of the old running statistics.
       epsilon: added to the variance.
-      dtype: type of the result; all is computed in float32.
+      dtype: dtype of the result; the computation is in float32.
     """
 
     use_running_average: bool
@@ -50,17 +51,17 @@ class BatchNorm(nn.Module):
         """Normalises x, float [b, ..., C].
 
         Args:
-          x: this device's images, or their feature maps.
-          mask: bool [b], the rows that count in the statistics; None for all. Rows
-            that do not count are normalised too. Only with group_size=0, and at least
-            one row must count on some device.
+          x: this device's images or feature maps.
+          mask: bool [b], the rows that count in the statistics; None for all. All rows
+            are normalised. A mask needs group_size=0, and at least one row must count
+            on some device.
 
         Returns:
-          The same shape, in `dtype`.
+          `dtype`, the shape of x.
 
         Raises:
-          UserError: `group_size` does not fit the batch, see `check_norm_group`.
-          ValueError: a mask together with a `group_size`.
+          UserError: `group_size` does not fit the batch; see `check_norm_group`.
+          ValueError: both a mask and a `group_size` are set.
         """
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
@@ -93,29 +94,30 @@ def group_moments(
     axis_name: str | None,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes mean and biased variance of each block that this device has a part in.
+    """Computes mean and biased variance of each block that lies on this device.
 
     Args:
-      x, mask: as for `BatchNorm`.
-      group_size: images in a block; 0 for the batch over all devices.
+      x: float [b, ..., C], this device's images or feature maps.
+      group_size: images in a block; 0 for the batch of all devices.
       axis_name: the device axis, or None for one device.
+      mask: bool [b], the rows that count; None for all.
 
     Returns:
-      float32 [n, C] twice, for the n blocks of this device in their order; n = 1 where
-      a block spans devices.
+      Mean and variance, float32 [n, C] each, of this device's n blocks in their order;
+      n = 1 if a block spans devices.
 
     Raises:
-      As `BatchNorm`.
+      UserError, ValueError: as for `BatchNorm`.
     """
     if mask is not None and group_size:
         raise ValueError("a mask of rows needs statistics over the whole batch")
-    own, devices = len(x), parallel.axis_size(axis_name)
-    check_norm_group(group_size, batch_size=own * devices, num_devices=devices)
-    group_size = group_size or own * devices
-    num_blocks = max(1, own // group_size)
-    together = max(1, group_size // own)  # devices that share a block
+    count_here, devices = len(x), parallel.axis_size(axis_name)
+    check_norm_group(group_size, batch_size=count_here * devices, num_devices=devices)
+    group_size = group_size or count_here * devices
+    num_blocks = max(1, count_here // group_size)
+    together = max(1, group_size // count_here)  # devices that share a block
 
-    x = x.astype(jnp.float32).reshape(own, -1, x.shape[-1])
+    x = x.astype(jnp.float32).reshape(count_here, -1, x.shape[-1])
     count = jnp.float32(group_size * x.shape[1])
     if mask is not None:
         x = jnp.where(mask[:, None, None], x, 0.0)
@@ -136,8 +138,8 @@ def check_norm_group(norm_group: int, *, batch_size: int, num_devices: int) -> N
       num_devices: D.
 
     Raises:
-      UserError: `norm_group` is negative or does not divide the batch, or a device's
-        images are neither whole blocks nor an equal part of one.
+      UserError: `norm_group` is negative or does not divide the batch, or a device
+        holds neither whole blocks nor an equal part of one.
     """
     if norm_group == 0:
         return
@@ -172,11 +174,13 @@ def check_norm_group(norm_group: int, *, batch_size: int, num_devices: int) -> N
 
 
 def fits_devices(norm_group: int, num_devices: int, *, batch_size: int) -> bool:
-    """Whether each device holds whole blocks, or an equal part of one."""
+    """Returns whether each device holds whole blocks, or an equal part of one."""
     if batch_size % num_devices:
         return False
-    own = batch_size // num_devices
-    return norm_group == 0 or own % norm_group == 0 or norm_group % own == 0
+    per_device = batch_size // num_devices
+    if norm_group == 0:
+        return True
+    return per_device % norm_group == 0 or norm_group % per_device == 0
 
 
 def _divisors(number: int) -> list[int]:
@@ -186,12 +190,12 @@ def _divisors(number: int) -> list[int]:
 def _sum_over_neighbors(
     x: jax.Array, together: int, axis_name: str | None
 ) -> jax.Array:
-    """The sum of x over this device and those that share its block."""
+    """Sums x over this device and those that share its block."""
     if together == 1:
         return x
     if together == parallel.axis_size(axis_name):
         return parallel.psum(x, axis_name)
-    # psum has groups of devices too, but not inside of vmap. These arrays are small.
-    parts = jax.lax.all_gather(x, axis_name)
-    blocks = parts.reshape(-1, together, *x.shape).sum(axis=1)
+    # psum could sum over groups of devices, but not inside vmap. These arrays are small.
+    gathered = jax.lax.all_gather(x, axis_name)
+    blocks = gathered.reshape(-1, together, *x.shape).sum(axis=1)
     return blocks[jax.lax.axis_index(axis_name) // together]

@@ -1,7 +1,7 @@
-"""A ResNet as an ONNX graph, from its weights by torchvision's names.
+"""Builds a ResNet as an ONNX graph from weights with torchvision's names.
 
-Written from torchvision's structure and PyTorch's axes, not from `resnet.py`: what both
-compute of the same weights shows whether the names and axes are right.
+It follows torchvision's structure and PyTorch's axes, not `resnet.py`. If both compute
+the same from the same weights, names and axes are right.
 """
 
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from invariance_propagation.models.torchvision import COUNTER, infer_backbone
 if TYPE_CHECKING:
     import onnx
 
-# Of 2021, so that runtimes of these years read it.
+# From 2021, so that runtimes of the years since can read it.
 OPSET, IR_VERSION = 17, 8
 
 
 def onnx_model(
     weights: Mapping[str, np.ndarray], *, notes: Mapping[str, str]
 ) -> "onnx.ModelProto":
-    """The network in evaluation mode, of any batch, height and width.
+    """Builds the network in evaluation mode, for any batch size, height and width.
 
     Args:
-      weights: as `to_torchvision` returns them, or read from a file.
-      notes: kept as the model's metadata.
+      weights: arrays as `to_torchvision` returns them, or read from a file.
+      notes: metadata to store in the model.
 
     Returns:
-      A model from 'images', float32 [batch, channels, height, width], to 'features',
-      [batch, F], and to 'embedding', [batch, dim], if the weights hold a head.
+      A model that maps 'images', float32 [batch, channels, height, width], to 'features',
+      float32 [batch, F], and, if the weights hold a head, to 'embedding', [batch, dim].
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -78,13 +78,14 @@ def onnx_model(
 
 
 class _Graph:
-    """Nodes in order; an output that has no other name is called by a number."""
+    """Collects nodes in order; outputs without a name get a numbered one."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
         self.nodes: list[Any] = []
         self._weights = weights
 
     def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Adds a node and returns the name of its output."""
         from onnx import helper
 
         output = output or f"{op}_{len(self.nodes)}"
@@ -92,7 +93,7 @@ class _Graph:
         return output
 
     def conv(self, x: str, conv: str, norm: str, *, stride: int) -> str:
-        """A convolution that keeps the size at stride 1, and its BatchNorm."""
+        """Adds a convolution that keeps the size at stride 1, and its BatchNorm."""
         size = self._weights[f"{conv}.weight"].shape[-1]
         x = self.add(
             "Conv",
@@ -102,12 +103,12 @@ class _Graph:
             strides=[stride, stride],
             pads=[size // 2] * 4,
         )
-        parts = ("weight", "bias", "running_mean", "running_var")
-        names = [f"{norm}.{part}" for part in parts]
+        leaves = ("weight", "bias", "running_mean", "running_var")
+        names = [f"{norm}.{leaf}" for leaf in leaves]
         return self.add("BatchNormalization", x, *names, epsilon=1e-5)
 
     def block(self, x: str, name: str, stride: int, depth: int) -> str:
-        """BasicBlock, or Bottleneck with the stride on its 3x3 convolution."""
+        """Adds a BasicBlock, or a Bottleneck with the stride on its 3x3 convolution."""
         strides = [stride, 1] if depth == 18 else [1, stride, 1]
         y = x
         for n, step in enumerate(strides, start=1):
@@ -119,7 +120,7 @@ class _Graph:
         return self.add("Relu", self.add("Add", y, x))
 
     def head(self, x: str, *, output: str) -> str:
-        """`fc`, or `fc.0`, ReLU, `fc.2`."""
+        """Adds the head: `fc`, or `fc.0`, ReLU, `fc.2`."""
         if "fc.weight" in self._weights:
             return self._linear(x, "fc", output)
         return self._linear(self.add("Relu", self._linear(x, "fc.0")), "fc.2", output)

@@ -1,8 +1,8 @@
-"""ResNet-18 and ResNet-50, layer for layer the networks of torchvision.
+"""ResNet-18 and ResNet-50, the same layer by layer as torchvision's.
 
-Every convolution and the pooling pad as PyTorch does, `size // 2` on both sides.
-XLA's 'SAME' pads an even input of a strided layer on one side more than on the other:
-the network still trains, but weights no longer carry over from or to PyTorch.
+All convolutions and the pooling pad as in PyTorch, `size // 2` on both sides. XLA's
+'SAME' pads the two sides of an even input differently if a layer has a stride. The
+network would still train, but weights could not be exchanged with PyTorch.
 
 Module names map one to one to torchvision's:
 
@@ -22,14 +22,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, check_choice
 from invariance_propagation.models.norm import BatchNorm
 
 STEMS = ("imagenet", "cifar")
 
 
 def _conv(filters: int, size: int, stride: int, *, dtype: DTypeLike, name: str):
-    """A square convolution without bias, padded as in PyTorch."""
+    """Makes a square convolution without bias, padded as in PyTorch."""
     return nn.Conv(
         filters,
         kernel_size=(size, size),
@@ -45,7 +45,7 @@ def _conv(filters: int, size: int, stride: int, *, dtype: DTypeLike, name: str):
 def _shortcut(
     x: jax.Array, mask: jax.Array | None, filters: int, stride: int, conv, norm
 ) -> jax.Array:
-    """The input of a block, projected only where its shape differs from the output."""
+    """Returns the input of a block, projected only if its shape differs from the output."""
     if stride == 1 and x.shape[-1] == filters:
         return x
     x = conv(filters, 1, stride, name="downsample_conv")(x)
@@ -53,7 +53,7 @@ def _shortcut(
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions: [b, H, W, C] -> [b, H/stride, W/stride, width]."""
+    """Applies two 3x3 convolutions: [b, H, W, C] -> [b, H/stride, W/stride, width]."""
 
     width: int
     stride: int
@@ -72,9 +72,9 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """1x1, 3x3, 1x1 convolutions: [b, H, W, C] -> [b, H/stride, W/stride, 4 * width].
+    """Applies 1x1, 3x3, 1x1 convolutions: [b, H, W, C] -> [b, H/s, W/s, 4 * width].
 
-    The stride is on the 3x3 convolution, as in torchvision (the paper has it on the
+    The stride s is on the 3x3 convolution, as in torchvision (in the paper it is on the
     first 1x1).
     """
 
@@ -101,25 +101,25 @@ STAGES = {18: (BasicBlock, (2, 2, 2, 2)), 50: (BottleneckBlock, (3, 4, 6, 3))}
 
 
 class ResNet(nn.Module):
-    """A residual network up to the global average pool.
+    """Computes the features of a residual network, up to the global average pool.
 
-    Convolutions start from He normal with fan-out, for both stems; the reference code
-    does so for its ImageNet networks and leaves its CIFAR ones at PyTorch's defaults.
+    Convolutions start from He normal with fan-out, for both stems. The reference code
+    does this for its ImageNet networks and leaves its CIFAR ones at PyTorch's defaults.
     BatchNorm starts at scale 1, bias 0. The running variance follows the biased batch
-    variance; PyTorch's follows the unbiased one, larger by n / (n - 1) for n = b*H*W,
-    which shows only where batch and feature map are tiny.
+    variance. PyTorch's follows the unbiased one, which is larger by n / (n - 1) for
+    n = b*H*W; this matters only if batch and feature map are tiny.
 
     Attributes:
       depth: 18 or 50.
       stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3 stride
         1, no pool; for images below about 64 pixels).
       width: channels of the first stage; the others have 2, 4 and 8 times as many.
-      norm_axis_name: the device axis, which BatchNorm must know to take statistics over
-        the images of several devices; None for one device.
-      dtype: type of the computation, float32 or bfloat16. Parameters, batch statistics
-        and the result are float32 in both.
-      norm_group: images over which BatchNorm takes its batch statistics, see
-        `models.norm`; 0 for the whole batch.
+      norm_axis_name: the device axis, along which BatchNorm takes statistics over the
+        images of several devices; None for one device.
+      dtype: dtype of the computation, float32 or bfloat16. Parameters, batch statistics
+        and results are float32 in both cases.
+      norm_group: images over which BatchNorm takes its batch statistics; 0 for the whole
+        batch. See `models.norm`.
     """
 
     depth: int
@@ -133,22 +133,21 @@ class ResNet(nn.Module):
         if self.depth not in STAGES:
             known = ", ".join(map(str, STAGES))
             raise UserError(f"depth={self.depth!r}: choose one of {known}")
-        if self.stem not in STEMS:
-            raise UserError(f"stem={self.stem!r}: choose one of {', '.join(STEMS)}")
+        check_choice("stem", self.stem, STEMS)
         super().__post_init__()
 
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Maps images, float [b, H, W, C] of any size, to features.
+        """Maps images of any size to features.
 
         Args:
           images: float [b, H, W, C]; any H, W and C.
-          train: normalise by the batch and update 'batch_stats' (which must then be
-            mutable), or normalise by the running statistics.
+          train: whether to normalise by the batch and update 'batch_stats' (which must
+            then be mutable) or to normalise by the running statistics.
           mask: bool [b], the images that count in the batch statistics; None for all.
-            Only with norm_group=0.
+            A mask needs norm_group=0.
 
         Returns:
           float32 [b, 8 * width] for depth 18, [b, 32 * width] for depth 50.
@@ -159,7 +158,7 @@ class ResNet(nn.Module):
             use_running_average=not train,
             group_size=self.norm_group,
             axis_name=self.norm_axis_name,
-            momentum=0.9,  # PyTorch counts the other way and calls this 0.1
+            momentum=0.9,  # what PyTorch calls 0.1
             epsilon=1e-5,
             dtype=self.dtype,
         )
@@ -175,5 +174,5 @@ class ResNet(nn.Module):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_block{j}"
                 x = block(self.width * 2**i, stride, conv, norm, name=name)(x, mask)
-        # Cast first: a mean rounded to bfloat16 would lose digits it has just gained.
+        # Cast before the mean, which would otherwise be rounded to bfloat16.
         return x.astype(jnp.float32).mean(axis=(1, 2))

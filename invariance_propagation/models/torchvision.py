@@ -1,6 +1,6 @@
-"""Weights by torchvision's names: from an encoder or its backbone, and back.
+"""Converts weights of an encoder or backbone to torchvision's names, and back.
 
-A head takes the place of torchvision's classifier: 'linear' is `fc`, 'mlp' is
+A head takes the place of torchvision's classifier: 'linear' becomes `fc`, 'mlp' becomes
 `fc.0` and `fc.2`, as in nn.Sequential(Linear, ReLU, Linear) and in MoCo v2.
 """
 
@@ -38,11 +38,12 @@ COUNTER = "num_batches_tracked"
 
 
 def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What `load_state_dict(strict=True)` of torchvision's network takes.
+    """Converts variables for `load_state_dict(strict=True)` of torchvision's network.
 
     Args:
-      variables: {'params': ..., 'batch_stats': ...} of a ResNet, whose namesake has
-        `fc = nn.Identity()`; or of an encoder, whose namesake has its head as `fc`.
+      variables: {'params': ..., 'batch_stats': ...} of a ResNet, for a torchvision
+        network with `fc = nn.Identity()`; or of an encoder, for one whose `fc` is the
+        encoder's head.
 
     Returns:
       float32 arrays by name, and BatchNorm's counters, int64 [], at 0.
@@ -50,7 +51,7 @@ def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     weights = {}
     for path, name in _names(variables).items():
         x = np.asarray(_lookup(variables, path), np.float32)
-        # What is only a transposed view would be written as it lies in memory.
+        # safetensors would write a transposed view in the order of its memory.
         weights[name] = np.ascontiguousarray(x.transpose(_to_torch(x.ndim)))
         if name.endswith("running_var"):
             counter = name.replace("running_var", COUNTER)
@@ -61,19 +62,18 @@ def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def from_torchvision(
     weights: Mapping[str, np.ndarray], target: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The reverse of `to_torchvision`.
+    """Converts weights with torchvision's names to variables.
 
     Args:
-      weights: arrays by torchvision's names, as `strip_prefix` leaves them. Counters
-        need not be there; `fc.*` is not looked at where `target` has no head.
-      target: shapes of the variables wanted, as of `variable_shapes`.
+      weights: arrays by name, as `strip_prefix` returns them. Counters may be missing;
+        `fc.*` is ignored if `target` has no head.
+      target: shapes of the variables, as `variable_shapes` returns them.
 
     Returns:
       {'params': ..., 'batch_stats': ...} of float32 arrays.
 
     Raises:
-      UserError: a name that is missing or that has no place, another shape, or a
-        value that is not finite.
+      UserError: a name is missing or unknown, a shape differs, or a value is not finite.
     """
     names = _names(target)
     has_head = any(name.startswith("fc.") for name in names.values())
@@ -82,9 +82,9 @@ def from_torchvision(
         if name not in names.values() and not ignored:
             raise UserError(
                 f"the weights hold {name}, which this network lacks: choose weights "
-                "of a ResNet-18 or ResNet-50, or encoder.depth to fit them"
+                "of a ResNet-18 or ResNet-50, or set encoder.depth to fit them"
             )
-    found = {}
+    arrays = {}
     for path, name in names.items():
         if name not in weights:
             raise UserError(f"the weights lack {name}, which this network has")
@@ -94,44 +94,46 @@ def from_torchvision(
         if x.shape != expected:
             raise UserError(
                 f"{name} has shape {list(x.shape)}, this network wants "
-                f"{list(expected)}: choose encoder.depth, stem, width (and the "
-                "images' channels) to fit the weights"
+                f"{list(expected)}: set encoder.depth, encoder.stem and encoder.width "
+                "(and choose images with as many channels) to fit the weights"
             )
         if not np.isfinite(x).all():
             raise UserError(f"{name} holds values that are not finite")
-        found[path] = x.transpose(np.argsort(_to_torch(x.ndim)))
-    return unflatten_dict(found)
+        arrays[path] = x.transpose(np.argsort(_to_torch(x.ndim)))
+    return unflatten_dict(arrays)
 
 
 def strip_prefix(
     weights: Mapping[str, np.ndarray], prefix: str | None = None
 ) -> dict[str, np.ndarray]:
-    """One network out of a file that may hold more, such as MoCo's.
+    """Takes one network out of weights that may hold several, such as MoCo's.
 
     Args:
       weights: arrays by name.
-      prefix: what stands before torchvision's names, e.g. 'module.encoder_q.'; None:
-        found, if there is but one.
+      prefix: text before torchvision's names, e.g. 'module.encoder_q.'; None to find
+        it, which works if there is only one network.
 
     Returns:
-      The arrays whose names start so, without it; the others are left out.
+      The arrays whose names start with the prefix, without it.
 
     Raises:
-      UserError: no such network, or several.
+      UserError: there is no such network, or there are several.
     """
     last = "layer1.0.conv1.weight"
-    found = sorted(name.removesuffix(last) for name in weights if name.endswith(last))
-    if prefix is None and len(found) > 1:
+    prefixes = sorted(
+        name.removesuffix(last) for name in weights if name.endswith(last)
+    )
+    if prefix is None and len(prefixes) > 1:
         raise UserError(
-            "the weights hold several networks, by names that begin with "
-            f"{' or '.join(map(repr, found))}: leave all but one out of the file"
+            "the weights hold several networks, with names that begin with "
+            f"{' or '.join(map(repr, prefixes))}: leave all but one out of the file"
         )
-    if not found or prefix not in (None, *found):
-        there = ", ".join(map(repr, found or sorted(weights)[:3]))
+    if not prefixes or prefix not in (None, *prefixes):
+        there = ", ".join(map(repr, prefixes or sorted(weights)[:3]))
         raise UserError(
-            f"no ResNet by torchvision's names with prefix={prefix!r}; there is {there}"
+            f"no ResNet with torchvision's names and prefix={prefix!r}; there is {there}"
         )
-    prefix = found[0] if prefix is None else prefix
+    prefix = prefixes[0] if prefix is None else prefix
     return {
         name.removeprefix(prefix): x
         for name, x in weights.items()
@@ -140,10 +142,10 @@ def strip_prefix(
 
 
 def infer_backbone(weights: Mapping[str, np.ndarray]) -> tuple[ResNet, int]:
-    """The ResNet that weights by torchvision's names are of, and its input channels.
+    """Derives a ResNet and its input channels from weights with torchvision's names.
 
     Raises:
-      UserError: there is no such stem.
+      UserError: the first convolution is not that of a ResNet.
     """
     stem = weights.get("conv1.weight", np.empty(0))
     sizes = {7: "imagenet", 3: "cifar"}
@@ -157,19 +159,19 @@ def infer_backbone(weights: Mapping[str, np.ndarray]) -> tuple[ResNet, int]:
 
 
 def variable_shapes(module: nn.Module, channels: int) -> dict[str, Any]:
-    """{'params': ..., 'batch_stats': ...} of jax.ShapeDtypeStruct."""
+    """Returns {'params': ..., 'batch_stats': ...} of jax.ShapeDtypeStruct."""
     images = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(lambda *args: module.init(*args, train=False), key, images)
 
 
 def is_head(name: str) -> bool:
-    """Whether it belongs to what stands behind the backbone."""
+    """Returns whether a weight belongs to the head, not the backbone."""
     return name.startswith("fc.")
 
 
 def _names(variables: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
-    """Path of each leaf -> torchvision's name."""
+    """Maps the path of each leaf to torchvision's name."""
     paths = flatten_dict(variables)
     return {path: _name(path, paths) for path in paths}
 
@@ -191,5 +193,5 @@ def _lookup(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def _to_torch(ndim: int) -> tuple[int, ...]:
-    """How axes are moved: HWIO -> OIHW, [in, out] -> [out, in]."""
+    """Returns the permutation of axes: HWIO -> OIHW, [in, out] -> [out, in]."""
     return {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[ndim]

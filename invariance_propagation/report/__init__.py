@@ -1,4 +1,4 @@
-"""One page about a run or several, to be read in any browser, offline."""
+"""Writes one page about a run, or about several, to read offline in any browser."""
 
 from invariance_propagation.report.write import write_report
 

@@ -1,4 +1,4 @@
-"""How a run went: one small plot for each thing that its rows hold."""
+"""Plots how a run went: one small plot for each quantity in metrics.jsonl."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ USUAL = (
         "Learning rate",
         "per step",
         {"learning_rate": ""},
-        "As scheduled.",
+        "The rate of the schedule.",
         from_zero=True,
     ),
     Panel(
         "Speed",
         "images per second",
         {"images_per_second": ""},
-        "Training steps on all devices together, evaluation not counted.",
+        "Training speed of all devices together, without evaluation.",
         from_zero=True,
     ),
     Panel(
@@ -44,11 +44,13 @@ USUAL = (
 
 
 def panels(records: Sequence[Record]) -> list[Panel]:
-    """Returns what to plot: each method's own panels, kNN, and what every run has."""
-    own = [panel for record in records for panel in record.notes.panels]
-    if not own:
-        own = [
-            Panel("Loss", "of an image", {"loss": ""}, "What training makes smaller.")
+    """Returns the plots: those of each method, kNN, and those that every run has."""
+    of_methods = [panel for record in records for panel in record.notes.panels]
+    if not of_methods:
+        of_methods = [
+            Panel(
+                "Loss", "per image", {"loss": ""}, "The loss that training minimises."
+            )
         ]
     rows = [record.notes.rows for record in records if record.notes.rows]
     series = {"knn": "features", "knn_embedding": "embeddings"}
@@ -58,34 +60,43 @@ def panels(records: Sequence[Record]) -> list[Panel]:
         "kNN accuracy",
         "% of held-out images",
         series,
-        "Held-out images classified by the votes of their nearest training images: by "
-        f"the backbone's features, by the head's embeddings{against}.",
+        "Accuracy of classifying held-out images by their nearest training images, "
+        f"using the backbone's features or the head's embeddings{against}.",
         100,
     )
-    by_title = {panel.title: panel for panel in own}
+    by_title = {panel.title: panel for panel in of_methods}
     return [*by_title.values(), scores, *USUAL]
 
 
 class Line(NamedTuple):
-    """A series of one run: its label, and (epochs done, value) of each row."""
+    """Holds a series of one run.
+
+    Attributes:
+      label: name in the legend.
+      points: (epochs done, value) for each row that has a value.
+    """
 
     label: str
     points: list[tuple[float, float]]
 
 
 def lines(record: Record, panel: Panel) -> Iterator[Line]:
-    """The lines of one run that have points."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """Yields the lines of one run that have points."""
+    points_of: dict[str, list[tuple[float, float]]] = {}
     for row in record.rows:
         epochs = row["step"] / record.steps_per_epoch
         for key, name in panel.series.items():
             for label, value in _values(row, key, name):
-                found.setdefault(label, []).append((epochs, panel.scale * value))
-    yield from (Line(label, points) for label, points in found.items())
+                points_of.setdefault(label, []).append((epochs, panel.scale * value))
+    yield from (Line(label, points) for label, points in points_of.items())
 
 
 def draw(records: Sequence[Record], panel: Panel) -> tuple[Figure, str] | None:
-    """The plot, and where each line ends, in words; None where there is nothing."""
+    """Draws a plot; also returns the last value of each line, in words.
+
+    Returns:
+      None if there is nothing to plot.
+    """
     shown = {record.name: [*lines(record, panel)] for record in records}
     if not any(shown.values()):
         return None
@@ -95,9 +106,9 @@ def draw(records: Sequence[Record], panel: Panel) -> tuple[Figure, str] | None:
             title=panel.title, xlabel="epochs done", ylabel=panel.unit
         )
         ends = []
-        for i, (name, own) in enumerate(shown.items()):
-            for j, (label, points) in enumerate(own):
-                # Colours tell runs apart, or, of a single run, its lines.
+        for i, (name, of_a_run) in enumerate(shown.items()):
+            for j, (label, points) in enumerate(of_a_run):
+                # Colours distinguish runs or, if there is only one, its lines.
                 color, dashes = (i, j) if len(records) > 1 else (j, 0)
                 axes.plot(
                     *zip(*points, strict=True),

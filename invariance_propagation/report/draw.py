@@ -1,4 +1,4 @@
-"""Pictures as parts of a page: a figure or a thumbnail becomes a data URI."""
+"""Turns figures and thumbnails into data URIs for the page."""
 
 import base64
 import io
@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Okabe and Ito's, told apart by all kinds of colour vision; yellow is too pale here.
+# Okabe and Ito's colours, which people with any colour vision can tell apart, without
+# yellow, which is too pale here.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "^", "s", "D")
@@ -24,34 +25,35 @@ STYLE = {
     "grid.color": "#e4e4e4",
     "legend.fontsize": 9,
     "legend.frameon": False,
-    "svg.hashsalt": "report",  # the same figure, the same bytes
+    "svg.hashsalt": "report",  # so that the same figure gives the same bytes
 }
-SIZE = (4.4, 2.9)  # inches; at 400 pixels its letters are still of 10 points
+SIZE = (4.4, 2.9)  # inches; 400 pixels wide, letters still have 10 points
 THUMBNAIL = 64
 
 
 def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
+    """Makes an empty figure, size in inches."""
     with matplotlib.rc_context(STYLE):
         return Figure(figsize=(width, height), layout="constrained")
 
 
 def literal(text: str) -> str:
-    """Returns a run's name such that matplotlib takes no part of it for mathematics."""
+    """Escapes a text so that matplotlib does not read parts of it as mathematics."""
     return text.replace("$", r"\$")
 
 
 def svg(figure: Figure) -> str:
-    """For lines and bars."""
+    """Renders a figure of lines and bars."""
     return _uri(_render(figure, format="svg", metadata={"Date": None}), "svg+xml")
 
 
 def png(figure: Figure) -> str:
-    """For thousands of points."""
+    """Renders a figure of thousands of points."""
     return _uri(_render(figure, format="png", dpi=200), "png")
 
 
 def thumbnail(image: np.ndarray) -> str:
-    """Of uint8 [H, W, C], C = 3 or 1: small ones as they are, others made smaller."""
+    """Makes a thumbnail of uint8 [H, W, C], C = 3 or 1; small images keep their size."""
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     file = io.BytesIO()
     if max(picture.size) <= THUMBNAIL:

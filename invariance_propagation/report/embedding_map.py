@@ -1,4 +1,4 @@
-"""The embeddings in two dimensions, and how often images are named as neighbours."""
+"""Draws embeddings in two dimensions, and how often images are named as neighbours."""
 
 import contextlib
 import os
@@ -19,13 +19,20 @@ from invariance_propagation.report.draw import (
 )
 
 MOST_CLASSES = len(COLORS) * len(MARKERS)
-FEWEST = 4  # images, for a map
+FEWEST = 4  # images that a map needs
 PERPLEXITY = 30.0
 
 
 def project(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """By name of the projection, float [n, 2], of unit rows, n at least `FEWEST`."""
-    # Imported here: scikit-learn takes a second.
+    """Projects unit rows, float [n, d], to two dimensions with PCA and t-SNE.
+
+    Args:
+      rows: float [n, d], n at least `FEWEST`.
+
+    Returns:
+      float [n, 2] for the name of each projection.
+    """
+    # Imported here because importing scikit-learn takes a second.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -41,12 +48,12 @@ def project(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keeps scikit-learn's OpenMP loops to one thread while the block runs.
+    """Limits scikit-learn's OpenMP loops to one thread while the block runs.
 
-    Beside other programs, threads that wait would spin. Without OMP_NUM_THREADS
-    scikit-learn lets joblib count physical cores, and joblib prints a warning and a
-    traceback where the system does not tell: LOKY_MAX_CPU_COUNT, which the warning
-    advises, only helps if it is lower than the number of cores.
+    Waiting threads spin, which is slow beside other programs. Without OMP_NUM_THREADS,
+    scikit-learn asks joblib for the number of physical cores. If the system does not
+    tell, joblib prints a warning and a traceback; LOKY_MAX_CPU_COUNT, which the warning
+    recommends, only helps if it is below the number of cores.
     """
     from threadpoolctl import threadpool_limits
 
@@ -69,20 +76,20 @@ def draw(
     labels: np.ndarray | None,
     class_name: Callable[[int], str] = str,
 ) -> Figure:
-    """A plot of one projection.
+    """Draws one projection.
 
     Args:
-      title: its name.
+      title: name of the projection.
       points: float [n, 2].
-      labels: int [n], each class in its own colour and marker, its name where most of
-        it lies; None, or more of them than there are marks for: all in one colour.
-      class_name: of a label.
+      labels: int [n]. Each class gets a colour, a marker, and its name at its median.
+        All points have one colour if this is None or there are more than `MOST_CLASSES`.
+      class_name: returns the name of a label.
     """
     figure = new_figure(4.6, 4.0)
     with matplotlib.rc_context(STYLE):
         axes = figure.add_subplot(title=literal(title))
         axes.grid(False)
-        # Only who lies beside whom means anything.
+        # Positions mean nothing; only closeness does.
         axes.set(xticks=[], yticks=[])
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
@@ -91,7 +98,7 @@ def draw(
 
 
 def draw_degrees(degrees: np.ndarray, name: str) -> Figure:
-    """How many images of a run are named so many times."""
+    """Draws a histogram of how often images are named as neighbours, int [N]."""
     figure = new_figure()
     with matplotlib.rc_context(STYLE):
         axes = figure.add_subplot(
@@ -102,7 +109,7 @@ def draw_degrees(degrees: np.ndarray, name: str) -> Figure:
         )
         bins = np.linspace(0, degrees.max() + 1, min(degrees.max() + 2, 41))
         axes.hist(degrees, bins=bins, color=COLORS[0])
-        # A single image is to be seen. After the bars, as it ends their own scaling.
+        # Show bars of a single image. Set after the bars, since it stops autoscaling.
         axes.set_ylim(bottom=0.5)
     return figure
 

@@ -1,5 +1,6 @@
-"""HTML from what is to be said: text is escaped here, and nothing comes from outside."""
+"""Builds HTML: escapes all text, and refers to nothing outside the page."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from string import Template
@@ -74,11 +75,11 @@ pre { font-size: .8rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
 
 
 def page(title: str, sections: Mapping[str, str]) -> str:
-    """A whole page.
+    """Builds a whole page.
 
     Args:
-      title: of the page.
-      sections: HTML by heading; empty ones are left out.
+      title: title of the page.
+      sections: HTML for each heading; empty sections are left out.
     """
     kept = {heading: html for heading, html in sections.items() if html}
     links = [f'<a href="#{anchor(name)}">{escape(name)}</a>' for name in kept]
@@ -91,19 +92,22 @@ def page(title: str, sections: Mapping[str, str]) -> str:
 
 
 def anchor(heading: str) -> str:
+    """Returns the id of a section, for links."""
     return heading.lower().replace(" ", "-")
 
 
 def paragraph(text: str, kind: str = "") -> str:
+    """Builds a paragraph; `kind` is its CSS class."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def heading(text: str) -> str:
-    """Of a part of a section; '' for ''."""
+    """Builds the heading of a part of a section; '' for ''."""
     return f"<h3>{escape(text)}</h3>" if text else ""
 
 
 def plot(uri: str, alt: str, caption: str) -> str:
+    """Builds a figure with a caption."""
     return (
         f'<figure><img src="{uri}" alt="{escape(alt)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -111,17 +115,17 @@ def plot(uri: str, alt: str, caption: str) -> str:
 
 
 def block(kind: str, parts: Iterable[str]) -> str:
-    """Parts together, in one frame where there is a style for this kind; '' of none."""
+    """Joins parts in a <div> whose CSS class is `kind`; '' if there are none."""
     inside = "\n".join(part for part in parts if part)
     return f'<div class="{kind}">{inside}</div>' if inside else ""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; '' without rows.
+    """Builds a table; '' without rows.
 
     Args:
       columns: titles of all columns but the first.
-      rows: of each its title, a note on it ('': none), and its cells.
+      rows: for each row its title, a note below the title ('' for none), and its cells.
     """
     lines = [_row(*row) for row in rows]
     if not lines:
@@ -132,7 +136,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def details(summary: str, text: str) -> str:
-    """Text that shows when its summary is clicked on."""
+    """Builds a text that is shown when its summary is clicked."""
     return (
         f"<details><summary>{escape(summary)}</summary>"
         f"<pre>{escape(text)}</pre></details>"
@@ -147,7 +151,16 @@ def picture(
     kind: str = "",
     pixelated: bool = False,
 ) -> str:
-    """A thumbnail above short lines, which are marked if it is `wrong`."""
+    """Builds a thumbnail above short lines.
+
+    Args:
+      uri: data URI of the image.
+      name: name of the image, shown as a tooltip.
+      lines: lines below the image; empty ones are left out.
+      wrong: whether to mark the lines.
+      kind: CSS class of the frame.
+      pixelated: whether to enlarge without smoothing.
+    """
     kept = [escape(line) for line in lines if line]
     if wrong:
         kept[0] += " \N{MULTIPLICATION X}"
@@ -163,20 +176,57 @@ def picture(
 
 
 def mark(kind: str, meaning: str) -> str:
-    """A line of a legend: the frame that pictures of this kind have."""
+    """Builds a line of a legend: the frame of pictures of this kind, and its meaning."""
     return f'<p class="mark"><i class="{kind}"></i>{escape(meaning)}</p>'
 
 
 def note(text: str) -> str:
-    """In smaller letters; '' for ''."""
+    """Builds a paragraph in smaller letters; '' for ''."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
 def strip(title: str, pictures: Iterable[str]) -> str:
-    """A row of thumbnails behind its title."""
+    """Builds a row of thumbnails after its title."""
     return (
         f'<div class="strip"><b>{escape(title)}</b><div>{"".join(pictures)}</div></div>'
     )
+
+
+def columns(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> str:
+    """Builds a table with a column for each run and a row for each name of a fact."""
+    every = dict.fromkeys(name for of_a_run in facts for name in of_a_run)
+    rows = [(name, "", *(x.get(name, "") for x in facts)) for name in every]
+    return table(names, rows)
+
+
+def side_by_side(
+    names: Sequence[str], parts: Sequence[list[str]], introduction: str
+) -> str:
+    """Shows the parts of one run, or those of several runs in rows.
+
+    Args:
+      names: names of the runs.
+      parts: HTML of the parts of each run.
+      introduction: HTML above all parts.
+
+    Returns:
+      HTML; '' if no run has parts.
+    """
+    if not any(parts):
+        return ""
+    if len(names) == 1:
+        return introduction + block("parts", parts[0])
+    named = (
+        [block("", [heading(name), part]) for part in of_a_run]
+        for name, of_a_run in zip(names, parts, strict=True)
+    )
+    rows = itertools.zip_longest(*named, fillvalue="<div></div>")
+    return introduction + "\n".join(block("parts", row) for row in rows)
+
+
+def attributed(names: Sequence[str], name: str, sentence: str) -> str:
+    """Puts a run's name before a sentence if there are several runs."""
+    return f"{name}: {sentence}" if len(names) > 1 else sentence
 
 
 def _row(title: str, note: str, *cells: str) -> str:

@@ -1,4 +1,4 @@
-"""What numbers depend on: evaluation cards, versions, config."""
+"""Shows what numbers depend on: evaluation cards, versions, config."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from invariance_propagation.evaluation.cards import Card, by_kind, tabulate
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.report import page
 from invariance_propagation.report.record import Record
-from invariance_propagation.report.runs import beside, of
 
 
 def cards(records: Sequence[Record]) -> str:
-    """A table for each way of measuring, and below it what its numbers depend on.
+    """Builds a table for each protocol, followed by what its numbers depend on.
 
-    What each run has a card of, such as raw pixels, stands there once.
+    A result that several runs have a card for, such as raw pixels, is listed once.
     """
+    runs = [record.name for record in records]
     first: dict[str, tuple[Record, Card]] = {}
     for record in records:
         for card in record.cards:
@@ -24,43 +24,45 @@ def cards(records: Sequence[Record]) -> str:
     trained_first = sorted(
         (card for _, card in first.values()), key=lambda card: not card.checkpoint
     )
-    parts = []
+    blocks = []
     for alike in by_kind(trained_first):
         encoders = [card.encoder for card in alike]
         names = [
-            of(records, first[card.name()][0], card.encoder)
+            page.attributed(runs, first[card.name()][0].name, card.encoder)
             if card.checkpoint or encoders.count(card.encoder) > 1
             else card.encoder
             for card in alike
         ]
-        parts.append(_cards(alike, names))
-    return "\n".join(parts)
+        blocks.append(_cards(alike, names))
+    return "\n".join(blocks)
 
 
 def config(records: Sequence[Record]) -> str:
-    """Where the runs differ, and all keys of each; what they were made with."""
+    """Shows versions, where the configs of the runs differ, and all keys of each."""
     known = [record for record in records if record.facts]
     if not known:
         return ""
     keys = {record.name: flatten_dict(record.config, sep=".") for record in known}
-    every = dict.fromkeys(key for own in keys.values() for key in own)
+    every = dict.fromkeys(key for flat in keys.values() for key in flat)
     differ = {
         key: ("", *values)
         for key in every
-        if len(set(values := [json.dumps(own.get(key)) for own in keys.values()])) > 1
+        if len(set(values := [json.dumps(x.get(key)) for x in keys.values()])) > 1
     }
-    versions = beside(known, lambda record: record.facts.get("versions", {}))
-    parts = [page.heading("Versions"), versions] if versions else []
+    versions = page.columns(
+        [*keys], [record.facts.get("versions", {}) for record in known]
+    )
+    blocks = [page.heading("Versions"), versions] if versions else []
     if len(known) > 1:
-        parts.append(page.heading("Where the configs differ"))
-        parts.append(
+        blocks.append(page.heading("Where the configs differ"))
+        blocks.append(
             page.table([*keys], [(key, *cells) for key, cells in differ.items()])
             or page.paragraph("Nowhere.")
         )
-    for name, own in keys.items():
-        text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in own.items())
-        parts.append(page.details(f"All keys of {name}", text))
-    return "\n".join(parts)
+    for name, flat in keys.items():
+        text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items())
+        blocks.append(page.details(f"All keys of {name}", text))
+    return "\n".join(blocks)
 
 
 def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:
@@ -72,5 +74,5 @@ def _cards(alike: Sequence[Card], names: Sequence[str]) -> str:
         for name, card in zip(names, alike, strict=False)
     )
     head = page.heading(title), page.table(columns, named)
-    notes = map(page.note, [*remarks, "What they depend on:"])
+    notes = map(page.note, [*remarks, "What these numbers depend on:"])
     return page.block("", [*head, *notes, *details])

@@ -1,4 +1,4 @@
-"""What a workdir tells of its run: read only, and without what is not there."""
+"""Reads what a workdir tells about its run, and notes what is missing."""
 
 from functools import partial
 from pathlib import Path
@@ -26,20 +26,20 @@ from invariance_propagation.train.monitor import read_summary
 
 
 class Record(NamedTuple):
-    """A run as it lies on disk.
+    """Holds what is on disk about a run.
 
     Attributes:
-      name: of the run, among those that are shown.
-      workdir: where it lies.
-      rows: of metrics.jsonl.
-      summary: of summary.json; {} before the run is finished.
-      facts: all that the run has noted of itself; {} without a checkpoint.
-      memory: of the newest checkpoint; None without one, or where it has no row for each
-        image.
-      notes: of its method.
-      dataset: that it was trained on; None where it cannot be read now.
-      cards: of the evaluations of it.
-      missing: a sentence for each part that is not there.
+      name: name of the run in the report.
+      workdir: the run's folder.
+      rows: rows of metrics.jsonl.
+      summary: content of summary.json; {} before the run is finished.
+      facts: facts in the newest checkpoint; {} without a checkpoint.
+      memory: memory in the newest checkpoint; None without one, or if it does not hold
+        a row for each image.
+      notes: notes of its method.
+      dataset: the data set it was trained on; None if it cannot be read now.
+      cards: cards of its evaluations.
+      missing: a sentence for each part that is missing.
     """
 
     name: str
@@ -55,10 +55,12 @@ class Record(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
+        """Returns the run's config; {} without a checkpoint."""
         return self.facts.get("config", {})
 
     @property
     def steps_per_epoch(self) -> int:
+        """Returns the number of steps in an epoch."""
         if self.facts:
             at_first = self.facts["num_examples"] // self.facts["batch_size"]
             return self.facts.get("steps_per_epoch", at_first)
@@ -70,7 +72,7 @@ def read_record(name: str, workdir: Path) -> Record:
     """Reads a run.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no run.
       TrainingError: there are checkpoints, but none can be read.
     """
     if not workdir.is_dir():
@@ -91,7 +93,7 @@ def read_record(name: str, workdir: Path) -> Record:
         )
     if memory is not None and memory.rows is None:
         missing.append(
-            "This method remembers no embeddings: health, galleries and map are left out."
+            "This method keeps no embeddings: health, galleries and map are left out."
         )
         memory = None
     if memory is not None:
@@ -107,15 +109,25 @@ def read_record(name: str, workdir: Path) -> Record:
             missing.append(f"{error}.")
     summary = read_summary(workdir) or {}
     notes = notes_of(facts) if facts else Notes()
-    parts = (rows, summary, facts, memory, notes, dataset, cards, missing)
-    return Record(name, workdir, *parts)
+    return Record(
+        name=name,
+        workdir=workdir,
+        rows=rows,
+        summary=summary,
+        facts=facts,
+        memory=memory,
+        notes=notes,
+        dataset=dataset,
+        cards=cards,
+        missing=missing,
+    )
 
 
 def embed_images(record: Record, images: np.ndarray) -> np.ndarray | None:
-    """Embeds uint8 [n, H, W, C] by the newest checkpoint.
+    """Embeds uint8 [n, H, W, C] with the newest checkpoint.
 
     Returns:
-      float32 [n, d]; None where the head is of a method that is not ours.
+      float32 [n, d]; None if only the method knows how to call the head.
     """
     stored = restore_encoder(record.workdir)
     if not stored.has_head:
@@ -132,14 +144,15 @@ def embed_images(record: Record, images: np.ndarray) -> np.ndarray | None:
 
 
 def _dataset(facts: dict[str, Any]) -> Dataset:
-    """Raises UserError where it cannot be read, or is no longer what it was."""
+    """Reads the run's data set; raises UserError if it is missing or has changed."""
     config = facts["config"]
     name, folder = config["data"]["name"], config["data"]["folder"]
     if sources.must_be_fetched(name, folder):
         raise UserError(f"{name} is not prepared in {folder or 'the usual place'}")
     size = config["augment"]["size"]
-    own = {"size": size, "seed": config["seed"]}
-    dataset = settings.call(sources.load, "data", config, **own)
+    dataset = settings.call(
+        sources.load, "data", config, size=size, seed=config["seed"]
+    )
     if not dataset.has_digest(facts["digest"]):
         raise UserError(
             f"the training images of {facts['dataset']} are no longer those of the run"

@@ -1,36 +1,37 @@
-"""The parts of the page, each from all runs: '' where there is nothing to show."""
+"""Builds the sections of the page; each gets all runs, and '' means nothing to show."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from invariance_propagation.errors import percent
 from invariance_propagation.report import curves, draw, embedding_map, health, page
 from invariance_propagation.report.provenance import cards, config
 from invariance_propagation.report.record import Record
-from invariance_propagation.report.runs import beside, each, of
 from invariance_propagation.report.thumbnails import (
     NEAREST_LEGEND,
     method_gallery,
     method_legend,
     nearest_gallery,
 )
-from invariance_propagation.train.monitor import has_scores, percent
+from invariance_propagation.train.monitor import has_scores
 
-MAPPED = 2000  # images of a map; t-SNE of so many takes seconds
+MAPPED = 2000  # images in a map; t-SNE takes seconds for this many
 
 
 def summary(records: Sequence[Record]) -> str:
-    """What was trained on what, what came out, and what is missing here."""
+    """Shows what was trained on what, the results, and what the report lacks."""
+    runs = names_of(records)
     missing = [
-        page.paragraph(of(records, record, sentence), "warning")
+        page.paragraph(page.attributed(runs, record.name, sentence), "warning")
         for record in records
         for sentence in record.missing
     ]
-    return page.block("", [beside(records, _outcome), *missing])
+    return page.block("", [page.columns(runs, [*map(_outcome, records)]), *missing])
 
 
 def curve_plots(records: Sequence[Record]) -> str:
-    """A small plot for each thing that rows hold."""
+    """Shows a small plot for each quantity in metrics.jsonl."""
 
     def plots() -> Iterator[str]:
         for panel in curves.panels(records):
@@ -39,13 +40,13 @@ def curve_plots(records: Sequence[Record]) -> str:
                 figure, ends = drawn
                 yield page.plot(draw.svg(figure), ends, panel.meaning)
 
-    begun = any(record.notes.begins(record.rows) for record in records)
-    note = "Dotted: where a part of the loss starts." if begun else ""
+    marked = any(record.notes.begins(record.rows) for record in records)
+    note = "A dotted line marks where a part of the loss starts." if marked else ""
     return page.block("", [page.note(note), page.block("plots", plots())])
 
 
 def health_table(records: Sequence[Record]) -> str:
-    """Numbers that show a collapse, a sentence for each that does, and the in-degree."""
+    """Shows numbers that reveal a collapse, with a verdict for each run."""
     measured = {
         record.name: health.measure(record.memory.rows, record.memory.neighbors)
         for record in records
@@ -53,13 +54,11 @@ def health_table(records: Sequence[Record]) -> str:
     }
     if not measured:
         return ""
-    sentences = []
-    for record in records:
-        if record.name in measured:
-            found = health.warnings(measured[record.name])
-            sentences += [(of(records, record, text), "warning") for text in found] or [
-                (of(records, record, "Nothing here looks like a collapse."), "good")
-            ]
+    runs, sentences = names_of(records), []
+    for name, x in measured.items():
+        warnings = [(text, "warning") for text in health.warnings(x)]
+        for text, kind in warnings or [("Nothing here looks like a collapse.", "good")]:
+            sentences.append((page.attributed(runs, name, text), kind))
     degrees = {name: x.degrees for name, x in measured.items() if x.degrees is not None}
     rows = [
         (name, note, *(write(x) for x in measured.values()))
@@ -73,8 +72,8 @@ def health_table(records: Sequence[Record]) -> str:
         page.plot(
             draw.svg(embedding_map.draw_degrees(x.counts, name)),
             f"in-degree of {name}: at most {x.counts.max()}",
-            "Images by how often others name them as a neighbour. A long tail to the "
-            "right: hubs.",
+            "How often images are neighbours of others. A long tail to the right means "
+            "hubs: images that are neighbours of many.",
         )
         for name, x in degrees.items()
     )
@@ -88,40 +87,48 @@ def health_table(records: Sequence[Record]) -> str:
 
 
 def galleries(records: Sequence[Record]) -> dict[str, str]:
-    """Shows what each method does with some anchors, by the method's own title."""
+    """Shows what each method does with some anchors, under the method's title."""
     titles = [r.notes.gallery.title for r in records if r.notes.gallery is not None]
     return {title: _gallery(title, records) for title in dict.fromkeys(titles)}
 
 
 def _gallery(title: str, records: Sequence[Record]) -> str:
     def show(record: Record) -> list[str]:
-        own = record.notes.gallery
-        if own is None or own.title != title:
-            return []
-        return method_gallery(record)
+        gallery = record.notes.gallery
+        shown = gallery is not None and gallery.title == title
+        return method_gallery(record) if shown else []
 
-    return each(records, show, method_legend(records, title))
+    return page.side_by_side(
+        names_of(records), [*map(show, records)], method_legend(records, title)
+    )
 
 
 def nearest(records: Sequence[Record]) -> str:
-    """What is nearest to some images that were not trained on."""
-    return each(records, nearest_gallery, NEAREST_LEGEND)
+    """Shows the nearest training images of some held-out images."""
+    return page.side_by_side(
+        names_of(records), [*map(nearest_gallery, records)], NEAREST_LEGEND
+    )
 
 
 def maps(records: Sequence[Record]) -> str:
-    """Embeddings in two dimensions."""
-    return each(
-        records,
-        _map,
+    """Shows embeddings in two dimensions."""
+    return page.side_by_side(
+        names_of(records),
+        [*map(_map, records)],
         page.paragraph(
-            "A point is a training image, by its row of the memory. Labels, where there "
-            "are any, are for the eye alone; they had no part in training. Of t-SNE "
-            "only who lies beside whom means something, not how far groups are apart."
+            "Each point is a training image, placed by its row of the memory. Labels, if "
+            "there are any, only set the colours; training did not use them. In a t-SNE "
+            "map only close neighbours mean something, not the distance between groups."
         ),
     )
 
 
-# What each heading is followed by; `galleries` come after HEALTH.
+def names_of(records: Sequence[Record]) -> list[str]:
+    """Returns the names of the runs."""
+    return [record.name for record in records]
+
+
+# The section under each heading; `galleries` follow HEALTH.
 HEALTH = "Health"
 SECTIONS: dict[str, Callable[[Sequence[Record]], str]] = {
     "Summary": summary,
@@ -135,7 +142,7 @@ SECTIONS: dict[str, Callable[[Sequence[Record]], str]] = {
 _HEALTH: tuple[tuple[str, str, Callable[[health.Health], str]], ...] = (
     (
         "effective rank",
-        "Dimensions that the embeddings fill (RankMe). 1: all lie on a line.",
+        "How many dimensions the embeddings fill (RankMe). 1: they all lie on a line.",
         lambda x: f"{x.rank:.1f} of {x.dim}",
     ),
     (
@@ -145,20 +152,20 @@ _HEALTH: tuple[tuple[str, str, Callable[[health.Health], str]], ...] = (
     ),
     (
         "mean similarity",
-        "Cosine of two images. 1: all alike; about 0: as unlike as chance has it.",
+        "Mean cosine of two images. 1: all alike; about 0: like random directions.",
         lambda x: f"{x.similarity:.2f}",
     ),
 )
 _DEGREES: tuple[tuple[str, str, Callable[[health.Degrees], str]], ...] = (
     (
         "skewness of the in-degree",
-        "How uneven it is how often an image is named as a neighbour. Near 0: even; "
-        "some way above: hubs, which many name.",
+        "How unevenly images are named as neighbours. Near 0: evenly; well above 0: "
+        "there are hubs, which many images name.",
         lambda x: f"{x.skewness:.2f}",
     ),
     (
         "most named",
-        "The share of all others that name the image named most.",
+        "The share of images that name the most frequent neighbour.",
         lambda x: percent(x.most_named),
     ),
     (
@@ -171,13 +178,14 @@ _DEGREES: tuple[tuple[str, str, Callable[[health.Degrees], str]], ...] = (
 
 def _outcome(record: Record) -> dict[str, str]:
     last = record.rows[-1]
-    found = {"steps done": f"{last['step']:,}"}
-    found["epochs done"] = f"{last['step'] / record.steps_per_epoch:g}"
+    facts = {}
     if record.facts:
         count, name = record.facts["num_examples"], record.facts["dataset"]
-        found = {"training images": f"{count:,} of {name}"} | found
+        facts["training images"] = f"{count:,} of {name}"
+    facts["steps done"] = f"{last['step']:,}"
+    facts["epochs done"] = f"{last['step'] / record.steps_per_epoch:g}"
     options = record.config.get("method", {})
-    found |= record.notes.outcome(record.rows, record.summary, options)
+    facts |= record.notes.outcome(record.rows, record.summary, options)
     scores = list(filter(has_scores, record.rows))
     shares = {"kNN, raw pixels": record.summary.get("knn_raw_pixels")}
     if scores:
@@ -188,7 +196,7 @@ def _outcome(record: Record) -> dict[str, str]:
         if record.notes.rows:
             name = record.notes.rows
             shares[f"kNN, {name}"] = trained.get(f"knn_{name}")
-    return found | {
+    return facts | {
         name: percent(share) for name, share in shares.items() if share is not None
     }
 
@@ -204,9 +212,9 @@ def _map(record: Record) -> list[str]:
         class_name = record.dataset.class_name
     caption = f"{len(indices):,} of {len(record.memory.rows):,} training images."
     if labels is not None and len(np.unique(labels)) > embedding_map.MOST_CLASSES:
-        caption += " There are more classes than colours could tell apart."
-    parts = []
+        caption += " There are too many classes to show in different colours."
+    plots = []
     for title, points in embedding_map.project(rows).items():
         figure = embedding_map.draw(title, points, labels, class_name)
-        parts.append(page.plot(draw.png(figure), f"{title}: {caption}", caption))
-    return parts
+        plots.append(page.plot(draw.png(figure), f"{title}: {caption}", caption))
+    return plots

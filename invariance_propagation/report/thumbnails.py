@@ -1,4 +1,4 @@
-"""The galleries as HTML: thumbnails with similarity and label, and marks."""
+"""Shows galleries as HTML: thumbnails with similarity, label and marks."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -8,36 +8,36 @@ import numpy as np
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import printable
 from invariance_propagation.methods import Strip
+from invariance_propagation.methods.measures import most_similar
 from invariance_propagation.report import page
 from invariance_propagation.report.draw import THUMBNAIL, thumbnail
 from invariance_propagation.report.health import spread, unit_rows
 from invariance_propagation.report.record import Record, embed_images
 
 ANCHORS, QUERIES = 8, 10
-# In a row: as many as fit beside each other in half of a usual screen.
+# Thumbnails in a row: as many as fit into half of a usual screen.
 MOST = NEAREST = 8
 CAPTION = (
-    "Below a picture stand its cosine similarity and, where it is known, its label; "
-    "\N{MULTIPLICATION X} where that is another than the {whose}'s."
+    "Below each picture are its cosine similarity and, if it is known, its label, marked "
+    "\N{MULTIPLICATION X} if it differs from the {whose}'s."
 )
 NEAREST_LEGEND = page.paragraph(
-    "Pictures that were not trained on, each with the training images whose rows of the "
-    "memory are most similar to its embedding. " + CAPTION.format(whose="picture")
+    "Held-out pictures, each with the training images whose rows of the memory are most "
+    "similar to its embedding. " + CAPTION.format(whose="picture")
 )
 
 
 def method_legend(records: Sequence[Record], title: str) -> str:
-    """Says how to read the gallery of that title."""
-    own = [r.notes.gallery for r in records if r.notes.gallery is not None]
-    own = [gallery for gallery in own if gallery.title == title]
-    kinds = dict.fromkeys(kind for gallery in own for kind in gallery.marks)
-    marks = {
-        kind: " or ".join(dict.fromkeys(x.marks[kind] for x in own if kind in x.marks))
-        for kind in kinds
-    }
-    return page.paragraph(
-        f"{own[0].legend} {CAPTION.format(whose='anchor')}"
-    ) + "".join(page.mark(kind, meaning) for kind, meaning in marks.items())
+    """Says how to read the gallery with this title."""
+    galleries = [r.notes.gallery for r in records if r.notes.gallery is not None]
+    galleries = [gallery for gallery in galleries if gallery.title == title]
+    meanings: dict[str, dict[str, None]] = {}
+    for gallery in galleries:
+        for kind, meaning in gallery.marks.items():
+            meanings.setdefault(kind, {})[meaning] = None  # in order, without repeats
+    legend = f"{galleries[0].legend} {CAPTION.format(whose='anchor')}"
+    marks = (page.mark(kind, " or ".join(each)) for kind, each in meanings.items())
+    return page.paragraph(legend) + "".join(marks)
 
 
 def method_gallery(record: Record) -> list[str]:
@@ -53,7 +53,7 @@ def method_gallery(record: Record) -> list[str]:
 
 
 def nearest_gallery(record: Record) -> list[str]:
-    """Some held-out images with the training images whose rows are nearest."""
+    """Shows some held-out images with the training images whose rows are nearest."""
     if record.memory is None or record.dataset is None:
         return []
     if record.dataset.held_out is None:
@@ -66,30 +66,29 @@ def nearest_gallery(record: Record) -> list[str]:
     if embeddings is None:
         return []
     similarities = unit_rows(embeddings) @ unit_rows(record.memory.rows).T
-    parts = []
+    anchors = []
     for index, row in zip(indices, similarities, strict=True):
         label = queries.label(index)
-        found = [
-            shown.show(i, row[i], label)
-            for i in np.argsort(-row, kind="stable")[:NEAREST]
+        nearest = [
+            shown.show(i, row[i], label) for i in most_similar(row, count=NEAREST)
         ]
         strips = [
             page.strip("held out", [queries.show(index)]),
-            page.strip("nearest", found),
+            page.strip("nearest", nearest),
         ]
-        parts.append(page.block("anchor", strips))
-    return parts
+        anchors.append(page.block("anchor", strips))
+    return anchors
 
 
 class Thumbnails:
-    """Thumbnails of a split, each made once."""
+    """Makes thumbnails of a split, each only once."""
 
     def __init__(self, dataset: Dataset, split: Split):
         self._dataset, self._split = dataset, split
         self._uri = functools.cache(self._encode)
 
     def label(self, index: int) -> int | None:
-        """None where there are none."""
+        """Returns the label of an image; None if the split has no labels."""
         labels = self._split.labels
         return None if labels is None else int(labels[index])
 
@@ -100,7 +99,14 @@ class Thumbnails:
         expected: int | None = None,
         kind: str = "",
     ) -> str:
-        """The image above its similarity and label, one other than `expected` marked."""
+        """Shows an image above its similarity and label.
+
+        Args:
+          index: the image.
+          similarity: to write below the image; None to leave it out.
+          expected: the label to compare with; another one is marked.
+          kind: how to frame the image; see `page.mark`.
+        """
         label, ids = self.label(index), self._split.ids
         return page.picture(
             self._uri(int(index)),
@@ -120,7 +126,8 @@ def _anchor(
     shown: Thumbnails, record: Record, anchor: int, similarities: np.ndarray
 ) -> str:
     label = shown.label(anchor)
-    strips, note = record.notes.gallery.strips(record.memory.tree, anchor)
+    gallery = record.notes.gallery
+    strips, note = gallery.strips(record.memory.tree, anchor, similarities)
 
     def pictures(strip: Strip, indices: np.ndarray) -> Iterator[str]:
         marked = set(strip.marked.tolist())
@@ -128,13 +135,13 @@ def _anchor(
             kind = "chosen" if int(i) in marked else strip.kind
             yield shown.show(i, similarities[i], label, kind)
 
-    parts = [page.strip("anchor", [shown.show(anchor)])]
+    rows = [page.strip("anchor", [shown.show(anchor)])]
     for strip in strips:
         count = len(strip.indices)
         some = strip.indices[spread(count, MOST)] if count else strip.indices
         title = f"{strip.title}: {_count(len(some), count)}"
-        parts.append(page.strip(title, pictures(strip, some)))
-    return page.block("anchor", [*parts, page.note(note) if note else ""])
+        rows.append(page.strip(title, pictures(strip, some)))
+    return page.block("anchor", [*rows, page.note(note)])
 
 
 def _count(shown: int, there: int) -> str:

@@ -1,4 +1,4 @@
-"""From workdirs to report.html."""
+"""Writes report.html from workdirs."""
 
 import os
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import tqdm
 from invariance_propagation.errors import UserError, printable
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import check_file, local, reason
+from invariance_propagation.phases import phase
 from invariance_propagation.report import page, sections
 from invariance_propagation.report.record import Record, read_record
 
@@ -21,32 +22,39 @@ def write_report(*, workdir: str, output: str) -> Path:
     """Writes one page about a run, or about several side by side.
 
     Args:
-      workdir: of the run; of several, with commas between.
-      output: the file; '' for report.html in the workdir, of several runs for
+      workdir: the run's folder; several with commas between them.
+      output: the file to write; '' for report.html in the workdir or, for several runs,
         comparison.html in the first.
 
     Returns:
-      The file.
+      The path of the file.
 
     Raises:
-      UserError: no run there, or nowhere to write; nothing has been written.
-      TrainingError: a checkpoint or a picture that cannot be read; likewise.
+      UserError: there is no run, or the file cannot be written.
+      TrainingError: a checkpoint or a picture cannot be read. In both cases nothing has
+        been written.
     """
     folders = _folders(workdir)
     if not folders:
         raise UserError(
-            "--config.workdir is missing: name that of a run, or of several with "
-            "commas between"
+            "--config.workdir is missing: name the --workdir of a run, or of several with "
+            "commas between them"
         )
     name = FILE if len(folders) == 1 else FILE_OF_SEVERAL
     path = local(output, key="output") if output else folders[0] / name
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"output={output}: name a .html file")
+        raise UserError(f"output={output}: set --config.output to a .html file")
     if path.is_dir() or output and not path.parent.is_dir():
-        raise UserError(f"output={output}: name a file, in a folder that is there")
-    records = [*map(read_record, names(folders), folders)]
+        raise UserError(
+            f"output={output}: set --config.output to a file in a folder that exists"
+        )
+    records = []
+    for run, folder in zip(names(folders), folders, strict=True):
+        with phase(f"reading {run}"):
+            records.append(read_record(run, folder))
     check_file(path, key="--config.output")
-    html = render(records)
+    with phase("drawing the page"):
+        html = render(records)
     _write(path, html)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
@@ -61,7 +69,7 @@ def _folders(workdir: str) -> list[Path]:
 
 
 def render(records: Sequence[Record]) -> str:
-    """Makes the page."""
+    """Builds the page, with a progress bar on a terminal."""
     made = {}
     bar = tqdm.tqdm(sections.SECTIONS.items(), unit="part", disable=None, leave=False)
     with bar:
@@ -75,23 +83,23 @@ def render(records: Sequence[Record]) -> str:
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """What to call each run: the end of its path that no other has.
+    """Names each run by the shortest end of its path that no other run has.
 
-    Bytes of a name that are no text are shown as they are escaped.
+    Bytes that are not text are escaped.
     """
     paths = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, paths)) + 1):
         ends = ["/".join(parts[-length:]) for parts in paths]
         if len(set(ends)) == len(ends):
             return [printable(end) for end in ends]
-    raise UserError(f"workdir={','.join(map(str, folders))}: one is named twice")
+    raise UserError(f"workdir={','.join(map(str, folders))}: one is listed twice")
 
 
 def _write(path: Path, html: str) -> None:
-    """Whole or not at all."""
+    """Writes the whole file or nothing."""
     try:
         with draft_of(path) as draft:
-            # Names of files and folders may hold bytes that are no UTF-8.
+            # Names of files and folders may hold bytes that are not UTF-8.
             draft.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(

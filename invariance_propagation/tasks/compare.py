@@ -1,7 +1,7 @@
-"""Finds what new pictures are most like: training images, or pictures of a folder.
+"""Finds the images that new pictures are most like, in training data or a folder.
 
-Their features are embedded anew, not taken from a memory, whose rows may be averages of
-what earlier networks made of random views. They are kept in a file for the next time.
+The images are embedded again: the rows of a method's memory may be averages of what
+earlier networks made of random views. Their features are kept in a file for next time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from invariance_propagation.errors import UserError, printable
+from invariance_propagation.errors import UserError, in_bytes, printable
 from invariance_propagation.evaluation.kept import (
     VECTORS,
     Block,
@@ -26,7 +26,7 @@ from invariance_propagation.evaluation.retrieval import (
 )
 from invariance_propagation.tasks.gallery import INSTEAD, Gallery, differs
 
-SHOWN = 5  # pictures left out that are named
+SHOWN = 5  # how many of the pictures left out are named
 LEFT_OUT = "left_out"
 Blocks = Callable[[list[str]], Iterable[Block]]
 
@@ -42,34 +42,34 @@ def find_neighbors(
     """Finds the images of a gallery that are most like each new picture.
 
     Args:
-      gallery: to look through.
-      new: `features` float32 [q, F] of the new pictures and, of an encoder with a head,
-        `embeddings` float32 [q, d].
-      blocks: embeds the images of the gallery; appends a line to the list for each
-        that cannot be used.
+      gallery: the images to search.
+      new: `features`, float32 [q, F], of the new pictures and, if the encoder has a
+        head, `embeddings`, float32 [q, d].
+      blocks: embeds the images of the gallery; appends a line to its argument for each
+        image that cannot be used.
       by: 'features' or 'embeddings'.
-      num_neighbors: for each new picture, at most the number of images.
+      num_neighbors: neighbours per new picture, at most the number of images.
 
     Returns:
-      `neighbors` int32 [q, k], `similarities` float32 [q, k] and, where the images
-      have names, `neighbor_ids`, k being less than `num_neighbors` where fewer images
-      can be used; and what these arrays are, as JSON.
+      `neighbors` int32 [q, k], `similarities` float32 [q, k] and, if the images have
+      names, `neighbor_ids` [q, k]; and a description of these arrays, as JSON. k is less
+      than `num_neighbors` if fewer images can be used.
 
     Raises:
       UserError: no image of the gallery can be used.
     """
     search = {"by": by, "num_neighbors": num_neighbors}
-    found, is_kept = _in_kept(gallery, new[by], **search), True
-    if found is None:
+    nearest, is_kept = _in_kept(gallery, new[by], **search), True
+    if nearest is None:
         num_bytes = sum(new[name][:1].nbytes for name in VECTORS if name in new)
         num_bytes *= gallery.count
-        found, is_kept = _anew(gallery, new[by], blocks, num_bytes, **search)
+        nearest, is_kept = _anew(gallery, new[by], blocks, num_bytes, **search)
     arrays = {
-        "neighbors": found.rows.astype(np.int32),
-        "similarities": found.similarities.astype(np.float32),
+        "neighbors": nearest.rows.astype(np.int32),
+        "similarities": nearest.similarities.astype(np.float32),
     }
     if gallery.ids is not None:
-        names = [[gallery.ids[i] for i in row] for row in found.rows.tolist()]
+        names = [[gallery.ids[i] for i in row] for row in nearest.rows.tolist()]
         arrays["neighbor_ids"] = np.array(names)
     return arrays, {
         "images": gallery.title,
@@ -84,7 +84,7 @@ def find_neighbors(
 def _in_kept(
     gallery: Gallery, queries: np.ndarray, *, by: str, num_neighbors: int
 ) -> Found | None:
-    """Searches the features that are kept; None if they must be made."""
+    """Searches the kept features; returns None if they must be made first."""
     path = gallery.path
     try:
         kept = read_facts(path)
@@ -92,20 +92,22 @@ def _in_kept(
             return None
         difference = differs(kept, gallery.facts)
         if difference:
-            print(printable(f"{path} is of {difference}: its features are made again"))
+            print(
+                printable(f"{path} holds features of {difference}: they are made again")
+            )
             return None
         title = printable(f"{gallery.title}, in {path}")
         print(f"comparing by {by} with {gallery.count:,} {title}")
         blocks = read_blocks(path, by)
         bar = tqdm.tqdm(blocks, unit="block", disable=None, leave=False)
-        found = _search(bar, queries, num_neighbors)
-        _name_left_out(kept[LEFT_OUT])
-        return found
+        nearest = _search(bar, queries, num_neighbors)
+        name_left_out(kept[LEFT_OUT])
+        return nearest
     except Damaged as error:
         if gallery.images is None:
             raise UserError(
-                f"{path} cannot be read ({error}), and the {gallery.title} are gone: "
-                f"{INSTEAD}"
+                f"{path} cannot be read ({error}), and the {gallery.title} are no longer "
+                f"there: {INSTEAD}"
             ) from error
         print(
             printable(f"{path} cannot be read ({error}): its features are made again")
@@ -122,15 +124,16 @@ def _anew(
     by: str,
     num_neighbors: int,
 ) -> tuple[Found, bool]:
-    """Embeds the images and searches them; also returns whether features are kept."""
+    """Embeds the images and searches them; also returns whether features were kept."""
     print(
         f"embedding {gallery.count:,} {printable(gallery.title)} to compare by {by}, once: "
-        f"{_size(num_bytes)} of features are kept in {printable(str(gallery.path))}"
+        f"{in_bytes(num_bytes)} of features are kept in {printable(str(gallery.path))}",
+        flush=True,
     )
 
     def report(line: str) -> None:
         print(
-            f"{printable(line)}: the features are not kept, and are made again next time"
+            f"{printable(line)}: the features are not kept and must be made again next time"
         )
 
     failed: list[str] = []
@@ -141,13 +144,13 @@ def _anew(
             yield block.rows, getattr(block, by)
 
     with Keeper(gallery.path, num_bytes, report) as keeper:
-        found = _search(pairs(keeper), queries, num_neighbors)
-        _name_left_out(failed)
-        if not found.rows.size:
+        nearest = _search(pairs(keeper), queries, num_neighbors)
+        name_left_out(failed)
+        if not nearest.rows.size:
             raise UserError(
                 f"none of the {gallery.count:,} {gallery.title} can be used: {INSTEAD}"
             )
-        return found, keeper.finish(gallery.facts | {LEFT_OUT: failed})
+        return nearest, keeper.finish(gallery.facts | {LEFT_OUT: failed})
 
 
 def _search(
@@ -155,20 +158,16 @@ def _search(
     queries: np.ndarray,
     num_neighbors: int,
 ) -> Found:
-    found = nothing_found(len(queries))
+    nearest = nothing_found(len(queries))
     for rows, vectors in pairs:
-        found = look_through(found, queries, vectors, rows, num_neighbors=num_neighbors)
-    return found
+        nearest = look_through(
+            nearest, queries, vectors, rows, num_neighbors=num_neighbors
+        )
+    return nearest
 
 
-def _size(num_bytes: int) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:,.1f} {unit}"
-    return f"{num_bytes / 1e3:,.1f} kB"
-
-
-def _name_left_out(failed: Sequence[str]) -> None:
+def name_left_out(failed: Sequence[str]) -> None:
+    """Prints why the first few images cannot be compared with, and how many more."""
     for reason in failed[:SHOWN]:
         print(f"not compared with: {printable(reason)}")
     if len(failed) > SHOWN:

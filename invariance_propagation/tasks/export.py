@@ -1,13 +1,13 @@
-"""Weights or memory of a run as a file for elsewhere, checked before it gets its name.
+"""Exports weights or memory of a run to a file that is checked before it gets its name.
 
-Beside FILE lies FILE.json: what it is of, how its images are normalised, what was
-compared, and the largest difference.
+FILE.json beside the file says where it comes from, how its images are normalised, what
+was compared, and how large the largest difference was.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -15,13 +15,20 @@ from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 
-from invariance_propagation.errors import TrainingError, UserError, printable
+from invariance_propagation.errors import (
+    TrainingError,
+    UserError,
+    check_choice,
+    printable,
+)
 from invariance_propagation.files.atomic import removed_at_end
 from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.models import Encoder
 from invariance_propagation.models.onnx_graph import onnx_model
 from invariance_propagation.models.torchvision import to_torchvision
+from invariance_propagation.phases import phase
 from invariance_propagation.signals import not_now
 from invariance_propagation.store.restore import (
     Restored,
@@ -40,40 +47,44 @@ PARTS = {
     "memory": ("npz",),
 }
 LIBRARIES = ("jax", "flax", "numpy", "safetensors", "onnx", "onnxruntime")
-# The largest difference, where no value is above 1; above, as a part of the largest.
+# The largest difference allowed, as a share of the largest value if that is above 1.
 ALLOWED = 1e-4
 
 
 def export(*, checkpoint: str, what: str, format: str, output: str) -> Path:
-    """Writes one file, checks it, and puts a JSON with what was found beside it.
+    """Writes one file, checks it, and describes it in a JSON file beside it.
 
     Args:
       checkpoint: a run's workdir, or the folder of one step.
-      what: 'backbone', 'encoder' (with its head) or 'memory' (its arrays, and ids).
-      format: 'safetensors', 'npz' or 'onnx'; '' for the first that `what` has.
-      output: the file; '' for one in the workdir that is named by part and step.
+      what: 'backbone', 'encoder' (with its head) or 'memory' (its arrays and ids).
+      format: 'safetensors', 'npz' or 'onnx'; '' for the first format of `what`.
+      output: the file to write; '' for a file in the workdir named by part and step.
 
     Returns:
-      The file.
+      The path of the file.
 
     Raises:
       UserError: bad input; nothing has been written.
-      TrainingError: a checkpoint that cannot be read, or a file that computes
-        something else than the checkpoint does; it is not kept.
+      TrainingError: the checkpoint cannot be read, or the file computes something else
+        than the checkpoint does, in which case it is not kept.
     """
     if not checkpoint:
         raise UserError("--config.checkpoint is missing: name a run's workdir")
-    if what not in PARTS:
-        raise UserError(f"what={what!r}: choose one of {', '.join(PARTS)}")
+    check_choice("what", what, PARTS)
     format = format or PARTS[what][0]
     if format not in PARTS[what]:
         choices = ", ".join(PARTS[what])
-        raise UserError(f"format={format!r}: {what} is written as {choices}")
+        raise UserError(
+            f"format={format!r}: {what} is written as {choices}; set --config.format to "
+            "one of them"
+        )
     local(checkpoint, key="checkpoint")
     if output and Path(output).suffix != f".{format}":
-        raise UserError(f"output={output}: name it .{format}, as format has it")
+        raise UserError(
+            f"output={output}: name it .{format}, or set --config.format to fit"
+        )
     path = _output_path(checkpoint, output, "file")
-    if output or path.parent.is_dir():  # else there is no run, which is said below
+    if output or path.parent.is_dir():  # else there is no run, as restoring it will say
         check_file(path, key="--config.output")
     if what == "memory":
         return _export_memory(checkpoint, output)
@@ -82,11 +93,12 @@ def export(*, checkpoint: str, what: str, format: str, output: str) -> Path:
 
 
 def _export_network(checkpoint: str, what: str, format: str, output: str) -> Path:
-    restored = restore_encoder(checkpoint)
+    with phase(f"reading {printable(checkpoint)}"):
+        restored = restore_encoder(checkpoint)
     if what == "encoder" and not isinstance(restored.encoder, Encoder):
         raise UserError(
-            f"{checkpoint} has heads of its method's own, which no file is made of: set "
-            "--config.what=backbone"
+            f"{checkpoint} has heads that only its method knows, which cannot be "
+            "exported: set --config.what=backbone"
         )
     part = backbone_of(restored) if what == "backbone" else restored
     weights = to_torchvision({"params": part.params, "batch_stats": part.batch_stats})
@@ -100,8 +112,10 @@ def _export_network(checkpoint: str, what: str, format: str, output: str) -> Pat
     notes = {"invariance_propagation": json.dumps(about)}
     path = _output_path(checkpoint, output, f"{what}-{restored.step}.{format}")
     with _draft(path) as draft:
-        _write_weights(draft, weights, notes)
-        check = _compare(restored, draft)
+        with phase(f"writing the {what} of step {restored.step} as {format}"):
+            _write_weights(draft, weights, notes)
+        with phase("comparing the file in ONNX Runtime with the checkpoint in Flax"):
+            check = _compare(restored, draft)
         _put_in_place(draft, path, about | {"check": check})
     print(
         f"{printable(str(path))}: {what} of step {restored.step}; the largest difference from the "
@@ -111,21 +125,27 @@ def _export_network(checkpoint: str, what: str, format: str, output: str) -> Pat
 
 
 def _export_memory(checkpoint: str, output: str) -> Path:
-    memory = restore_memory(checkpoint)
+    with phase(f"reading {printable(checkpoint)}"):
+        memory = restore_memory(checkpoint)
     arrays = dict(memory.arrays)
     if not arrays:
         raise UserError(
-            f"{checkpoint} is of a method without memory: nothing to export"
+            f"the method of {checkpoint} has no memory: there is nothing to export"
         )
     if memory.sample_ids is not None:
         arrays["sample_ids"] = np.array(memory.sample_ids)
     step = memory.facts["step"]
     path = _output_path(checkpoint, output, f"memory-{step}.npz")
     with _draft(path) as draft:
-        _write_npz(draft, arrays)
-        found = read_weights(draft)
-        if not all(np.array_equal(found[name], x) for name, x in arrays.items()):
-            raise TrainingError(f"{path}: other arrays were read back than written")
+        with phase(f"writing {len(arrays)} arrays"):
+            _write_npz(draft, arrays)
+        with phase("reading it back to compare"):
+            read = read_weights(draft)
+        if not all(np.array_equal(read[name], x) for name, x in arrays.items()):
+            raise TrainingError(
+                f"{path}: other arrays were read back than written; check the disk and "
+                "export again"
+            )
         check = {"compared": "arrays read back from this file with the checkpoint's"}
         about = {"what": "memory", "source": _source(memory.facts), "check": check}
         _put_in_place(draft, path, about)
@@ -144,7 +164,7 @@ def _write_weights(
     else:
         from safetensors.numpy import save_file
 
-        # By this some readers know that axes are PyTorch's.
+        # Tells readers that the axes are in PyTorch's order.
         save_file(dict(weights), path, metadata={"format": "pt", **notes})
 
 
@@ -155,7 +175,10 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _compare(restored: Restored, path: Path) -> dict[str, Any]:
     """Runs the checkpoint in Flax and the file in ONNX Runtime, on the same images.
 
-    A file of weights is run by way of `onnx_model`, in which Flax has no part.
+    A file of weights is first turned into an ONNX model, without the help of Flax.
+
+    Returns:
+      JSON that describes the comparison.
 
     Raises:
       TrainingError: the results differ.
@@ -163,10 +186,13 @@ def _compare(restored: Restored, path: Path) -> dict[str, Any]:
     size = restored.config["augment"]["size"]
     shape = (2, restored.channels, size, size)
     images = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    run = _onnx_runner(path)
-    theirs = run(images)
-    ours = _flax_outputs(restored, images)
-    # Unlike max(), which passes over NaN.
+    runs = (
+        lambda: _onnx_outputs(path, images),
+        lambda: flax_outputs(restored, images),
+    )
+    bar = tqdm.tqdm(runs, unit="run", disable=None, leave=False)
+    theirs, ours = (run() for run in bar)
+    # np.max keeps NaN; max() might skip it.
     difference = float(
         np.max([np.abs(x - ours[name]).max() for name, x in theirs.items()])
     )
@@ -175,7 +201,8 @@ def _compare(restored: Restored, path: Path) -> dict[str, Any]:
     if not difference <= allowed:
         raise TrainingError(
             f"the file's {' and '.join(theirs)} differ from the checkpoint's by "
-            f"{difference:.1e}, {allowed:.0e} is allowed: nothing is kept of it"
+            f"{difference:.1e}, {allowed:.0e} is allowed: the file is not kept; please "
+            "report this"
         )
     return {
         "compared": "the checkpoint in Flax with this file in ONNX Runtime, float32",
@@ -187,7 +214,8 @@ def _compare(restored: Restored, path: Path) -> dict[str, Any]:
     }
 
 
-def _onnx_runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def _onnx_outputs(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs a file on images float32 [n, C, H, W]; returns its outputs by name."""
     import onnxruntime
 
     if path.suffix == ".onnx":
@@ -195,20 +223,19 @@ def _onnx_runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     else:
         content = onnx_model(read_weights(path), notes={}).SerializeToString()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # threads that wait would spin
+    options.intra_op_num_threads = 1  # waiting threads would spin
     session = onnxruntime.InferenceSession(
         content, options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(
-        zip(names, session.run(None, {"images": images}), strict=True)
-    )
+    return dict(zip(names, session.run(None, {"images": images}), strict=True))
 
 
-def _flax_outputs(restored: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
+def flax_outputs(restored: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs a checkpoint on images float32 [n, C, H, W]; returns its outputs by name."""
     encoder = float32(restored.encoder)
     variables = {"params": restored.params, "batch_stats": restored.batch_stats}
-    # Else a GPU or TPU computes float32 in fewer bits.
+    # Without this, a GPU or TPU computes float32 in fewer bits.
     with jax.default_matmul_precision("highest"):
         run = jax.jit(lambda *args: encoder.apply(*args, train=False))
         outputs = run(variables, images.transpose(0, 2, 3, 1))
@@ -236,8 +263,8 @@ def _output_path(checkpoint: str, output: str, name: str) -> Path:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A name to write to, of which nothing stays unless it is put in place."""
-    # Its suffix says how it is written.
+    """Yields a name to write to; the file is removed unless it is put in place."""
+    # The suffix decides how the file is written.
     draft = path.with_stem(f"{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +279,7 @@ def _put_in_place(draft: Path, path: Path, about: Mapping[str, Any]) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     versions = {"invariance_propagation": __version__}
     for name in LIBRARIES:
-        # A memory needs nothing of the extra `export`.
+        # Exporting a memory does not need the packages of the extra `export`.
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     about = {"file": path.name, "sha256": digest, **about, "versions": versions}

@@ -20,7 +20,7 @@ from invariance_propagation.files.paths import local
 from invariance_propagation.store.checkpoint import unpack_ids
 
 OF_TRAINING = "training.npz"
-# What to set where there is nothing to compare with.
+# What to type if there is nothing to compare with.
 INSTEAD = (
     "set --config.compare_with to a folder of pictures to compare with, or "
     "--config.num_neighbors=0"
@@ -28,16 +28,16 @@ INSTEAD = (
 
 
 class Gallery(NamedTuple):
-    """The images that new pictures are compared with.
+    """Describes the images that new pictures are compared with.
 
     Attributes:
-      title: what they are, for people.
-      numbering: what the number of a neighbour means, for people.
-      count: how many there are.
-      images: encoded or as an array; None where only their kept features are left.
-      ids: their names, None where they have none.
-      facts: on which their features depend, as JSON.
-      path: of the file that keeps the features.
+      title: what the images are, in words.
+      numbering: what the number of a neighbour means, in words.
+      count: number of images.
+      images: encoded pictures or an array; None if only their features are left.
+      ids: names of the images; None if they have none.
+      facts: JSON of everything that the features depend on.
+      path: file that keeps the features.
     """
 
     title: str
@@ -52,44 +52,48 @@ class Gallery(NamedTuple):
 def training_images(
     run: Mapping[str, Any], look: Look, facts: Mapping[str, Any], folder: Path
 ) -> Gallery:
-    """The training images of a run, or what is kept of them.
+    """Finds the training images of a run, or the features that were kept.
 
     Args:
-      run: the facts of its checkpoint.
+      run: the facts of the run's checkpoint.
       look: how images are cut.
-      facts: about the network and the view.
+      facts: facts about the network and the view.
       folder: where features are kept.
 
     Raises:
-      UserError: neither the images nor their features are there.
+      UserError: there are neither images nor features.
     """
     path, section = folder / OF_TRAINING, run["config"]["data"]
     title = f"training images of {run['dataset']}"
     numbering = f"rows of the training split of {run['dataset']}, from 0"
-    own = dict(facts) | {"data": run["digest"]}
+    wanted = dict(facts) | {"data": run["digest"]}
     try:
         if sources.must_be_fetched(section["name"], section.get("folder", "")):
             raise UserError(f"{section['name']} is not on this machine")
         bound = {"size": look.size, "seed": run["config"]["seed"]}
         dataset = settings.call(sources.load, "data", {"data": section}, **bound)
         images, ids = dataset.train.images, dataset.train.ids
-        own |= {"data": dataset.digest(), "content": content_digest(images, look)}
+        content = content_digest(images, look)
+        wanted |= {"data": dataset.digest(), "content": content}
     except (UserError, OSError) as error:
-        # What the message advises, after its last colon, is for training.
+        # The advice after the last colon of the message is for training.
         reason = str(error).rsplit(": ", 1)[0]
-        if not differs(_facts_or_none(path), own):
-            gone = printable(f"the {title} are gone ({reason})")
-            print(f"{gone}: what is kept of them is taken")
+        if not differs(_facts_or_none(path), wanted):
+            gone = printable(f"the {title} are no longer there ({reason})")
+            print(f"{gone}: using their kept features")
             count, packed = run["num_examples"], run.get("sample_ids")
             ids = packed and unpack_ids(packed, count=count)
-            return Gallery(title, numbering, count, None, ids, own, path)
-        raise UserError(f"the {title} are gone ({reason}): {INSTEAD}") from error
-    if own["data"] != run["digest"]:
+            return Gallery(title, numbering, count, None, ids, wanted, path)
+        raise UserError(
+            f"the {title} are no longer there ({reason}): {INSTEAD}"
+        ) from error
+    if wanted["data"] != run["digest"]:
         print(
-            f"the {printable(title)} are not those of the checkpoint any more (digest "
-            f"{own['data']}, not {run['digest']}): neighbours are rows of what is there"
+            f"the {printable(title)} have changed since the checkpoint (digest "
+            f"{wanted['data']}, not {run['digest']}): neighbours are rows of the images "
+            "that are there now"
         )
-    return Gallery(title, numbering, len(images), images, ids, own, path)
+    return Gallery(title, numbering, len(images), images, ids, wanted, path)
 
 
 def pictures_of(
@@ -100,10 +104,17 @@ def pictures_of(
     *,
     stretch_depth: bool = False,
 ) -> Gallery:
-    """The pictures of a folder; arguments as for `training_images` and `decode`.
+    """Finds the pictures of a folder.
+
+    Args:
+      folder: the folder.
+      look: how images are cut.
+      facts: facts about the network and the view.
+      keep_in: folder where features are kept.
+      stretch_depth: as for `data.load.decoding.decode`.
 
     Raises:
-      UserError: there are none.
+      UserError: there are no pictures.
     """
     root = local(folder, key="compare_with")
     ids = list_pictures(root, key="compare_with").ids
@@ -116,7 +127,7 @@ def pictures_of(
     )
     place = hashlib.sha256(str(root).encode(errors="surrogateescape")).hexdigest()
     try:
-        own = dict(facts) | {"content": content_digest(images, look)}
+        wanted = dict(facts) | {"content": content_digest(images, look)}
     except OSError as error:
         raise UserError(f"compare_with={folder} cannot be read ({error})") from error
     return Gallery(
@@ -125,7 +136,7 @@ def pictures_of(
         len(ids),
         images,
         ids,
-        own,
+        wanted,
         keep_in / f"folder-{place[:16]}.npz",
     )
 
@@ -138,7 +149,7 @@ def _facts_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def differs(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
-    """What kept features are of that is not wanted, for people; '' if nothing."""
+    """Says in words how kept features differ from the wanted ones; '' if they do not."""
     if kept is None:
         return "nothing"
     for name, value in json.loads(json.dumps(wanted)).items():

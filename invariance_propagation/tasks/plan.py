@@ -1,4 +1,4 @@
-"""What a run takes of memory, part by part, before it takes it."""
+"""Works out how much memory a run needs, part by part, without running it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import psutil
+import tqdm
 from ml_collections import ConfigDict
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, in_bytes
 from invariance_propagation.models.norm import fits_devices
+from invariance_propagation.phases import phase
 from invariance_propagation.train.build import build
 from invariance_propagation.train.run import Run
 
-# A container's limit, by cgroups version 2 and 1.
+# Memory limit of a container, in cgroups version 2 and 1.
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -22,12 +24,12 @@ CONTAINER_LIMITS = (
 
 
 class Plan(NamedTuple):
-    """Bytes that a run takes.
+    """Holds the bytes that a run needs.
 
     Attributes:
-      device: on each device while it trains, by name of the part.
-      start: on each device while network and memory are made.
-      host: on the host, likewise.
+      device: bytes on each device during training, by name of the part.
+      start: bytes on each device while network and memory are created.
+      host: bytes on the host, by name of the part.
       num_devices: D.
       on_cpu: whether the devices share the host's memory.
     """
@@ -40,17 +42,17 @@ class Plan(NamedTuple):
 
     @property
     def training(self) -> int:
-        """On each device, once it trains."""
+        """Returns the bytes on each device during training."""
         return sum(self.device.values())
 
     @property
     def per_device(self) -> int:
-        """The most that is ever on a device."""
+        """Returns the largest number of bytes that a device holds at any time."""
         return max(self.start, self.training)
 
     @property
     def machine(self) -> int:
-        """The most that is ever taken of the host's memory."""
+        """Returns the largest number of bytes of the host's memory in use at any time."""
         if not self.on_cpu:
             return sum(self.host.values())
         start = self.host["data set"] + self.num_devices * self.start
@@ -58,74 +60,90 @@ class Plan(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Bytes there are: on each device, None if it does not say, and on the host."""
+    """Holds the bytes that are available.
+
+    Attributes:
+      device: bytes on each device; None if the device does not say.
+      machine: bytes on the host.
+    """
 
     device: int | None
     machine: int
 
 
 def print_plan(config: ConfigDict) -> Plan:
-    """Prints what the config takes of each device, and of the host.
+    """Prints how much memory a run of this config needs on each device and on the host.
 
-    Compiles the training step, and allocates nothing but the data set.
+    Compiles the training step. Allocates only the data set.
 
     Raises:
-      UserError: bad input; or it does not fit, with the largest setting that would.
+      UserError: bad input; or the run does not fit, with the largest setting that would.
     """
     run = build(config)
-    plan, limits = make_plan(run), memory_limits()
+    with phase("compiling the training step to measure it"):
+        plan = make_plan(run)
+    limits = memory_limits()
     print(_table(run, plan, limits))
     if not fits(plan, limits):
         share = _fullness(plan, limits)
-        advice = _advice(config, run, plan, limits)
-        raise UserError(f"this takes {share:.0%} of the memory there is: {advice}")
+        with phase("looking for a setting that fits"):
+            advice = _advice(config, run, plan, limits)
+        raise UserError(
+            f"this needs {share:.0%} of the memory that is available: {advice}"
+        )
     return plan
 
 
 def make_plan(run: Run) -> Plan:
-    """Adds up what one step holds at its peak, as XLA compiles it.
+    """Adds up what one training step holds at its peak, according to XLA.
 
-    Making network and memory may take more, before there is anything else: random
-    numbers are made in several times their size, and what the one has freed is not
-    always of use to the other.
+    Creating network and memory may need more than that, before training starts: drawing
+    random numbers takes several times their size, and the memory that one program frees
+    is not always available to the next.
     """
     batch_size, devices = run.options.batch_size, run.runner.num_devices
     programs = run.lower()
     state = programs.state
-    step = programs.step.compile().memory_analysis()
+    programs_to_compile = (
+        programs.step,
+        programs.create_network,
+        programs.create_memory,
+    )
+    bar = tqdm.tqdm(programs_to_compile, unit="program", disable=None, leave=False)
+    step, *starting = (program.compile().memory_analysis() for program in bar)
     buffers = run.method.notes.buffers(batch_size, devices)
     new = step.output_size_in_bytes - step.alias_size_in_bytes
     rest = step.temp_size_in_bytes + new - sum(buffers.values())
     device = {
         "parameters": _bytes((state.params, state.batch_stats)),
         "optimizer": _bytes(state.opt_state),
-        **{name: _bytes(part) for name, part in _parts(state.memory).items()},
+        **memory_sizes(state.memory),
         "images": _bytes(programs.images),
-        # The next step's are on their way.
+        # Those of the next step are already being transferred.
         "indices": 2 * _bytes((programs.indices, programs.columns)),
         **buffers,
         "activations, gradients": max(0, rest),
     }
-    starting = 0
-    for program in (programs.create_network, programs.create_memory):
-        made = program.compile().memory_analysis()
-        starting += made.output_size_in_bytes + made.temp_size_in_bytes
+    start = sum(x.output_size_in_bytes + x.temp_size_in_bytes for x in starting)
     host = {
         "data set": sum(part.images.nbytes for part in run.dataset[1:] if part),
         "copy for a checkpoint": _global_bytes(run, state),
     }
-    return Plan(device, starting, host, devices, jax.default_backend() == "cpu")
+    return Plan(device, start, host, devices, jax.default_backend() == "cpu")
 
 
-def _parts(memory: Any) -> dict[str, Any]:
-    """A method's memory by the names that it has, if it has any."""
-    if hasattr(memory, "_asdict"):
-        return {name: x for name, x in memory._asdict().items() if jax.tree.leaves(x)}
-    return {"memory": memory} if jax.tree.leaves(memory) else {}
+def memory_sizes(memory: Any) -> dict[str, int]:
+    """Returns the bytes of a method's memory on one device, by field if it has fields.
+
+    Args:
+      memory: tree of abstract arrays with a sharding; {} is returned without arrays.
+    """
+    fields = memory._asdict() if hasattr(memory, "_asdict") else {"memory": memory}
+    return {name: _bytes(x) for name, x in fields.items() if jax.tree.leaves(x)}
 
 
 def memory_limits() -> Limits:
-    """What the devices and the host have left."""
+    """Measures how much memory the devices and the host have left."""
     stats = jax.local_devices()[0].memory_stats() or {}
     process = psutil.Process().memory_info().rss
     free = [psutil.virtual_memory().available]
@@ -136,6 +154,7 @@ def memory_limits() -> Limits:
 
 
 def fits(plan: Plan, limits: Limits) -> bool:
+    """Returns whether a plan keeps within the limits."""
     on_device = limits.device is None or plan.per_device <= limits.device
     return on_device and plan.machine <= limits.machine
 
@@ -143,18 +162,20 @@ def fits(plan: Plan, limits: Limits) -> bool:
 def largest_fit(
     size: Callable[[int], float], low: int, high: int, over: float, step: int
 ) -> int | None:
-    """The largest of low, low + step, ... below `high` whose size is at most 1.
+    """Finds the largest of low, low + step, ... below `high` whose size is at most 1.
+
+    Sizes grow almost linearly, so following a straight line between the last two needs
+    only a few trials.
 
     Args:
-      size: grows with its argument; each call may be a compilation.
+      size: grows with its argument; each call may compile a program.
       low: the smallest choice.
-      high: too large, by `size(high) = over > 1`.
-      over: as above.
-      step: between choices.
+      high: a choice that is too large.
+      over: `size(high)`, above 1.
+      step: distance between choices.
 
     Returns:
-      The choice; None if not even `low` fits. Sizes grow nearly in proportion, so that
-      a straight line between the last two finds it in a few trials.
+      The choice; None if not even `low` fits.
     """
     under = size(low)
     if under > 1:
@@ -163,24 +184,26 @@ def largest_fit(
         guess = low + (high - low) * (1 - under) / (over - under)
         steps = max(1, min((high - low - 1) // step, int((guess - low) / step)))
         trial = low + steps * step
-        found = size(trial)
-        if found <= 1:
-            low, under = trial, found
+        measured = size(trial)
+        if measured <= 1:
+            low, under = trial, measured
         else:
-            high, over = trial, found
+            high, over = trial, measured
     return low
 
 
 def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
-    """Names the largest batch size that fits, or else the most images."""
+    """Says which batch size fits, or else how many images do."""
 
     def size_with(name: str) -> Callable[[int], float]:
         def size(value: int) -> float:
             changed = config.copy_and_resolve_references()
             changed.update_from_flattened_dict({name: value})
-            found = make_plan(build(changed))
-            share = _fullness(found, limits)
-            print(f"tried {name}={value}: {share:.0%} of what there is")
+            share = _fullness(make_plan(build(changed)), limits)
+            print(
+                f"tried {name}={value}: {share:.0%} of the memory that is available",
+                flush=True,
+            )
             return share
 
         return size
@@ -197,14 +220,17 @@ def _advice(config: ConfigDict, run: Run, plan: Plan, limits: Limits) -> str:
         size = size_with("train.batch_size")
         best = largest_fit(lambda i: size(smaller[i]), 0, len(smaller), over, 1)
     if best is not None:
-        return f"set train.batch_size to at most {smaller[best]}"
+        return f"set --config.train.batch_size to at most {smaller[best]}"
     least = max(batch_size, run.method.requires.fewest_examples, run.knn.num_neighbors)
     if run.num_examples > least:
         size = size_with("data.num_train")
         best = largest_fit(size, least, run.num_examples, over, 1)
     if best is not None:
-        return f"set data.num_train to at most {best}"
-    return "take a smaller network (encoder.width, encoder.depth) or more devices"
+        return f"set --config.data.num_train to at most {best}"
+    return (
+        "take a smaller network (--config.encoder.width, --config.encoder.depth) or more "
+        "devices"
+    )
 
 
 def _fullness(plan: Plan, limits: Limits) -> float:
@@ -222,37 +248,29 @@ def _table(run: Run, plan: Plan, limits: Limits) -> str:
         "",
         "on each device",
         *_rows(plan.device),
-        _row("together", plan.training, limits.device),
-        _row("to start, before that", plan.start, limits.device),
+        _row("total in training", plan.training, limits.device),
+        _row("before: initialising", plan.start, limits.device),
         "",
         "on the host",
         *_rows(plan.host),
     ]
     if plan.on_cpu:
-        lines.append(_row("its devices", plan.num_devices * plan.training))
-    lines.append(_row("at most", plan.machine, limits.machine))
+        lines.append(_row("devices, in training", plan.num_devices * plan.training))
+    lines.append(_row("at the peak", plan.machine, limits.machine))
     return "\n".join(lines)
 
 
-def _rows(parts: dict[str, int]) -> list[str]:
-    return [_row(name, size) for name, size in parts.items()]
+def _rows(sizes: dict[str, int]) -> list[str]:
+    return [_row(name, size) for name, size in sizes.items()]
 
 
 def _row(name: str, size: int, limit: int | None = None) -> str:
-    row = f"  {name:24}{readable(size):>12}"
-    return row if limit is None else f"{row}  of {readable(limit)} free"
-
-
-def readable(size: int) -> str:
-    """Bytes for people, in decimal units."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} B"
+    row = f"  {name:24}{in_bytes(size):>12}"
+    return row if limit is None else f"{row}  of {in_bytes(limit)} free"
 
 
 def _bytes(tree: Any) -> int:
-    """Of abstract arrays with a sharding, on one device."""
+    """Adds up the bytes of abstract arrays with a sharding on one device."""
     return sum(
         x.dtype.itemsize * _size(x.sharding.shard_shape(x.shape))
         for x in jax.tree.leaves(tree)

@@ -1,4 +1,4 @@
-"""A sheet of augmented pictures: what the training step sees, before it trains."""
+"""Draws a sheet of augmented pictures: what training will see."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,20 +19,20 @@ from invariance_propagation.train.run import Run
 
 OUTPUT = "preview.png"
 ROWS, EPOCHS = 12, 7
-# Smaller pictures are enlarged to about so many pixels; none is made smaller.
+# Smaller pictures are enlarged to about this many pixels; larger ones keep their size.
 CELL = 96
 INK, PAPER = "#222222", "#ffffff"
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 
 
 def draw_preview(config: ConfigDict) -> Path:
-    """Draws some training images as evaluation and as each of some epochs sees them.
+    """Draws some training images as evaluation sees them, and as some epochs do.
 
-    Views are functions of (seed, epoch, image), so these are the very ones that
+    Views are functions of (seed, epoch, image), so these are exactly the views that
     training with this config makes.
 
     Returns:
-      Where the PNG lies.
+      The path of the PNG file.
 
     Raises:
       UserError: bad input; nothing has been written.
@@ -42,15 +42,15 @@ def draw_preview(config: ConfigDict) -> Path:
     indices = np.linspace(0, run.num_examples - 1, min(ROWS, run.num_examples))
     indices = indices.round().astype(np.int32)
     epochs = range(min(EPOCHS, run.options.epochs))
-    columns = {"evaluation": _visible(run, _plain(run, indices))}
+    columns = {"evaluation": visible(run, _plain(run, indices))}
     for epoch in tqdm.tqdm(epochs, unit="epoch", disable=None, leave=False):
         for title, views in _titled(run.views(epoch, indices)):
-            columns[f"epoch {epoch}{title}"] = _visible(run, views)
+            columns[f"epoch {epoch}{title}"] = visible(run, views)
     size, channels = run.chances["size"], columns["evaluation"].shape[3]
     caption = [
         f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images "
         f"as views of {size}x{size} pixels, seed {run.seed}. Evaluation sees the "
-        "first column; training the others, one an epoch.",
+        "first column, training the others, one per epoch.",
         *describe(run.chances, channels=channels),
     ]
     drawn = sheet(columns, [f"image {i}" for i in indices], caption)
@@ -64,11 +64,14 @@ def draw_preview(config: ConfigDict) -> Path:
 
 
 def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
-    """What is drawn at random for a view, and what is off: a line each.
+    """Lists which augmentations are on, with their strengths, and which are off.
 
     Args:
       chances: options of `augment`.
-      channels: C of the images; what needs colours is left out for 1.
+      channels: C of the images; with C = 1, augmentations of colour count as off.
+
+    Returns:
+      Two lines.
     """
     strengths = [
         f"{name} {strength:g}"
@@ -79,7 +82,7 @@ def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
     jitter = chances["jitter_probability"] if strengths else 0
     gray = chances["grayscale"] if channels == 3 else 0
     blur = "sigma {:g} to {:g} pixels".format(*chances["blur_sigma"])
-    parts = {
+    strength_of = {
         "crop": f"of {low:.0%} to {high:.0%} of the area" if low < 1 else "",
         "rotation": _up_to(chances["rotation"], "{:g} degrees"),
         "shear": _up_to(chances["shear"], "{:g}"),
@@ -89,19 +92,20 @@ def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
         "blur": _share(chances["blur"], blur),
         "flip": _share(chances["flip"]),
     }
-    on = "; ".join(f"{name} {text}" for name, text in parts.items() if text)
-    off = ", ".join(name for name, text in parts.items() if not text)
+    on = "; ".join(f"{name} {text}" for name, text in strength_of.items() if text)
+    off = ", ".join(name for name, text in strength_of.items() if not text)
     return [f"On: {on or 'nothing'}", f"Off: {off or 'nothing'}"]
 
 
 def sheet(
     columns: Mapping[str, np.ndarray], rows: Sequence[str], caption: Sequence[str]
 ) -> Image.Image:
-    """A table of pictures with its titles, below a caption.
+    """Draws a table of pictures with titles, below a caption.
 
     Args:
-      columns: uint8 [n, size, size, C] by title, C = 3 or 1; all are shown as large as
-        the first column, and small pictures are enlarged so that pixels show as squares.
+      columns: for each title, uint8 [n, size, size, C] with C = 3 or 1. All columns are
+        shown at the size of the first. Small pictures are enlarged, so that pixels are
+        visible as squares.
       rows: n titles.
       caption: paragraphs, wrapped to the width of the table.
     """
@@ -114,7 +118,7 @@ def sheet(
     left = round(2 * margin + max(map(font.getlength, rows)))
     width = left + len(columns) * pitch + gap + margin
     text = "\n".join(
-        line for part in caption for line in _wrap(part, font, width - 2 * margin)
+        line for text in caption for line in _wrap(text, font, width - 2 * margin)
     )
     blank = ImageDraw.Draw(Image.new("1", (1, 1)))
     top = round(blank.multiline_textbbox((0, 0), text, font)[3]) + margin + 3 * em
@@ -124,7 +128,7 @@ def sheet(
     for i, title in enumerate(rows):
         draw.text((margin, top + i * pitch + cell / 2), title, INK, font, anchor="lm")
     for j, (title, pictures) in enumerate(columns.items()):
-        # The first column stands apart.
+        # Keep the first column apart from the others.
         x = left + j * pitch + gap * (j > 0)
         draw.text((x + cell / 2, top - em / 2), title, INK, font, anchor="ms")
         for i, picture in enumerate(pictures):
@@ -136,7 +140,7 @@ def sheet(
 
 
 def _titled(groups: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
-    """Yields each view of each group with what tells it from the others."""
+    """Yields each view of each group with a title, '' if there is only one view."""
     several = sum(map(len, groups.values())) > 1
     for name, views in groups.items():
         for number, view in enumerate(views, 1):
@@ -149,8 +153,8 @@ def _plain(run: Run, indices: np.ndarray) -> np.ndarray:
     return run.plain_view(np.concatenate([images[i : i + 1] for i in indices]))
 
 
-def _visible(run: Run, views: np.ndarray) -> np.ndarray:
-    """Views, normalised -> uint8."""
+def visible(run: Run, views: np.ndarray) -> np.ndarray:
+    """Turns normalised views back into uint8 pictures."""
     mean, std = jnp.array(run.chances["mean"]), jnp.array(run.chances["std"])
     return np.asarray(jnp.round(255 * jnp.clip(views * std + mean, 0, 1)), np.uint8)
 
@@ -158,11 +162,13 @@ def _visible(run: Run, views: np.ndarray) -> np.ndarray:
 def _output(name: str) -> Path:
     path = local(name or OUTPUT, key="output")
     if path.suffix.lower() != ".png":
-        raise UserError(f"output={name}: name a .png file")
+        raise UserError(f"output={name}: set --config.output to a .png file")
     if not path.parent.is_dir():
-        raise UserError(f"output={name}: there is no folder {path.parent}, make it")
+        raise UserError(f"output={name}: there is no folder {path.parent}; create it")
     if path.is_dir():
-        raise UserError(f"output={name} is a folder: name a file in it")
+        raise UserError(
+            f"output={name} is a folder: set --config.output to a file in it"
+        )
     check_file(path, key="--config.output")
     return path
 

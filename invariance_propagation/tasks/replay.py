@@ -1,4 +1,4 @@
-"""Runs a step that has failed once more, and shows what led to it."""
+"""Repeats a training step that failed, and shows what led to it."""
 
 import json
 from typing import Any
@@ -24,26 +24,26 @@ from invariance_propagation.train.resume.saver import check_finite, try_step
 from invariance_propagation.train.run import Run
 from invariance_propagation.train.state import TrainState
 
-SHOWN = 10  # steps before the failed one that are listed
+SHOWN = 10  # steps that are listed, up to the failed one
 FIRST_IMAGES = 5
 
 
 def replay(config: ConfigDict, workdir: str) -> bool:
-    """Repeats the last failed step of a run, from the last good checkpoint on.
+    """Repeats the last failed step of a run, starting from the last good checkpoint.
 
-    Prints the metrics of the steps before it, the largest weight and the images of the
-    step. Writes nothing. With another setting in the config it tells whether the step
-    passes then.
+    Prints the metrics of the steps before it, the largest weight, and the images of the
+    step. Writes nothing. With a changed setting in the config, it shows whether that
+    setting would have prevented the failure.
 
     Args:
-      config: of the run, as for training.
-      workdir: of the run, or one of its `failed_step_*` folders.
+      config: the run's config, as for training.
+      workdir: the run's folder, or one of its `failed_step_*` folders.
 
     Returns:
-      Whether the step is finite now.
+      Whether the step's results are finite now.
 
     Raises:
-      UserError: no step has failed, or the config is of another run.
+      UserError: no step has failed, or the config belongs to another run.
       TrainingError: the checkpoint cannot be read.
     """
     folder = failure.find(local(workdir, key="--workdir"))
@@ -56,7 +56,7 @@ def replay(config: ConfigDict, workdir: str) -> bool:
         if per_epoch != run.steps_per_epoch:
             run = build(config, dataset=run.dataset, steps_per_epoch=per_epoch)
         own = {"config": json.loads(config.to_json_best_effort())}
-        own["config"]["data"]["on_change"] = "refuse"  # its step had those images
+        own["config"]["data"]["on_change"] = "refuse"  # the step needs the same images
         check_same_run(found, identity_of(run) | own, run, folder)
         if found is not None:
             before = settings.by_new_names(found["config"])
@@ -66,7 +66,7 @@ def replay(config: ConfigDict, workdir: str) -> bool:
     finally:
         checkpoints.close()
     if restored is None:
-        raise UserError(f"{folder} has lost its checkpoint: run the training again")
+        raise UserError(f"{folder} has no checkpoint any more: run the training again")
     start, arrays, _ = restored
     if not start < facts["step"] <= run.total_steps:
         raise UserError(
@@ -89,19 +89,20 @@ def _replay(run: Run, state: TrainState, start: int, facts: dict[str, Any]) -> b
             window.add(step, metrics)
             window.settle()
         largest = _largest_weight(run, state)
-        # As the run does before it saves: a step can break the weights and look well.
+        # The run checks this before it saves: metrics can be finite although the step
+        # breaks the weights.
         check_finite(end, run.runner.fetch(state, run.spec, run.num_examples))
         try_step(run, end, state, given)
     except NotFinite as error:
         _print_images(facts)
-        same = "as it did in the run" if error.step + 1 == end else "which is earlier"
-        print(f"{error}: it fails again, {same}")
+        where = "at the same step" if error.step + 1 == end else "at an earlier step"
+        print(f"{error}: it fails again, {where}")
         return False
     finally:
         feed.close()
     _print_images(facts)
     print(
-        f"step {end:,} passes with these settings (largest weight after it "
+        f"step {end:,} passes with these settings (largest weight afterwards "
         f"{largest:.3g}): train with them to go on"
     )
     return True
@@ -117,13 +118,13 @@ def _print_images(facts: dict[str, Any]) -> None:
     names = facts.get("sample_ids") or [f"row {row}" for row in facts["rows"]]
     first = ", ".join(map(str, names[:FIRST_IMAGES]))
     print(
-        f"in the run step {facts['step']:,} failed ({', '.join(facts['values'])}), with "
-        f"{len(names)} images ({first} ...; all are in {failure.FILE})"
+        f"in the run, step {facts['step']:,} failed ({', '.join(facts['values'])}) with "
+        f"{len(names)} images ({first} ...; {failure.FILE} lists all)"
     )
 
 
 def _largest_weight(run: Run, state: TrainState) -> float:
-    """Measures the largest magnitude of a parameter; NaN if one is NaN."""
+    """Returns the largest magnitude of a parameter; NaN if one is NaN."""
     params = jax.device_get(run.runner.local(state.params))
     sizes = [np.abs(np.asarray(x, np.float64)).max() for x in jax.tree.leaves(params)]
     return float(np.max(sizes))

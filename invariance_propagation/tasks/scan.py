@@ -1,4 +1,4 @@
-"""Decodes every picture of a data set once, and lists what cannot be used."""
+"""Decodes every picture of a data set once and lists those that cannot be used."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +16,26 @@ from invariance_propagation.errors import TrainingError, UserError
 
 
 def print_scan(config: ConfigDict) -> list[Fault]:
-    """Prints what was found, and each picture that cannot be used with its fault.
+    """Prints what the data set holds, and what is wrong with pictures that are unusable.
+
+    Returns:
+      An empty list.
 
     Raises:
-      UserError: there are such pictures; or the data set is not one of encoded pictures.
+      UserError: some pictures cannot be used, or the data set has no encoded pictures.
     """
     if config.data.name == "image_folder":
         return scan_folder(config)
-    own = {"size": config.augment.size, "seed": config.seed}
-    dataset = settings.call(sources.load, "data", config, **own)
+    dataset = settings.call(
+        sources.load, "data", config, size=config.augment.size, seed=config.seed
+    )
     splits = [part.images for part in (dataset.train, dataset.held_out) if part]
     if not isinstance(splits[0], Pictures):
         raise UserError(
             f"data.name={config.data.name!r} is held as arrays, not as encoded "
             "pictures: there is nothing to scan"
         )
-    bad = [found for pictures in splits for found in scan(pictures)]
+    bad = [fault for pictures in splits for fault in scan(pictures)]
     count = sum(len(pictures) for pictures in splits)
     _print_faults(bad, count, splits[0].where)
     print(f"all {count:,} pictures can be used")
@@ -39,10 +43,10 @@ def print_scan(config: ConfigDict) -> list[Fault]:
 
 
 def scan_folder(config: ConfigDict) -> list[Fault]:
-    """As `print_scan`, of a folder: also of what training passes over.
+    """Does the same as `print_scan` for a folder, and lists what training passes over.
 
-    Pictures are decoded anew, whatever was found before, and training need not do so
-    again.
+    All pictures are decoded, whatever earlier scans found. Training does not have to
+    check them again.
     """
     data = config.data
     root = folder.root_of(data.folder)
@@ -70,7 +74,7 @@ def scan_folder(config: ConfigDict) -> list[Fault]:
 
 
 def scan(pictures: Pictures) -> list[Fault]:
-    """What cannot be read or decoded, in the order of the ids."""
+    """Returns the pictures that cannot be read or decoded, in the order of the ids."""
 
     def fault(index: int) -> Fault | None:
         try:
@@ -80,19 +84,19 @@ def scan(pictures: Pictures) -> list[Fault]:
         return None
 
     with ThreadPoolExecutor() as pool:
-        found = pool.map(fault, range(len(pictures)))
+        faults = pool.map(fault, range(len(pictures)))
         progress = tqdm.tqdm(
-            found, total=len(pictures), unit="picture", disable=None, leave=False
+            faults, total=len(pictures), unit="picture", disable=None, leave=False
         )
         return [bad for bad in progress if bad is not None]
 
 
 def _print_faults(bad: Sequence[Fault], count: int, where: str) -> None:
-    """Raises UserError where there are any."""
-    for found in bad:
-        print(found)
+    """Prints faults; raises UserError if there are any."""
+    for fault in bad:
+        print(fault)
     if bad:
         raise UserError(
-            f"{len(bad)} of {count} pictures cannot be used (above): mend or remove "
+            f"{len(bad)} of {count} pictures cannot be used (above): repair them or remove "
             f"them from {where}"
         )

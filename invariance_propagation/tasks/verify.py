@@ -1,7 +1,7 @@
-"""Tries out whether a run that is interrupted ends with the numbers of one that is not.
+"""Checks that a run that is interrupted and resumed ends with the same numbers.
 
-It takes the config, the data and the devices of a user: on a GPU, or with a method of their
-own, nobody else can know.
+It uses the user's config, data and devices: on a GPU, or with a method of the user's, the
+answer cannot be known in advance.
 """
 
 import contextlib
@@ -51,46 +51,46 @@ GROUPS = {
     "opt_state": "optimizer state",
     "memory": "memory",
 }
-NAMED = 5  # arrays of a group, in a message
+NAMED = 5  # arrays of a group that a message names
 
 
 def verify_resume(config: ConfigDict) -> None:
-    """Trains a few steps without a break and once more from a checkpoint, and compares.
+    """Trains a few steps in one go, trains again from a checkpoint, and compares.
 
-    Each of the two is a process of its own, which takes the steps of training as they are,
-    in a temporary folder that is removed in the end. Held-out images are left aside.
+    Each run is a separate process that takes ordinary training steps in a temporary
+    folder, which is removed at the end. Held-out images are not evaluated.
 
     Raises:
       UserError: bad input.
-      TrainingError: some array differs; or a run cannot go on.
+      TrainingError: an array differs, or a run cannot go on.
     """
     with tempfile.TemporaryDirectory(prefix="verify-resume-") as place:
-        whole, parts = Path(place, "whole"), Path(place, "parts")
+        whole, resumed = Path(place, "whole"), Path(place, "resumed")
         print(f"1 of 2: {STEPS} steps without a break, in {place}", flush=True)
         _train_elsewhere(config, whole, STEPS)
-        _interrupt(whole, parts)
+        _interrupt(whole, resumed)
         print(
-            f"2 of 2: a new process goes on from the checkpoint of step {SAVED_AT}, as "
+            f"2 of 2: a new process resumes from the checkpoint of step {SAVED_AT}, as "
             "after a crash",
             flush=True,
         )
-        _train_elsewhere(config, parts, STEPS - SAVED_AT)
-        differing = compare(*(x / FOLDER / str(STEPS) for x in (whole, parts)))
+        _train_elsewhere(config, resumed, STEPS - SAVED_AT)
+        differing = compare(*(x / FOLDER / str(STEPS) for x in (whole, resumed)))
     backend = jax.default_backend()
     if differing:
         raise TrainingError(
-            f"not exact here ({backend}): {differing} arrays differ (above){_advice(backend)}"
+            f"not exact here ({backend}): {differing} arrays differ (above){advice(backend)}"
         )
     print(
-        f"exact here ({backend}): a run of this config that is interrupted goes on to the "
-        "same numbers, bit for bit"
+        f"exact here ({backend}): an interrupted run of this config reaches the same "
+        "numbers, bit for bit"
     )
 
 
 def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
-    """Trains a run for so many steps, from its last checkpoint if it has one.
+    """Trains `steps` steps, from the workdir's last checkpoint if it has one.
 
-    Of the config only what a stop needs is changed.
+    Changes only those settings that are needed to stop after these steps.
     """
     config.train.update(
         checkpoint_every=SAVED_AT,
@@ -103,16 +103,16 @@ def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
     )
     run = build(config)
     enough = STEPS // run.steps_per_epoch + 1
-    if config.train.epochs < enough:  # else the run would end, and be summed up
+    if config.train.epochs < enough:  # or the run would end and write its summary
         config.train.epochs = enough
         run = build(config, dataset=run.dataset)
     later = run.method.notes.starts
     if later is not None and later * run.steps_per_epoch >= STEPS:
         print(
-            f"note: what the method starts in epoch {later} (method.start_epoch) lies "
-            "beyond these steps; a lower one tries it too"
+            f"note: a part of the loss starts in epoch {later} (method.start_epoch), after "
+            "these steps; lower method.start_epoch to check it as well"
         )
-    # Scores take time, and change nothing.
+    # Evaluation takes time and changes nothing.
     run = run._replace(dataset=run.dataset._replace(held_out=None))
     try:
         go_on(run, config, workdir)
@@ -122,10 +122,10 @@ def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
 
 
 def compare(folder: Path, other: Path) -> int:
-    """Prints a line for each group of arrays of two checkpoints, of the same run.
+    """Compares two checkpoints, and prints a line for each group of arrays.
 
     Returns:
-      How many arrays differ.
+      The number of arrays that differ.
     """
     one, two = (read_facts(x)["arrays"] for x in (folder, other))
     differing = [name for name in one if one[name] != two.get(name)]
@@ -149,10 +149,10 @@ def compare(folder: Path, other: Path) -> int:
 
 
 def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
-    """`train_steps` in a process of its own, which ends with this one."""
+    """Runs `train_steps` in another process, which ends when this one ends."""
     failure = workdir.parent / "failure.json"
     environment = os.environ | {
-        # Methods of users are found where this process finds them.
+        # So that methods of the user are found there too.
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "PYTHONIOENCODING": ":backslashreplace",
     }
@@ -161,7 +161,7 @@ def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
         stdin=subprocess.PIPE,
         text=True,
         env=environment,
-        start_new_session=True,  # Ctrl-C is for this process, which ends the other
+        start_new_session=True,  # Ctrl-C reaches only this process, which ends the other
     )
     try:
         process.stdin.write(config.to_json_best_effort() + "\n")
@@ -179,31 +179,32 @@ def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
         raise from_words(json.loads(failure.read_text(encoding="utf-8")))
     if status:
         raise TrainingError(
-            f"the process that trains ended with status {status} (its messages are "
-            "above): mend that, and verify again"
+            f"the training process ended with status {status} (its messages are above): "
+            "fix the cause and verify again"
         )
 
 
-def _interrupt(whole: Path, parts: Path) -> None:
-    """Makes the workdir of a run that was killed after its checkpoint in the middle."""
-    (parts / FOLDER).mkdir(parents=True)
-    shutil.move(whole / FOLDER / str(SAVED_AT), parts / FOLDER)
-    shutil.copy(whole / METRICS_FILE, parts)
+def _interrupt(whole: Path, resumed: Path) -> None:
+    """Makes the workdir of a run that was killed after the checkpoint in the middle."""
+    (resumed / FOLDER).mkdir(parents=True)
+    shutil.move(whole / FOLDER / str(SAVED_AT), resumed / FOLDER)
+    shutil.copy(whole / METRICS_FILE, resumed)
 
 
-def _advice(backend: str) -> str:
+def advice(backend: str) -> str:
+    """Says what to do about numbers that differ, as the end of a sentence."""
     if backend != "gpu":
         return ": please report it, with this config"
     if FLAG in os.environ.get("XLA_FLAGS", ""):
         return f", although XLA_FLAGS has {FLAG}: please report it, with this config"
     return (
-        f": a GPU adds in any order unless XLA_FLAGS={FLAG} is set, which takes some "
-        "time; set it and verify again"
+        f": a GPU adds numbers in any order unless XLA_FLAGS={FLAG} is set, which costs "
+        "some speed; set it and verify again"
     )
 
 
 def _arrays(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
-    """All arrays of a checkpoint, by their paths."""
+    """Reads all arrays of a checkpoint, by their paths."""
     state = read_item(ocp.PyTreeCheckpointHandler(), folder / "state")
     return {path_of(name): np.asarray(x) for name, x in leaves_of(state).items()}
 
@@ -221,31 +222,31 @@ def _difference(
     return f"{title} in {count:,} of {x.size:,} numbers by up to {distance.max():.2g}"
 
 
-def _as_in_python(value: Any) -> Any:
-    """JSON has lists for tuples, which configs have."""
+def with_tuples(value: Any) -> Any:
+    """Turns lists back into tuples, which configs have and JSON does not."""
     if isinstance(value, dict):
-        return {name: _as_in_python(x) for name, x in value.items()}
-    return tuple(map(_as_in_python, value)) if isinstance(value, list) else value
+        return {name: with_tuples(x) for name, x in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def _end_with_parent(place: Path) -> None:
-    """Ends this process when its input ends, and removes what it was writing."""
+    """Ends this process when its input ends, and removes the files it was writing."""
     sys.stdin.read()
-    for _ in range(3):  # a save may be adding to it
+    for _ in range(3):  # a save may still be adding files
         shutil.rmtree(place, ignore_errors=True)
     os._exit(1)
 
 
 def _main() -> None:
     workdir, steps, failure = sys.argv[1:]
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of saves in quick succession
-    config = ConfigDict(_as_in_python(json.loads(sys.stdin.readline())))
+    logging.set_verbosity(logging.ERROR)  # Orbax warns about frequent saves
+    config = ConfigDict(with_tuples(json.loads(sys.stdin.readline())))
     place = Path(workdir).parent
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
     try:
         train_steps(config, Path(workdir), int(steps))
     except (UserError, TrainingError) as error:
-        words = to_words(error, "the process that trains")
+        words = to_words(error, "the training process")
         Path(failure).write_text(json.dumps(words), encoding="utf-8")
         sys.exit(1)
 

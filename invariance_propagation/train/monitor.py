@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from invariance_propagation.data.order import random_rows
+from invariance_propagation.errors import percent
 from invariance_propagation.evaluation import meaning
 from invariance_propagation.evaluation.protocols.knn import knn_accuracy
 from invariance_propagation.files.atomic import draft_of
@@ -167,10 +168,6 @@ def _way(name: str) -> str:
     """Says how a score of `knn` was measured: against 'rows' for 'knn_rows'."""
     ways = {"knn": "by features", "knn_embedding": "by embedding"}
     return ways.get(name) or f"against the {name.removeprefix(PREFIX + '_')}"
-
-
-def percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{100 * share:.2f} %"
 
 
 def _table(summary: dict[str, Any], folder: Path, notes: Notes) -> str:

@@ -1,4 +1,4 @@
-"""What the public functions say of arrays that do not fit."""
+"""Error messages of the public functions for arrays that do not fit."""
 
 from collections.abc import Callable
 from functools import partial

@@ -135,7 +135,7 @@ def test_a_graph_follows_its_images() -> None:
     # 0 is gone, 3 and 1 have changed places, 2 stays, and one is new.
     graph = np.array([[1, 2], [0, 2], [3, 1], [0, 0]], np.int32)
     matched = match_graph(graph, np.array([3, 1, 2, -1], np.int32))
-    # Who has lost neighbours names itself instead, as who was never visited does.
+    # A lost neighbour is replaced by the image itself, as before the first visit.
     assert matched.tolist() == [[0, 0], [1, 2], [0, 1], [3, 3]]
     assert matched.dtype == np.int32
     np.testing.assert_array_equal(matched[3], init_graph(4, 2)[3])

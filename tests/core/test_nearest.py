@@ -14,7 +14,7 @@ from invariance_propagation.core.nearest import (
 from tests.tied_rows import KINDS, rows
 
 
-# Whether floats near zero are equal is the processor's choice.
+# Some processors treat floats near zero as equal.
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "near zero"])
 @pytest.mark.parametrize(("columns", "count"), [(4, 4), (100, 1), (1000, 4), (1000, 9)])
 def test_nearest_are_those_of_a_stable_sort(

@@ -1,4 +1,4 @@
-"""The two losses, their gradients and the neighbors: against golden values and against the oracle."""
+"""Compares losses, gradients and neighbours with golden values and with the oracle."""
 
 import functools
 import inspect
@@ -27,7 +27,7 @@ from tests.reference import objective as oracle
 
 FORMS = ("paper", "released")
 BOTH_FORMS = pytest.mark.parametrize("form", FORMS)
-# For the cases that share no compilation with others; the rest is compiled as in training.
+# For cases that share no compiled program with others; the rest is compiled as in training.
 QUICK = pytest.mark.usefixtures("quick_compilation")
 HARD_AND_EASY = pytest.mark.parametrize("positives", ["hard", "easy"])
 DEFAULTS = dict(
@@ -142,7 +142,7 @@ GOLDEN = [
     # The three positives of the first anchor are fewer than four: hard and easy are the same set.
     ("paper", "easy", PAPER_INSTANCE, [0.11622338, 0.0]),
 ]
-# By the normalised embedding as a free vector, of the mean over the batch; released, hard.
+# Gradients of the batch mean (released, hard) with respect to the normalised embedding as a free vector.
 GOLDEN_SLOPES = {
     "instance": np.array([[-0.126347, 0.333990], [-0.114569, -0.055224]]),
     "propagation": np.array([[-0.026241, -0.042867], [-0.097701, 0.142579]]),
@@ -190,7 +190,7 @@ def test_fixture_gradient(name: str) -> None:
     np.testing.assert_allclose(
         getattr(expected, f"{name}_slope") / 2, slope, rtol=0, atol=5e-7
     )
-    # The embedding is not normalised: of the free gradient only the tangent part is left, divided by the length.
+    # The embedding is not normalised, so only the tangent part of the free gradient is left, divided by the length.
     direction = FIXTURE[0] / LENGTHS
     tangent = (
         slope - direction * np.sum(direction * slope, axis=1, keepdims=True)
@@ -294,7 +294,7 @@ def test_oracle_gradient_is_the_difference_quotient(
 
 @BOTH_FORMS
 def test_gradient_of_a_weighted_sum(make_problem, form: str) -> None:
-    # Every image and both terms with a weight of its own: a backward pass that drops or mixes cotangents shows here.
+    # Each image and each term has its weight, so a backward pass that drops or mixes cotangents shows here.
     problem = make_problem(13)
     options = DEFAULTS | dict(form=form)
     weights = np.random.default_rng(13).normal(size=(2, 6)).astype(np.float32)
@@ -385,7 +385,7 @@ def test_all_similarities_equal(
 @BOTH_FORMS
 @HARD_AND_EASY
 def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
-    # Every image twice in the data set: anchor, positives, negatives and neighbors all meet their double.
+    # Every image is twice in the data set, so anchor, positives, negatives and neighbours all have a double.
     problem = make_problem(22, num_examples=16, batch=5)
     twice = problem._replace(
         bank=np.concatenate([problem.bank, problem.bank]),
@@ -405,7 +405,7 @@ def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
 @QUICK
 @BOTH_FORMS
 def test_background_of_one_tied_with_the_anchor(make_tied_problem, form: str) -> None:
-    # M = 1 and other rows at the anchor's height: released has nothing left below the line, which counts as no loss.
+    # M = 1 and other rows tie with the anchor: the released denominator is empty, which counts as no loss.
     problem = make_tied_problem([-0.5, 0.0], num_examples=29)
     problem.bank[problem.indices, 0] = 0.75
     options = DEFAULTS | dict(form=form, background_size=1, num_hard=50)
@@ -428,7 +428,7 @@ def test_fresh_graph_has_no_propagation_loss(make_problem) -> None:
 
 
 def test_fresh_graph_in_the_released_form(make_problem) -> None:
-    # Its slots keep the anchor, so every slot is the anchor: a positive like any other there.
+    # The released slots keep the anchor, so here every slot is the anchor, which counts as a positive.
     problem = make_problem(31)._replace(graph=np.asarray(init_graph(40, 4)))
     options = DEFAULTS | dict(form="released")
     assert_is_the_oracle(
@@ -457,7 +457,7 @@ def test_fresh_rows_among_visited_ones(make_problem, positives: str) -> None:
 def test_background_of_positives_alone(
     make_problem, positives: str, num_hard: int
 ) -> None:
-    # Graph rows are the four nearest: with M = 5 all that is left of the background are positives, and nothing is pushed away.
+    # Graph rows are the four nearest. With M = 5 the background holds only positives, so nothing is pushed away.
     problem = make_problem(33)
     nearest = oracle.losses(*problem, **DEFAULTS).neighbors
     problem = problem._replace(
@@ -489,7 +489,7 @@ def test_zero_embedding(make_problem, form: str) -> None:
         expected.propagation_gradient[rest],
         atol=1e-5,
     )
-    # All similarities are zero: the anchor against the other eleven and its own share of the background.
+    # All similarities are zero: the anchor stands against the other eleven and its share of the background.
     others = 12 * 39 / 40
     np.testing.assert_allclose(
         result.instance[2],
@@ -519,7 +519,7 @@ for form in ("paper", "released"):
 
 
 def test_a_diverged_embedding_shows_in_its_losses() -> None:
-    # In a process of its own: a search for the edge of the background that never ends would hang the whole suite.
+    # Runs in another process, because an endless search for the end of the background would hang the suite.
     root = pathlib.Path(__file__).parents[2]
     result = subprocess.run(
         [sys.executable, "-c", DIVERGED],
@@ -644,7 +644,7 @@ def test_rows_do_not_see_each_other(make_problem, form: str) -> None:
 
 
 def test_neighbors_are_other_images_in_descending_order(make_problem) -> None:
-    # Anchors right on their own rows: a search that kept the anchor would list it first.
+    # Anchors equal their rows of the bank, so a search that kept the anchor would list it first.
     problem = make_problem(44)
     problem = problem._replace(embeddings=problem.bank[problem.indices] * 2)
     neighbors = evaluate(problem, **DEFAULTS).neighbors
@@ -667,14 +667,14 @@ def test_as_many_neighbors_as_there_are_others(make_problem) -> None:
 
 
 def test_every_public_function_takes_numpy(make_problem) -> None:
-    # What NumPy makes unasked: float64 and int64. The result is float32 and int32 all the same.
+    # NumPy's defaults are float64 and int64. The result is float32 and int32 anyway.
     problem = make_problem(51)
     embeddings, bank = (
         problem.embeddings.astype(np.float64),
         problem.bank.astype(np.float64),
     )
     indices, graph = problem.indices.astype(np.int64), problem.graph.astype(np.int64)
-    # Closed over, the arrays stay NumPy's inside jit, which is quicker than hundreds of single operations.
+    # Closed over, the arrays stay NumPy arrays inside jit, which is faster than hundreds of single operations.
     losses = jax.jit(
         lambda: invp_losses(embeddings, indices, bank, graph, **DEFAULTS)
     )()

@@ -1,4 +1,4 @@
-"""The cheaper ways to look at the bank: how far they are from the exact one."""
+"""How far the cheaper ways to search the bank are from the exact one."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def losses(embeddings: jax.Array | None = None, **changes: str) -> Losses:
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_approx_finds_what_a_cpu_finds_exactly(form: str) -> None:
-    # `lax.approx_max_k` is exact on a CPU: what is left is our use of it.
+    # `lax.approx_max_k` is exact on a CPU, so this tests how it is used.
     exact, approx = losses(form=form), losses(form=form, selection="approx")
     for name in ("instance", "propagation"):
         np.testing.assert_allclose(

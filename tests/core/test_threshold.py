@@ -17,7 +17,7 @@ find_threshold = jax.jit(background_threshold, static_argnums=(3, 4))
 
 
 def find(x: np.ndarray, size: int, split: int = 0) -> Threshold:
-    """The last `split` columns are those that were looked up."""
+    """Finds the threshold; the last `split` columns count as looked up."""
     rest, few = jnp.array(x[:, : x.shape[1] - split]), x[:, x.shape[1] - split :]
     few = jnp.concatenate([jnp.full((len(x), 1), -jnp.inf), few], axis=1)
     maxima = block_maxima(rest, group_size(rest.shape[1], size))

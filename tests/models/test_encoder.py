@@ -1,4 +1,4 @@
-"""The heads, on a backbone small enough to follow by hand."""
+"""The heads, on a backbone small enough to compute by hand."""
 
 import functools
 

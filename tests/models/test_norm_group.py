@@ -25,7 +25,7 @@ SHOWN = 40  # images that are embedded
 
 @pytest.fixture(scope="module")
 def pictures() -> Iterator[None]:
-    """Images in place of CIFAR-10's, brighter from one to the next."""
+    """Returns images in place of CIFAR-10's, each brighter than the one before."""
     random = np.random.default_rng(0)
     brightness = random.uniform(20, 200, size=(256, 1, 1, 3))
     images = brightness + random.normal(0, 20, size=(256, 32, 32, 3))
@@ -48,8 +48,8 @@ def config_of(num_devices: int, **changes: Any) -> ConfigDict:
     config.encoder.update(width=4, hidden=8)
     config.method.update(background_size=64, start_epoch=0)
     config.knn.num_neighbors = 5
-    # At a rate of 0.03 the second step of a network this narrow turns the rounding of
-    # sums, which is another on 8 devices, from 1e-6 into 1e-4.
+    # At a rate of 0.03 the second step of such a narrow network turns rounding errors,
+    # which differ on 8 devices, from 1e-6 into 1e-4.
     config.optimizer.learning_rate = 0.003
     config.update_from_flattened_dict(changes)
     return config
@@ -90,7 +90,7 @@ def test_embeddings_are_the_same_for_every_number_of_devices(
 def test_statistics_of_one_device_would_be_noticed(
     of_one_device: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the released code does: the test above is there to forbid it."""
+    """Shows that per-device statistics, as in the released code, would fail the test above."""
     average = parallel.pmean
 
     def but_statistics(tree: Any, axis_name: str | None) -> Any:

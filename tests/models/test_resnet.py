@@ -1,4 +1,4 @@
-"""ResNet against a slow NumPy reading of torchvision's networks."""
+"""Compares ResNet with a slow NumPy version of torchvision's networks."""
 
 import functools
 
@@ -20,7 +20,7 @@ def _shapes(model, image_shape, **kwargs):
 
 
 def _random_variables(model, image_shape, seed=0):
-    """Variables of which no scale, bias or statistic is left at 0 or 1."""
+    """Makes variables in which no scale, bias or statistic stays at 0 or 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -202,7 +202,7 @@ def test_initial_values(stem):
             jax.tree_util.keystr(path, simple=True, separator="/"): leaf
             for path, leaf in jax.tree.leaves_with_path(variables)
         }
-        # A few kernels stand for all: compiling every draw takes seconds.
+        # Only a few kernels, because compiling every draw takes seconds.
         few = ("params/stem_conv/", "params/layer2_block0/")
         return {
             name: leaf

@@ -1,4 +1,4 @@
-"""A workdir as a run on a few digits leaves it, without training."""
+"""Makes a workdir such as a run on a few digits leaves, without training."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ OVERLAPS = (0.0, 0.5, 0.125)
 
 
 def rows() -> list[dict]:
-    """Three epochs, with propagation from the second on."""
+    """Returns rows of three epochs, with propagation from the second on."""
     found = [{"step": 0, "epoch": 0} | SCORES]
     for epoch, overlap in enumerate(OVERLAPS):
         row = {"step": STEPS_PER_EPOCH * (epoch + 1), "epoch": epoch}
@@ -34,7 +34,7 @@ def finish_run(
     method: dict | None = None,
     **changes: object,
 ) -> Path:
-    """Writes it; `changes` of the config's section `method`, or another instead.
+    """Writes a run; `changes` apply to the section `method`, `method` replaces it.
 
     Returns the workdir.
     """
@@ -48,7 +48,7 @@ def finish_run(
     config.data.num_train = NUM_EXAMPLES
     config.method.update({"background_size": 8, "num_hard": 4} | changes)
     own = {} if method is None else {"method": method}
-    # A run of an earlier version has not noted its memory, which its method knows.
+    # An earlier version did not note the memory in the facts; the method knows it.
     noted = {"memory": {"rows": "bank", "neighbors": "graph"}} if own else {}
     options = {"name": "digits", "folder": "", "num_train": NUM_EXAMPLES}
     step = rows()[-1]["step"]

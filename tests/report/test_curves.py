@@ -1,4 +1,4 @@
-"""Curves hold what the rows hold."""
+"""Curves show the values of the rows."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NOTES = make_method().notes
 
 
 def record(name: str = "one", **changes: object) -> Record:
-    """Of a run that has not saved anything yet."""
+    """Makes the record of a run without a checkpoint."""
     known = Record(name, Path(), rows(), {}, {}, None, NOTES, None, [], [])
     return known._replace(**changes)
 
@@ -38,7 +38,7 @@ def drawn(records: list[Record], title: str) -> list[tuple[str, str, list, list]
 def test_epochs_and_percent() -> None:
     (line, start) = drawn([record()], "Neighbours found again")
     assert line[2:] == ([1, 2, 3], [100 * x for x in OVERLAPS])
-    # Propagation has a weight from the second epoch on: one is done before.
+    # Propagation has a weight from the second epoch on, after one epoch.
     np.testing.assert_array_equal(start[2], [1, 1])
 
 

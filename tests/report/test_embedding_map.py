@@ -1,4 +1,4 @@
-"""Maps keep what they must keep, and name the classes."""
+"""Maps keep close points close, and name the classes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The numbers of health: definitions written out slowly, and known answers."""
+"""Compares health numbers with slow definitions and known answers."""
 
 import math
 
@@ -82,6 +82,17 @@ def test_rows_are_made_unit_and_zeros_stay() -> None:
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]])
 
 
+def test_products_of_unit_rows_are_cosines() -> None:
+    rows = np.random.default_rng(3).normal(size=(9, 4)).astype(np.float32)
+    unit = health.unit_rows(rows)
+    for anchor in (0, 7):
+        for other, similarity in enumerate(unit @ unit[anchor]):
+            a, b = rows[anchor].tolist(), rows[other].tolist()
+            product = sum(x * y for x, y in zip(a, b, strict=True))
+            length = sum(x * x for x in a) ** 0.5 * sum(y * y for y in b) ** 0.5
+            assert similarity == pytest.approx(product / length, abs=1e-6)
+
+
 @pytest.mark.parametrize("count, most", [(5, 9), (10, 5), (7, 3), (1, 1)])
 def test_spread_is_even(count: int, most: int) -> None:
     found = health.spread(count, most)
@@ -101,7 +112,7 @@ def test_a_sound_memory_is_not_warned_of() -> None:
     assert degrees.most_named == degrees.counts.max() / 199
     assert degrees.never_named == np.mean(degrees.counts == 0) > 0
     assert health.warnings(found) == []
-    # Of a method without neighbours the rest is the same.
+    # Without neighbours the other numbers are the same.
     assert health.measure(7 * unit_normal(200, 32), None) == found._replace(
         degrees=None
     )

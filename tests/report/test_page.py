@@ -1,4 +1,4 @@
-"""What is said is shown as text, whatever it holds."""
+"""Any text is shown as text, whatever characters it holds."""
 
 from invariance_propagation.report import page
 

@@ -1,4 +1,4 @@
-"""What a workdir tells, and what it does not."""
+"""What is read from a workdir, and what is noted as missing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Thumbnails are of the images that they say they are of."""
+"""Thumbnails show the images whose names they have."""
 
 import base64
 import io

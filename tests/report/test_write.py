@@ -1,4 +1,4 @@
-"""The page as a whole: from a workdir to a file that needs nothing else."""
+"""The whole page: from a workdir to a file that needs nothing else."""
 
 import errno
 import functools
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from invariance_propagation import phases
 from invariance_propagation.data import sources
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import write_card
@@ -28,7 +29,7 @@ EMPTY = {"meta", "link", "img", "br"}  # elements that are not closed
 
 
 class Page(HTMLParser):
-    """What a page consists of; each element must be closed where it belongs."""
+    """Parses a page, and checks that every element is closed."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -119,11 +120,17 @@ def test_the_workdir_is_only_added_to(workdir: Path) -> None:
     assert found == ["checkpoints", "metrics.jsonl", "report.html"]
 
 
-def test_the_same_run_has_the_same_page(workdir: Path, tmp_path: Path, capsys) -> None:
+def test_the_same_run_has_the_same_page(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(phases, "SAY_AFTER", 0.0)
     path = write_report(workdir=str(workdir), output=str(tmp_path / "again.html"))
     assert path == tmp_path / "again.html"
     assert path.read_bytes() == (workdir / "report.html").read_bytes()
-    assert capsys.readouterr().out.startswith(f"report: {path} (")
+    lines = capsys.readouterr().out.splitlines()
+    for phase in (f"reading {workdir.name}", "drawing the page"):
+        assert any(line.startswith(f"{phase}: ") for line in lines), phase
+    assert lines[-1].startswith(f"report: {path} (")
 
 
 def test_runs_stand_side_by_side(workdir: Path, tmp_path: Path) -> None:
@@ -196,9 +203,9 @@ def test_without_the_data_pictures_are_left_out(
         (" , ", "", "--config.workdir is missing"),
         ("{there}/nowhere", "", "there is no such folder"),
         ("{there}", "", "holds no metrics.jsonl with rows"),
-        ("{there}", "page.pdf", "name a .html file"),
-        ("{there}", "{there}/nowhere/page.html", "in a folder that is there"),
-        ("{there},{there}/../{name}", "", "one is named twice"),
+        ("{there}", "page.pdf", "set --config.output to a .html file"),
+        ("{there}", "{there}/nowhere/page.html", "in a folder that exists"),
+        ("{there},{there}/../{name}", "", "one is listed twice"),
     ],
 )
 def test_bad_input_is_told(

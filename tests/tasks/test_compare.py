@@ -1,4 +1,4 @@
-"""What new pictures are most like, on a run that has learnt a little from photographs."""
+"""Neighbours of new pictures, with a run that was trained briefly on photographs."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation import kept
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.store.restore import restore_encoder
-from invariance_propagation.tasks import compare, embed
+from invariance_propagation.tasks import compare, embed, embedder
 from invariance_propagation.train.loop import train_and_evaluate
 from tests.stored_run import store_run
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def near_duplicate(image: Image.Image) -> bytes:
-    """Without 3 % at each side, at 80 % of the size, as JPEG of quality 80."""
+    """Crops 3 % at each side, scales to 80 %, and saves as JPEG of quality 80."""
     edge = round(0.03 * image.width)
     image = image.crop((edge, edge, image.width - edge, image.height - edge))
     size = (round(0.8 * image.width), round(0.8 * image.height))
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def moved(place: Path, tmp_path: Path) -> Path:
-    """A copy to change; the run's own images stay where they are."""
+    """Makes a copy to change; the run's images stay where they are."""
     shutil.copytree(place, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "run" / embed.KEPT, ignore_errors=True)
     return tmp_path / "copy"
@@ -72,20 +72,20 @@ def moved(place: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each pass of the network was begun for."""
+    """Records the number of images of each pass of the network."""
     seen: list[int] = []
-    look_at = embed.look_at
+    look_at = embedder.look_at
 
     def count(images: Any, *args: Any, **options: Any) -> Any:
         seen.append(len(images))
         return look_at(images, *args, **options)
 
-    monkeypatch.setattr(embed, "look_at", count)
+    monkeypatch.setattr(embedder, "look_at", count)
     return seen
 
 
 def run(checkpoint: Path, folder: Path, /, **changes: Any) -> dict[str, np.ndarray]:
-    """The arrays of the output."""
+    """Embeds a folder and returns the arrays of the output."""
     config = embed_config.get_config()
     config.checkpoint, config.folder = str(checkpoint), str(folder)
     config.update({"num_neighbors": 3, "num_devices": 2} | changes)
@@ -192,7 +192,7 @@ def test_another_view_makes_them_again(moved: Path, passes: list[int], capsys) -
     run(moved / "run", moved / "near")
     run(moved / "run", moved / "near", share=1.0)
     path = moved / "run" / "features" / "training.npz"
-    assert f"{path} is of another view: its" in capsys.readouterr().out
+    assert f"{path} holds features of another view: they" in capsys.readouterr().out
     assert passes == [20, NUM_TRAIN] * 2
 
 
@@ -208,13 +208,18 @@ def test_another_step_makes_them_again(
         found = run(checkpoint, place / "train", **options)
         assert first_of(found) == sorted(x.name for x in (place / "train").iterdir())
     assert passes == [NUM_TRAIN] * 4
-    assert "training.npz is of another step: its" in capsys.readouterr().out
+    assert (
+        "training.npz holds features of another step: they" in capsys.readouterr().out
+    )
     # A run that was begun again in the same place may have the same step.
     store_run(other := tmp_path / "other", (7,), **own, head="linear")
     shutil.rmtree(tmp_path / "checkpoints")
     (other / "checkpoints").rename(tmp_path / "checkpoints")
     run(tmp_path, place / "train", **options)
-    assert "training.npz is of another weights: its" in capsys.readouterr().out
+    assert (
+        "training.npz holds features of another weights: they"
+        in capsys.readouterr().out
+    )
 
 
 def test_other_pictures_are_embedded_again(
@@ -231,19 +236,21 @@ def test_other_pictures_are_embedded_again(
     first.unlink()
     assert len(run(moved / "run", moved / "near", **options)["ids"]) == 20
     assert passes == [20, NUM_TRAIN] * 2 + [20, NUM_TRAIN - 1]
-    assert "is of another content: its features" in capsys.readouterr().out
+    assert "holds features of another content: they" in capsys.readouterr().out
 
 
 @pytest.fixture
 def gone(place: Path):
-    """The run's training images, out of sight."""
+    """Moves the run's training images away."""
     (place / "train").rename(place / "elsewhere")
     yield place / "elsewhere"
     (place / "elsewhere").rename(place / "train")
 
 
 def test_training_images_that_are_gone(moved: Path, gone: Path, capsys) -> None:
-    with pytest.raises(UserError, match="are gone.*: set --config.compare_with") as it:
+    with pytest.raises(
+        UserError, match="are no longer there.*: set --config.compare_with"
+    ) as it:
         run(moved / "run", moved / "near")
     assert "\n" not in str(it.value) and "data.folder" not in str(it.value)
     found = run(moved / "run", moved / "near", compare_with=str(gone))
@@ -259,9 +266,11 @@ def test_their_features_may_be_left(
     try:
         assert same(run(moved / "run", moved / "near"), first)
         assert passes == [20, NUM_TRAIN, 20]
-        assert "what is kept of them is taken" in capsys.readouterr().out
+        assert "using their kept features" in capsys.readouterr().out
         damage_middle(moved / "run" / "features" / "training.npz")
-        with pytest.raises(UserError, match="cannot be read.*are gone: set --config"):
+        with pytest.raises(
+            UserError, match="cannot be read.*are no longer there: set --config"
+        ):
             run(moved / "run", moved / "near")
     finally:
         (place / "elsewhere").rename(place / "train")
@@ -276,9 +285,9 @@ def test_training_images_that_changed_are_said(
         found = run(moved / "run", moved / "near")
     finally:
         added.unlink()
-    # Of two that are the same, the lower row is first.
+    # Of two equal images, the lower row comes first.
     assert found["neighbors"][0, :2].tolist() == [0, NUM_TRAIN]
-    assert "are not those of the checkpoint any more" in capsys.readouterr().out
+    assert "have changed since the checkpoint" in capsys.readouterr().out
 
 
 def test_where_nothing_can_be_written(
@@ -291,7 +300,7 @@ def test_where_nothing_can_be_written(
     output = {"output": str(tmp_path / "out.npz")}
     assert same(run(moved / "run", moved / "near", **output), expected)
     said = capsys.readouterr().out
-    assert said.count("the features are not kept, and are made again next time") == 1
+    assert said.count("the features are not kept and must be made again next time") == 1
     about = json.loads((tmp_path / "out.npz.json").read_text())
     assert about["compared_with"]["features_kept_in"] is None
 
@@ -323,7 +332,7 @@ def test_pictures_to_compare_with_that_cannot_be_read(
         (folder / name).write_bytes(b"no picture")
     for _ in range(2):
         found = run(moved / "run", moved / "near", compare_with=str(folder))
-        # A place among all of them, and no more than can be used.
+        # Neighbours are places among all pictures, but only usable ones are named.
         assert found["neighbors"].tolist() == [[1]] * 20
         assert capsys.readouterr().out.count("not compared with: ") == 2
     (folder / "b.png").unlink()
@@ -332,7 +341,7 @@ def test_pictures_to_compare_with_that_cannot_be_read(
 
 
 def test_few_of_those_left_out_are_named(capsys) -> None:
-    compare._name_left_out([f"{i}.png" for i in range(9)])
+    compare.name_left_out([f"{i}.png" for i in range(9)])
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 6 and said[-1] == "not compared with: 4 more pictures"
 
@@ -342,8 +351,8 @@ def test_blocks_do_not_matter(
 ) -> None:
     expected = run(moved / "run", moved / "near", compare_with=str(moved / "train"))
     shutil.rmtree(moved / "run" / "features")
-    monkeypatch.setattr(embed, "BLOCK", 7)
-    monkeypatch.setattr(embed, "BATCH_SIZE", 10)
+    monkeypatch.setattr(embedder, "BLOCK", 7)
+    monkeypatch.setattr(embedder, "BATCH_SIZE", 10)
     for _ in range(2):
         found = run(moved / "run", moved / "near", compare_with=str(moved / "train"))
         np.testing.assert_array_equal(found["neighbors"], expected["neighbors"])

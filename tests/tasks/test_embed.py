@@ -1,4 +1,4 @@
-"""New pictures by a stored encoder: against the encoder itself, and what is refused."""
+"""Embeds new pictures with a stored encoder, and checks what is refused."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from configs.embed import get_config
+from invariance_propagation import phases
 from invariance_propagation.data.load.pictures import central_crop
 from invariance_propagation.data.views.augment import normalize
 from invariance_propagation.errors import UserError
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def draw(root: Path, names: list[str], seed: int) -> Path:
-    """Writes pictures of noise, of several shapes."""
+    """Writes pictures of noise in several shapes."""
     random = np.random.default_rng(seed)
     for name in names:
         shape = (*random.integers(9, 30, size=2), 3)
@@ -77,7 +78,7 @@ def expected_of(
     size: int = 8,
     names: Sequence[str] = PICTURES,
 ):
-    """The encoder's outputs, one picture after the other."""
+    """Returns the encoder's outputs for pictures read one by one."""
     restored = restore_encoder(checkpoint)
     images = [
         central_crop(np.asarray(Image.open(folder / name)), size, share=share)
@@ -101,10 +102,12 @@ def test_a_row_per_picture(
     folder: Path,
     tmp_path: Path,
     capsys,
+    monkeypatch: pytest.MonkeyPatch,
     options: dict,
     share: float,
     by: str,
 ) -> None:
+    monkeypatch.setattr(phases, "SAY_AFTER", 0.0)
     options = options | {"by": by}
     path = run(stored, folder, output=str(tmp_path / "new" / "out.npz"), **options)
     found = np.load(path, allow_pickle=False)
@@ -127,6 +130,11 @@ def test_a_row_per_picture(
     )
 
     output = capsys.readouterr().out.splitlines()
+    timed = [line for line in output if line.endswith(" s")]
+    for phase in (f"listing the pictures of {folder}", f"reading {stored}"):
+        assert any(line.startswith(f"{phase}: ") for line in timed), phase
+    assert any(line.startswith("embedding 6 pictures of ") for line in timed)
+    assert not any("grey" in line for line in output)
     assert output[-2] == f"{path}: features of 5 pictures"
     assert output[-1].startswith("left out: b/broken.png cannot be used")
     about = json.loads(Path(f"{path}.json").read_text())
@@ -153,7 +161,9 @@ def test_a_file_of_weights_has_features_alone(
     np.testing.assert_allclose(found["features"], outputs.features, atol=1e-4)
 
 
-def test_an_encoder_of_grey_images_sees_grey(folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_of_grey_images_sees_grey(
+    folder: Path, tmp_path: Path, capsys
+) -> None:
     store_run(tmp_path, (7,))
     grey = tmp_path / "grey"
     grey.mkdir()
@@ -169,6 +179,10 @@ def test_an_encoder_of_grey_images_sees_grey(folder: Path, tmp_path: Path) -> No
     assert set(found[0]) == {"ids", "features", "embeddings"}
     np.testing.assert_allclose(
         found[0]["embeddings"], found[1]["embeddings"], atol=0.02
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        sum("pictures in colour are converted to grey" in line for line in lines) == 2
     )
 
 

@@ -1,8 +1,9 @@
-"""Exports: what PyTorch and ONNX Runtime make of them, and what is refused."""
+"""Runs exports in PyTorch and ONNX Runtime, and checks what is refused."""
 
 import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from invariance_propagation import phases
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.store.restore import (
     float32,
@@ -39,7 +41,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def expected(stored):
-    """Images, and what the newest checkpoint makes of them in Flax, in float32."""
+    """Returns images, and the newest checkpoint's outputs in Flax, in float32."""
     restored = restore_encoder(stored[0])
     variables = {"params": restored.params, "batch_stats": restored.batch_stats}
     encoder = float32(restored.encoder)
@@ -120,26 +122,30 @@ def test_what_was_compared_lies_beside_the_file(stored) -> None:
         notes = file.metadata()
     assert notes["format"] == "pt"
     assert json.loads(notes["invariance_propagation"])["source"] == about["source"]
-    # And it comes back as what it was.
+    # Reading it back gives the same backbone.
     there, here = restore_backbone(path), restore_backbone(workdir)
     assert there.digest() == here.digest() == about["source"]["backbone"]
 
 
-def test_one_step_is_exported_into_its_workdir(stored) -> None:
+def test_one_step_is_exported_into_its_workdir(stored, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(phases, "SAY_AFTER", 0.0)
     workdir, _ = stored
     path = run_export(workdir / "checkpoints" / "3", format="npz")
     assert path == workdir / "backbone-3.npz"
+    text = capsys.readouterr().out
+    for phase in ("reading", "writing the backbone of step 3 as npz", "comparing"):
+        assert re.search(rf"^{phase}.*: \d+\.\d s$", text, re.MULTILINE), phase
 
 
 def test_the_largest_difference_is_the_largest(stored, monkeypatch) -> None:
     workdir, _ = stored
     restored = restore_encoder(workdir)
     size = restored.config["augment"]["size"]
-    features = module._flax_outputs(
+    features = module.flax_outputs(
         restored, np.random.RandomState(0).standard_normal((2, 1, size, size))
     )["features"].copy()
     features[1, 5] += 3e-5
-    monkeypatch.setattr(module, "_flax_outputs", lambda *_: {"features": features})
+    monkeypatch.setattr(module, "flax_outputs", lambda *_: {"features": features})
     path = run_export(workdir, format="npz")
     check = json.loads(path.with_name(path.name + ".json").read_text())["check"]
     np.testing.assert_allclose(check["largest_difference"], 3e-5, atol=5e-6)

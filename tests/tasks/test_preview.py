@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """40 pictures in colour, wider than they are high."""
+    """Returns 40 pictures in colour, wider than high."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -99,13 +99,13 @@ def test_the_sheet_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     with Image.open(tmp_path / "sheet.png") as image:
         pixels = np.asarray(image)
     images = build.build(config).dataset.train.images
-    # Each shown once as evaluation sees it: as it is, its pixels enlarged to squares.
+    # Each is shown once as evaluation sees it: unchanged, its pixels enlarged to squares.
     for index in (0, 255):
         assert len(places(pixels, np.kron(images[index, :, :, 0], np.ones((12, 12)))))
 
 
 def places(sheet: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
-    """Top left corners at which a gray picture stands in a sheet."""
+    """Finds the top left corners of a grey picture in a sheet."""
     height, width = picture.shape
     windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], picture.shape)
     # A diagonal rules nearly all places out.
@@ -161,7 +161,7 @@ def test_views_are_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config()
     run = build.build(config)
     images = run.dataset.train.images[:5]
-    shown = preview._visible(run, run.plain_view(images))
+    shown = preview.visible(run, run.plain_view(images))
     np.testing.assert_array_equal(shown, images)
 
 
@@ -185,7 +185,7 @@ def test_what_is_on_is_said() -> None:
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
-        ("sheet.jpg", "sheet.jpg: name a .png file"),
+        ("sheet.jpg", "sheet.jpg: set --config.output to a .png file"),
         ("nowhere/sheet.png", "there is no folder"),
         ("folder.png", "is a folder"),
     ],

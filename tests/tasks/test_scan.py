@@ -83,7 +83,7 @@ def test_the_scan_looks_again(config, tmp_path: Path, monkeypatch) -> None:
 def test_pipes_are_never_opened(
     config, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    os.mkfifo(tmp_path / "pipe.png")  # whoever opens it waits for ever
+    os.mkfifo(tmp_path / "pipe.png")  # opening it blocks for ever
     assert print_scan(config) == []
     assert "passed over: 1 pipe, socket or device" in capsys.readouterr().out
 

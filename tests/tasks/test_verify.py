@@ -1,5 +1,6 @@
-"""Whether resume is exact: the verdict, what breaks it, and that nothing is left behind."""
+"""Checks of exact resume: the verdict, what breaks it, and that nothing is left behind."""
 
+import json
 import os
 import shutil
 import signal
@@ -32,7 +33,7 @@ def whole(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Takes the steps in this process, and those without a break once for all tests."""
+    """Takes the steps in this process; the run without a break is shared by all tests."""
 
     def train(config: ConfigDict, workdir: Path, steps: int) -> None:
         if steps == verify.STEPS:
@@ -106,23 +107,23 @@ def test_a_run_that_would_end_too_soon_is_made_longer(
     (run,) = seen
     assert run.total_steps == 8 > verify.STEPS and run.dataset.held_out is None
     assert run.options.stop_after_steps == verify.STEPS
-    # Epochs of two steps: of the third the six that are taken see nothing.
-    assert ("beyond these steps" in capsys.readouterr().out) == (start_epoch == 3)
+    # An epoch has two steps, so six steps never reach epoch 3.
+    assert ("after these steps" in capsys.readouterr().out) == (start_epoch == 3)
 
 
 def test_a_gpu_is_told_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     flag = "XLA_FLAGS=--xla_gpu_deterministic_ops=true"
-    assert flag in verify._advice("gpu") and flag not in verify._advice("cpu")
+    assert flag in verify.advice("gpu") and flag not in verify.advice("cpu")
     monkeypatch.setenv("XLA_FLAGS", f"--xla_a=1 {verify.FLAG}")
-    assert "although XLA_FLAGS has" in verify._advice("gpu")
+    assert "although XLA_FLAGS has" in verify.advice("gpu")
 
 
 def test_what_a_config_has_survives_the_way_to_the_other_process() -> None:
     config = tiny_config().to_dict()
     config["augment"]["crop_scale"] = ()
     sent = ConfigDict(config).to_json_best_effort()
-    assert verify._as_in_python(verify.json.loads(sent)) == config
+    assert verify.with_tuples(json.loads(sent)) == config
 
 
 def test_processes_of_their_own_say_and_leave_as_much(tmp_path: Path) -> None:

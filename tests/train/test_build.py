@@ -46,7 +46,7 @@ BAD = {
     "start": ({"method__start": "now"}, "start='now': choose one of epoch, auto"),
     "start of a ramp": (
         {"method__start": "auto", "method__ramp": "gaussian"},
-        "set start='epoch'",
+        "set method.start='epoch'",
     ),
     "overlap": ({"method__start_overlap": 1.0}, "start_overlap=1.0"),
     "method": (
@@ -60,9 +60,9 @@ BAD = {
     "schedule": ({"optimizer__schedule": "linear"}, "schedule='linear'"),
     "warm-up": ({"optimizer__warmup_epochs": 4}, "warmup_epochs=4, but train.epochs=4"),
     "parallel": ({"parallel": "pjit"}, "parallel='pjit': choose one of pmap"),
-    "depth": ({"encoder__depth": 34}, "depth"),
-    "stem": ({"encoder__stem": "vit"}, "stem"),
-    "head": ({"encoder__head": "none"}, "head"),
+    "depth": ({"encoder__depth": 34}, "encoder.depth=34: choose one of 18, 50"),
+    "stem": ({"encoder__stem": "vit"}, "encoder.stem='vit'"),
+    "head": ({"encoder__head": "none"}, "encoder.head='none'"),
     "width": ({"encoder__width": 0}, "encoder.width=0"),
     "dtype": ({"encoder__dtype": "float16"}, "encoder.dtype='float16'"),
     "channels": ({"augment__mean": (0.5, 0.5, 0.5)}, "mean"),

@@ -1,5 +1,11 @@
-"""The method as the trainer sees it: the losses of `objective` over a bank and a graph."""
+"""Invariance Propagation as the trainer sees it, in the paper's order.
 
+Read `loss` first, then `update`. The numbers in comments are those of the equations at
+the top of `core.objective`, which computes both losses.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +15,7 @@ import numpy as np
 from invariance_propagation import parallel
 from invariance_propagation.core.bank import init_bank, normalize, update_bank
 from invariance_propagation.core.graph import init_graph, match_graph, update_graph
-from invariance_propagation.core.objective import check_ranges, invp_losses
-from invariance_propagation.errors import UserError
+from invariance_propagation.core.objective import invp_losses
 from invariance_propagation.methods.base import (
     Aux,
     Batch,
@@ -20,21 +25,26 @@ from invariance_propagation.methods.base import (
     Requires,
 )
 from invariance_propagation.methods.invariance_propagation.notes import make_notes
-from invariance_propagation.methods.invariance_propagation.schedule import make_schedule
+from invariance_propagation.methods.invariance_propagation.options import Options
+from invariance_propagation.methods.invariance_propagation.readiness import (
+    Readiness,
+    init_readiness,
+)
+from invariance_propagation.methods.invariance_propagation.schedule import (
+    watch,
+    weight_of,
+)
 from invariance_propagation.methods.measures import mean_similarity
-from invariance_propagation.settings import is_auto
-
-MOST_BACKGROUND = 4096  # the paper's M
-BANK_STARTS = ("uniform", "embeddings")
+from invariance_propagation.settings import keywords_of
 
 
 class Memory(NamedTuple):
-    """What is remembered of the N images.
+    """Holds what the method remembers about the N training images.
 
     Attributes:
       bank: float32 [N, d], one embedding per image; sharded.
       graph: int32 [N, k], nearest neighbours in the bank; replicated.
-      readiness: of start='auto'; None otherwise.
+      readiness: how stable the graph is, with start='auto'; None otherwise.
     """
 
     bank: Any
@@ -42,54 +52,130 @@ class Memory(NamedTuple):
     readiness: Any = None
 
 
-class Found(NamedTuple):
-    """neighbors int32 [b, k]; overlap float32 [], over this device's images."""
+class ForUpdate(NamedTuple):
+    """Holds what `loss` hands to `update`.
+
+    Attributes:
+      neighbors: int32 [b, k], the anchors' new neighbours.
+      overlap: float32 [], share of them that were neighbours before, on this device.
+    """
 
     neighbors: jax.Array
     overlap: jax.Array
 
 
-def background_size_for(value: int | str, *, num_examples: int) -> int:
-    """Returns M: for 'auto', the largest power of two up to N / 2 and 4096.
+def init_memory(
+    key: jax.Array, variables: Any, *, options: Options, problem: Problem
+) -> Memory:
+    """Makes a random bank, and a graph without edges."""
+    del variables
+    return Memory(
+        bank=init_bank(key, problem.num_examples, problem.encoder.dim),
+        graph=init_graph(problem.num_examples, options.num_neighbors),
+        readiness=init_readiness() if options.starts_by_itself else None,
+    )
 
-    Raises:
-      UserError: it is neither a whole number nor 'auto'.
-    """
-    if is_auto(value, "method.background_size"):
-        return min(MOST_BACKGROUND, 1 << max(0, (num_examples // 2).bit_length() - 1))
-    return value
 
-
-def invariance_propagation(
+def loss(
+    outputs: Any,
+    batch: Batch,
+    memory: Memory,
+    moment: Moment,
     *,
-    num_hops: int,
-    num_hard: int,
-    background_size: int | str,
-    temperature: float,
-    form: str,
-    positives: str,
-    selection: str,
-    precision: str,
-    num_neighbors: int,
-    bank_momentum: float,
-    bank_start: str,
-    propagation_weight: float,
-    start: str,
-    start_epoch: int,
-    start_overlap: float,
-    ramp: str,
+    options: Options,
     problem: Problem,
-) -> Method:
-    """Binds the options of Invariance Propagation.
+) -> tuple[jax.Array, Aux]:
+    """Computes the loss of each image, float32 [b], from the memory before the step."""
+    losses = invp_losses(  # (1) to (6), and the neighbours of (9)
+        outputs.embedding,
+        batch.indices,
+        memory.bank,
+        memory.graph,
+        axis_name=problem.axis_name,
+        **options.losses._asdict(),
+    )
+    weight = weight_of(options, memory.readiness, moment)  # lambda * w(t)
+    overlap = kept_neighbors(losses.neighbors, memory.graph[batch.indices])
+    metrics = {
+        "instance": losses.instance.mean(),
+        "propagation": losses.propagation.mean(),
+        "propagation_weight": weight,
+        "neighbor_overlap": overlap,
+        "similarity": mean_similarity(outputs.embedding, axis_name=problem.axis_name),
+    }
+    per_image = losses.instance + weight * losses.propagation  # (7)
+    return per_image, Aux(metrics, ForUpdate(losses.neighbors, overlap))
+
+
+def update(
+    memory: Memory,
+    outputs: Any,
+    batch: Batch,
+    aux: Aux,
+    variables: Any,
+    moment: Moment,
+    *,
+    options: Options,
+    problem: Problem,
+) -> Memory:
+    """Writes the batch's rows of bank and graph, after the loss has read the old ones."""
+    del variables
+    return Memory(
+        bank=update_bank(  # (8)
+            memory.bank,
+            batch.indices,
+            outputs.embedding,
+            momentum=options.bank_momentum,
+            axis_name=problem.axis_name,
+        ),
+        graph=update_graph(  # (9)
+            memory.graph,
+            batch.indices,
+            aux.found.neighbors,
+            axis_name=problem.axis_name,
+        ),
+        readiness=watch(
+            memory.readiness,
+            aux.found.overlap,
+            moment,
+            options=options,
+            problem=problem,
+        ),
+    )
+
+
+def kept_neighbors(neighbors: jax.Array, before: jax.Array) -> jax.Array:
+    """Measures the share of int32 [b, k] neighbours that are in the rows before them."""
+    kept = jnp.any(neighbors[:, :, None] == before[:, None, :], axis=2)
+    return kept.mean(dtype=jnp.float32)
+
+
+def bank_from_embeddings(memory: Memory, embed: Callable[[], Any]) -> Memory:
+    """Starts the bank from the embeddings of the untrained network."""
+    return memory._replace(bank=np.asarray(normalize(embed().embedding)))
+
+
+def match(memory: Memory, rows: np.ndarray, embeddings: np.ndarray) -> Memory:
+    """Carries a memory over to other training images; see `methods.base.Method`.
+
+    Images that were there keep their rows of the bank; new ones start from their
+    embeddings. `match_graph` says what happens to the graph. Whether the graph is ready
+    does not change.
+    """
+    kept = rows >= 0
+    bank = np.empty((len(rows), memory.bank.shape[1]), np.float32)
+    bank[kept] = memory.bank[rows[kept]]
+    bank[~kept] = normalize(jnp.asarray(embeddings, jnp.float32))
+    return memory._replace(bank=bank, graph=match_graph(memory.graph, rows))
+
+
+@keywords_of(Options)
+def invariance_propagation(*, problem: Problem, **options: Any) -> Method:
+    """Makes the method from its options.
 
     Args:
-      num_neighbors: k.
-      bank_momentum: m in [0, 1].
-      bank_start: 'uniform' (released) or 'embeddings' (one forward pass).
-      background_size: M, or 'auto'.
-      propagation_weight, start, start_epoch, start_overlap, ramp: see `make_schedule`.
-      problem: N, the encoder, and the device axis.
-      Others: as in `invp_losses`.
+      problem: N, the encoder and the device axis.
+      options: the fields of `Options`, all of them.
 
     Raises:
       UserError: a value out of its range.
@@ -97,118 +183,25 @@ def invariance_propagation(
     Source: Wang, Liu, Guo, Sun: "Unsupervised Representation Learning by Invariance
     Propagation", NeurIPS 2020, arXiv 2010.11694.
     """
-    num_examples, axis_name = problem.num_examples, problem.axis_name
-    background_size = background_size_for(background_size, num_examples=num_examples)
-    options = {
-        "num_hops": num_hops,
-        "num_hard": num_hard,
-        "background_size": background_size,
-        "temperature": temperature,
-        "form": form,
-        "positives": positives,
-        "selection": selection,
-        "precision": precision,
-    }
-    check_ranges(num_examples=num_examples, num_neighbors=num_neighbors, **options)
-    if not 0 <= bank_momentum <= 1:
-        raise UserError(f"bank_momentum={bank_momentum}: set it in [0, 1]")
-    if bank_start not in BANK_STARTS:
-        raise UserError(
-            f"bank_start={bank_start!r}: choose one of {', '.join(BANK_STARTS)}"
-        )
-    schedule = make_schedule(
-        problem,
-        num_neighbors=num_neighbors,
-        propagation_weight=propagation_weight,
-        start=start,
-        start_epoch=start_epoch,
-        start_overlap=start_overlap,
-        ramp=ramp,
-    )
-
-    def init_memory(key: jax.Array, variables: Any) -> Memory:
-        del variables
-        bank = init_bank(key, num_examples, problem.encoder.dim)
-        return Memory(bank, init_graph(num_examples, num_neighbors), schedule.init())
-
-    def loss(
-        outputs: Any, batch: Batch, memory: Memory, moment: Moment
-    ) -> tuple[jax.Array, Aux]:
-        losses = invp_losses(
-            outputs.embedding,
-            batch.indices,
-            memory.bank,
-            memory.graph,
-            axis_name=axis_name,
-            **options,
-        )
-        weight = schedule.weight(memory.readiness, moment)
-        known = memory.graph[batch.indices]
-        again = jnp.any(losses.neighbors[:, :, None] == known[:, None, :], axis=2)
-        overlap = again.mean(dtype=jnp.float32)
-        metrics = {
-            "instance": losses.instance.mean(),
-            "propagation": losses.propagation.mean(),
-            "propagation_weight": weight,
-            "neighbor_overlap": overlap,
-            "similarity": mean_similarity(outputs.embedding, axis_name=axis_name),
-        }
-        # L = L_ins + lambda L_inv
-        per_image = losses.instance + weight * losses.propagation
-        return per_image, Aux(metrics, Found(losses.neighbors, overlap))
-
-    def update(
-        memory: Memory,
-        outputs: Any,
-        batch: Batch,
-        aux: Aux,
-        variables: Any,
-        moment: Moment,
-    ) -> Memory:
-        del variables
-        neighbors, overlap = aux.found
-        return Memory(
-            bank=update_bank(
-                memory.bank,
-                batch.indices,
-                outputs.embedding,
-                momentum=bank_momentum,
-                axis_name=axis_name,
-            ),
-            graph=update_graph(
-                memory.graph, batch.indices, neighbors, axis_name=axis_name
-            ),
-            readiness=schedule.update(memory.readiness, overlap, moment),
-        )
-
-    def begin(memory: Memory, embed: Any) -> Memory:
-        """Starts the bank from the embeddings of the untrained network."""
-        return memory._replace(bank=np.asarray(normalize(embed().embedding)))
-
-    def match(memory: Memory, rows: np.ndarray, embeddings: np.ndarray) -> Memory:
-        """Keeps rows of the bank; new ones are as of bank_start='embeddings'.
-
-        Of the graph see `match_graph`. Whether the graph is ready does not change.
-        """
-        kept = rows >= 0
-        bank = np.empty((len(rows), problem.encoder.dim), np.float32)
-        bank[kept] = memory.bank[rows[kept]]
-        bank[~kept] = normalize(jnp.asarray(embeddings, jnp.float32))
-        return memory._replace(bank=bank, graph=match_graph(memory.graph, rows))
-
+    checked = Options(**options).checked(problem.num_examples)
+    bound = {"options": checked, "problem": problem}
+    everywhere = parallel.REPLICATED
     return Method(
         encoder=problem.encoder,
-        init_memory=init_memory,
-        memory_spec=Memory(parallel.SHARDED, parallel.REPLICATED, schedule.spec),
-        begin=begin if bank_start == "embeddings" else None,
-        loss=loss,
-        update=update,
-        match=match,
-        requires=Requires(fewest_examples=max(background_size, num_neighbors + 1)),
-        notes=make_notes(
-            num_examples=num_examples,
-            num_neighbors=num_neighbors,
-            starts=start_epoch if start == "epoch" and propagation_weight else None,
-            **options,
+        init_memory=partial(init_memory, **bound),
+        memory_spec=Memory(
+            bank=parallel.SHARDED,
+            graph=everywhere,
+            readiness=(
+                Readiness(everywhere, everywhere) if checked.starts_by_itself else None
+            ),
         ),
+        begin=bank_from_embeddings if checked.bank_start == "embeddings" else None,
+        loss=partial(loss, **bound),
+        update=partial(update, **bound),
+        match=match,
+        requires=Requires(
+            fewest_examples=max(checked.background_size, checked.num_neighbors + 1)
+        ),
+        notes=make_notes(checked, num_examples=problem.num_examples),
     )

@@ -1,4 +1,4 @@
-"""How often propagated positives share the anchor's label (a diagnostic only)."""
+"""Measures how often propagated positives have the anchor's label (a diagnostic only)."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ ANCHORS_AT_ONCE = 1024
 def hop_purity(
     graph: jax.Array, labels: jax.Array, indices: jax.Array, *, num_hops: int = 3
 ) -> jax.Array:
-    """Purity of the positives that each hop is the first to reach.
+    """Measures the purity of the positives that each hop is the first to reach.
 
     Args:
       graph: int32 [N, k].
@@ -24,8 +24,8 @@ def hop_purity(
       num_hops: l.
 
     Returns:
-      float32 [l + 1]: for each hop, then for all together, the share of distinct
-      positives with the anchor's label; NaN where nothing is reached.
+      float32 [l + 1], the share of distinct positives with the anchor's label, for each
+      hop and then for all hops together; NaN where nothing is reached.
 
     Source: the authors' consistency diagnostic (WangFeng18/InvariancePropagation).
     """
@@ -41,8 +41,8 @@ def hop_purity(
         slots = propagate(graph, index[None], num_hops=num_hops)
         reached = distinct(slots, index[None])[0]
         same = reached & (labels[slots[0]] == labels[index])
-        found = jnp.stack([same, reached], axis=1).astype(jnp.float32)
-        return jax.ops.segment_sum(found, hop_of_slot, num_segments=num_hops)
+        pairs = jnp.stack([same, reached], axis=1).astype(jnp.float32)
+        return jax.ops.segment_sum(pairs, hop_of_slot, num_segments=num_hops)
 
     counts = lax.map(count, jnp.asarray(indices), batch_size=ANCHORS_AT_ONCE)
     counts = counts.sum(axis=0)

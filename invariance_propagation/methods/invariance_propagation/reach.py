@@ -1,20 +1,25 @@
-"""What the loss would see of one anchor: hops, hard positives, nearest negatives."""
+"""Shows what the loss would use for one anchor: hops, hard positives, negatives."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from invariance_propagation.core.graph import distinct, propagate
+from invariance_propagation.methods.invariance_propagation.options import Options
+from invariance_propagation.methods.measures import most_similar
 
 
 class Reached(NamedTuple):
-    """What the loss would see of one anchor, for which its row of the bank stands.
+    """Holds the images that the loss would compare with one anchor.
+
+    The anchor's row of the bank stands in for its embedding.
 
     Attributes:
-      hops: of each hop, int [n], the positives that it is the first to reach, the most
+      hops: for each hop, int [n], the positives that no earlier hop reaches, the most
         similar first.
-      chosen: int [n], the positives that are pulled in: the hard (or easy) ones.
-      negatives: int [n], the most similar of all that is not reached, likewise.
+      chosen: int [n], the positives that the propagation loss pulls in.
+      negatives: int [n], images of the background that no hop reaches, the most similar
+        first.
     """
 
     hops: list[np.ndarray]
@@ -27,11 +32,7 @@ def reach(
     graph: np.ndarray,
     anchor: int,
     *,
-    num_hops: int,
-    num_hard: int,
-    positives: str,
-    form: str,
-    background_size: int,
+    options: Options,
     num_negatives: int,
 ) -> Reached:
     """Walks the graph from one anchor.
@@ -39,46 +40,31 @@ def reach(
     Args:
       similarities: float [N], of the anchor to all images.
       graph: int [N, k].
-      anchor: its index.
-      num_hops: l.
-      num_hard: P.
-      positives: 'hard', the P least similar are pulled in, or 'easy', the most.
-      form: of the loss: 'paper', P different images, or 'released', P places of the
-        walk, of which several may hold one image.
-      background_size: M.
-      num_negatives: how many to name, at most.
+      anchor: index of the anchor.
+      options: those of the method. With form='released' the P chosen positives are P
+        slots of the walk, so fewer different images may be chosen.
+      num_negatives: the most negatives to return.
     """
-    index = np.array([anchor])
+    index, num_hops = np.array([anchor]), options.num_hops
     slots = propagate(graph, index, num_hops=num_hops)
-    kept = np.asarray(distinct(slots, index))[0]
+    first = np.asarray(distinct(slots, index))[0]
     slots = np.asarray(slots)[0]
     ends = np.cumsum([graph.shape[1] ** hop for hop in range(1, num_hops)])
     hops = [
-        by_similarity(ids[keep], similarities)
-        for ids, keep in zip(np.split(slots, ends), np.split(kept, ends), strict=True)
+        most_similar(similarities, among=ids[is_first])
+        for ids, is_first in zip(
+            np.split(slots, ends), np.split(first, ends), strict=True
+        )
     ]
-    places = by_similarity(slots if form == "released" else slots[kept], similarities)
-    chosen = places[::-1][:num_hard] if positives == "hard" else places[:num_hard]
-    background = nearest(similarities, background_size)
+    candidates = slots if options.form == "released" else slots[first]
+    ordered = most_similar(similarities, among=candidates)
+    chosen = (ordered[::-1] if options.positives == "hard" else ordered)[
+        : options.num_hard
+    ]
+    background = most_similar(similarities, count=options.background_size)
     negatives = background[~np.isin(background, [*slots, anchor])]
     return Reached(
         hops,
         np.array(list(dict.fromkeys(chosen[chosen != anchor])), int),
         negatives[:num_negatives],
     )
-
-
-def cosines(rows: np.ndarray, anchor: int) -> np.ndarray:
-    """Returns float32 [N], the cosine of row `anchor` of float32 [N, d] with each row."""
-    lengths = np.maximum(np.linalg.norm(rows, axis=1), np.finfo(np.float32).tiny)
-    return rows @ (rows[anchor] / lengths[anchor]) / lengths
-
-
-def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
-    """The indices of the most similar, in order, int [count]."""
-    return by_similarity(np.arange(len(similarities)), similarities)[:count]
-
-
-def by_similarity(ids: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """`ids`, the most similar first."""
-    return ids[np.argsort(-similarities[ids], kind="stable")]

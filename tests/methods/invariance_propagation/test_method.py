@@ -1,4 +1,4 @@
-"""Invariance Propagation as a method: when the second loss is on, and what a step does to the memory."""
+"""When the propagation loss is on, and what a step does to the memory."""
 
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ LOSS_OPTIONS = dict(
 
 
 class Outputs(NamedTuple):
-    """The only part of an encoder's outputs that this method reads."""
+    """Holds the only output of an encoder that this method reads."""
 
     embedding: Any
 
@@ -61,7 +61,7 @@ def make_batch(indices: np.ndarray) -> Batch:
 
 
 def at(step: Any, steps_per_epoch: int = STEPS_PER_EPOCH) -> Moment:
-    """The moment of a step."""
+    """Returns the moment of a step."""
     return Moment(step, step // steps_per_epoch, jax.random.key(0))
 
 
@@ -70,7 +70,7 @@ def fresh_memory(method: Method, seed: int = 0) -> Any:
 
 
 def per_image(method: Method, problem: tuple, steps: list[int]) -> list[np.ndarray]:
-    """The loss of every image at each of `steps`."""
+    """Computes the loss of every image at each of `steps`."""
     memory = fresh_memory(method)
     memory = memory._replace(bank=problem.bank, graph=problem.graph)
 
@@ -98,7 +98,7 @@ def test_second_loss_is_on_from_the_start_epoch(make_problem, form: str) -> None
 
 
 def test_gaussian_ramp(make_problem) -> None:
-    # Of the released code, whose t counts from 1: exp(-5 (1 - t / T)^2), at most 1.
+    # The released code has exp(-5 (1 - t / T)^2), at most 1, where t counts from 1.
     problem = make_problem(72)
     method = make_method(ramp="gaussian", start_epoch=4)
     epochs = [0, 1, 3, 4, 9]
@@ -128,7 +128,7 @@ def test_no_weight_leaves_instance_discrimination(make_problem) -> None:
 
 
 def test_second_loss_starts_by_itself(make_problem) -> None:
-    """In the step after the mean overlap has reached what is asked, and for good."""
+    """It starts in the step after the mean overlap reaches the threshold, and stays on."""
     problem = make_problem(77)
     method = make_method(start="auto", start_epoch=0, start_overlap=0.3)
     memory = fresh_memory(method)
@@ -168,7 +168,7 @@ def test_second_loss_starts_by_itself(make_problem) -> None:
 
 
 def first_start(num_examples: int, batch: int, *, stable: bool, epochs: int) -> int:
-    """The step from which propagation is on; -1 if it never is.
+    """Returns the step from which propagation is on; -1 if it never is.
 
     Embeddings are random at every step, or each image's row of the bank.
     """
@@ -202,7 +202,7 @@ def first_start(num_examples: int, batch: int, *, stable: bool, epochs: int) -> 
     [(20, 16), (20, 11), (30, 10), (50, 26), (100, 32), (100, 20)],
 )
 def test_random_neighbours_never_start(num_examples: int, batch: int) -> None:
-    """Of few images chance keeps much more than the threshold: 4 of 19 are 21 %."""
+    """With few images chance keeps much more than the threshold: 4 of 19 are 21 %."""
     assert first_start(num_examples, batch, stable=False, epochs=1000) == -1
     assert 0 < first_start(num_examples, batch, stable=True, epochs=60)
 
@@ -218,7 +218,9 @@ def test_only_what_starts_by_itself_is_watched() -> None:
 
 def test_a_run_that_ends_before_propagation_is_warned_of() -> None:
     (warning,) = make_method(start_epoch=7).notes.warnings(7)
-    assert "propagation starts in epoch 7" in warning and "only 7 (train" in warning
+    assert (
+        "propagation starts in epoch 7" in warning and "only 7 epochs (train" in warning
+    )
     for method in (
         make_method(start_epoch=6),
         make_method(start="auto", start_epoch=0),
@@ -229,7 +231,7 @@ def test_a_run_that_ends_before_propagation_is_warned_of() -> None:
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_two_epochs_from_a_fresh_memory(form: str) -> None:
-    """Loss, gradient, metrics, bank and graph of twelve steps, each beside the oracle.
+    """Compares loss, gradient, metrics, bank and graph of twelve steps with the oracle.
 
     The loss must read the memory as it was before the step; in the second epoch the positives are what the first epoch
     found, so a step that wrote too early, or forgot a row, shows here.
@@ -301,7 +303,7 @@ def test_two_epochs_from_a_fresh_memory(form: str) -> None:
 
 
 def test_gradient_is_finite_before_there_are_positives() -> None:
-    # A weight of zero times NaN is NaN: with a fresh graph nothing may be NaN in the first place, on or off.
+    # Zero times NaN is NaN, so with a fresh graph nothing may be NaN, whether the loss is on or off.
     for start_epoch in (0, 2):
         method = make_method(start_epoch=start_epoch)
         memory = fresh_memory(method, 76)
@@ -375,8 +377,8 @@ def test_batch_is_left_as_it_is() -> None:
     ],
 )
 def test_impossible_option_is_an_error_at_once(name: str, value: Any) -> None:
-    # Before any array is made: `make_method` itself raises.
-    with pytest.raises(ValueError, match=name):
+    # `make_method` itself raises, before any array exists.
+    with pytest.raises(ValueError, match=rf"^method\.{name}="):
         make_method(**{name: value})
 
 
@@ -401,7 +403,7 @@ def test_a_memory_follows_its_images(options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(matched.bank[kept], memory.bank[rows[kept]])
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     np.testing.assert_allclose(matched.bank[~kept], embeddings / lengths, rtol=1e-5)
-    # Neighbours are the same images: by their earlier places, where they are there.
+    # Neighbours that are still there are the same images as before.
     for place, row in zip(np.flatnonzero(kept), rows[kept], strict=True):
         for found, was in zip(matched.graph[place], memory.graph[row], strict=True):
             assert rows[found] == was if was in rows else found == place

@@ -1,4 +1,4 @@
-"""What is said when propagation starts, and when it is not."""
+"""The message when propagation starts, and when there is none."""
 
 from typing import Any
 
@@ -26,11 +26,11 @@ def test_what_was_known_before_it_started() -> None:
 def test_a_graph_that_is_new_each_epoch_is_warned_of() -> None:
     _, warning = spoken(ON, OFF | {"neighbor_overlap": 0.04})
     assert warning.startswith("warning: fewer than 5.00 %")
-    assert "method.start_epoch > 2" in warning
+    assert "--config.method.start_epoch above 2" in warning
 
 
 def test_what_chance_keeps_does_not_count() -> None:
-    # 4 of 99 others are 4 %: of the 8 % that are kept they are the half.
+    # 4 of 99 others are 4 %, half of the 8 % that are kept.
     kept = OFF | {"neighbor_overlap": 0.08}
     assert len(spoken(ON, kept)) == 1
     _, warning = spoken(ON, kept, chance=4 / 99)

@@ -16,7 +16,7 @@ from invariance_propagation.methods.invariance_propagation.purity import (
 def slow_purity(
     graph: np.ndarray, labels: np.ndarray, indices: np.ndarray, *, num_hops: int
 ) -> list[float]:
-    """By the definition: the ring of images first reached at each hop, as a set."""
+    """Computes purity by its definition, from the set of images first reached at each hop."""
     same, reached = [0] * num_hops, [0] * num_hops
     for anchor in indices:
         seen = ring = {int(anchor)}
@@ -72,10 +72,10 @@ def test_each_image_counts_at_the_hop_that_reaches_it_first() -> None:
 
 
 def test_the_anchor_is_no_positive_of_its_own() -> None:
-    # Nobody else has its label, though hops 2 and 3 come back to it.
+    # No other image has its label, although hops 2 and 3 come back to it.
     labels = np.array([7, 0, 0, 0, 0, 0])
     assert_purity(GRAPH, labels, np.array([0]), [0, 0, 0, 0])
-    # Nor does it count where it is its own neighbour.
+    # It does not count if it is its neighbour either.
     graph = np.array([[0, 1], [1, 0]])
     assert_purity(graph, np.array([5, 6]), np.array([0]), [0, 0])
     assert_purity(graph, np.array([5, 5]), np.array([0]), [1, 1])
@@ -93,7 +93,7 @@ def test_nan_where_nothing_is_reached() -> None:
     # A fresh graph: every image points at itself.
     labels = np.array([0, 0, 1, 1])
     assert_purity(init_graph(4, 2), labels, np.arange(4), [math.nan] * 4)
-    # A pair that knows but each other: all is reached at hop 1.
+    # Two images that are only each other's neighbours: everything is reached at hop 1.
     pairs = np.array([[1], [0], [3], [2]])
     assert_purity(pairs, labels, np.arange(4), [1, math.nan, math.nan, 1])
 
@@ -107,7 +107,7 @@ def test_one_label_is_pure(make_problem) -> None:
 
 
 def test_anchors_beyond_one_chunk() -> None:
-    # More than are looked at in one piece, and no multiple of it.
+    # More anchors than one chunk holds, and not a multiple of it.
     count = 2 * ANCHORS_AT_ONCE + 51
     rng = np.random.default_rng(2)
     graph = rng.integers(0, count, size=(count, 2))

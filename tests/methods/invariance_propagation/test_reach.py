@@ -1,4 +1,4 @@
-"""What is shown of an anchor is what the loss sees of it."""
+"""The images shown beside an anchor are those that the loss uses."""
 
 import functools
 import math
@@ -8,23 +8,18 @@ import numpy as np
 import pytest
 
 from invariance_propagation import init_graph, invp_losses
-from invariance_propagation.methods.invariance_propagation import reach as module
-from invariance_propagation.methods.invariance_propagation.reach import nearest, reach
+from invariance_propagation.methods.invariance_propagation.options import Options
+from invariance_propagation.methods.invariance_propagation.reach import reach
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-OPTIONS = {
-    "num_hops": 3,
-    "num_hard": 5,
-    "positives": "hard",
-    "form": "paper",
-    "background_size": 20,
-    "num_negatives": 6,
-}
+SETTINGS = {"num_hops": 3, "num_hard": 5, "background_size": 20}
+OPTIONS = Options(**tiny.METHOD | SETTINGS)
 
 
 def slow_walk(graph: np.ndarray, anchor: int, num_hops: int) -> list[list[int]]:
-    """All places of each hop, in order."""
+    """Returns the slots of each hop, in order."""
     hops, frontier = [], [anchor]
     for _ in range(num_hops):
         frontier = [int(other) for node in frontier for other in graph[node]]
@@ -50,10 +45,13 @@ def test_is_the_oracle(make_problem, num_hops: int, positives: str, form: str) -
     options = {"num_hops": num_hops, "positives": positives, "form": form}
     for anchor in (0, 17):
         similar = cosines(problem.bank, anchor)
-        bank = np.asarray(problem.bank)
-        similarities = module.cosines(bank, anchor)
-        np.testing.assert_allclose(similarities, similar, atol=1e-6)
-        found = reach(similarities, problem.graph, anchor, **OPTIONS | options)
+        found = reach(
+            np.array(similar),
+            problem.graph,
+            anchor,
+            options=OPTIONS._replace(**options),
+            num_negatives=6,
+        )
         seen, hops = {anchor}, slow_walk(problem.graph, anchor, num_hops)
         for shown, places in zip(found.hops, hops, strict=True):
             ring = set(places) - seen
@@ -81,9 +79,14 @@ def test_the_loss_is_that_of_what_is_shown(make_problem, positives: str) -> None
     losses = jax.jit(of)(bank[anchors], anchors, bank, problem.graph)
     propagation = np.asarray(losses.propagation).tolist()
     for anchor, expected in zip(anchors, propagation, strict=True):
-        more = OPTIONS | options | {"num_negatives": 40}
-        similarities = module.cosines(bank, anchor)
-        found = reach(similarities, problem.graph, anchor, **more)
+        similarities = np.array(cosines(bank, anchor))
+        found = reach(
+            similarities,
+            problem.graph,
+            anchor,
+            options=OPTIONS._replace(**options),
+            num_negatives=40,
+        )
         weights = np.exp(similarities / tau)
         pulled, pushed = weights[found.chosen].sum(), weights[found.negatives].sum()
         assert -np.log(pulled / (pulled + pushed)) == pytest.approx(expected, rel=1e-4)
@@ -92,11 +95,7 @@ def test_the_loss_is_that_of_what_is_shown(make_problem, positives: str) -> None
 def test_who_was_not_visited_reaches_nothing(make_problem) -> None:
     problem = make_problem(0, num_examples=30)
     graph = np.asarray(init_graph(30, 3))
-    similarities = module.cosines(np.asarray(problem.bank), 4)
-    found = reach(similarities, graph, 4, **OPTIONS)
+    similarities = np.array(cosines(problem.bank, 4))
+    found = reach(similarities, graph, 4, options=OPTIONS, num_negatives=6)
     assert [len(ids) for ids in found.hops] == [0, 0, 0] and len(found.chosen) == 0
     assert 4 not in found.negatives and len(found.negatives) == 6
-
-
-def test_nearest_are_in_order() -> None:
-    assert nearest(np.array([0.1, 0.9, -1.0, 0.5]), 3).tolist() == [1, 3, 0]

@@ -29,7 +29,7 @@ def watch(overlaps: Iterable[float], **options: float) -> list[Readiness]:
 
 
 def test_against_the_definition() -> None:
-    """The mean of what was seen, weights falling by (1 - 1/n) a step; a first crossing."""
+    """The mean has weights that fall by (1 - 1/n) a step; `since` is its first crossing."""
     overlaps = np.random.default_rng(3).uniform(0, 0.2, 60)
     found = watch(overlaps, threshold=0.07, steps_per_epoch=9)
     since = NOT_YET
@@ -73,7 +73,7 @@ def test_random_neighbors_never_start(num_examples: int, batch_size: int) -> Non
     random = np.random.default_rng(num_examples)
 
     def draw() -> np.ndarray:
-        """k other images for each of a batch."""
+        """Draws k other images for each image of a batch."""
         keys = random.random((batch_size, num_examples - 1))
         return np.argpartition(keys, k, axis=1)[:, :k]
 

@@ -1,0 +1,61 @@
+"""The options of the objective, listed and checked in one place."""
+
+from typing import NamedTuple
+
+from invariance_propagation.core.arguments import integer, real
+from invariance_propagation.core.losses import FORMS, POSITIVES
+from invariance_propagation.core.search import PRECISIONS, SELECTIONS
+from invariance_propagation.errors import UserError, check_choice
+
+
+class LossOptions(NamedTuple):
+    """Holds the options of `invp_losses`, whose docstring explains them."""
+
+    num_hops: int
+    num_hard: int
+    background_size: int
+    temperature: float
+    form: str
+    positives: str
+    selection: str
+    precision: str
+
+    def checked(self, *, num_examples: int, num_neighbors: int) -> "LossOptions":
+        """Returns the options as plain Python numbers.
+
+        Args:
+          num_examples: N.
+          num_neighbors: k.
+
+        Raises:
+          UserError: (a ValueError) an option out of its range, or one that N rules out.
+        """
+        num_hops = integer("num_hops", self.num_hops)
+        num_hard = integer("num_hard", self.num_hard)
+        integer("num_neighbors", num_neighbors)
+        background_size = integer("background_size", self.background_size)
+        if background_size > num_examples:
+            raise UserError(
+                f"background_size={background_size}, but the bank holds {num_examples} "
+                f"images: set it from 1 to {num_examples}"
+            )
+        if num_neighbors + 1 > num_examples:
+            raise UserError(
+                f"num_neighbors={num_neighbors}, but the bank holds {num_examples} "
+                f"images: set it to at most {num_examples - 1}"
+            )
+        temperature = real("temperature", self.temperature)
+        if not temperature > 0:
+            raise UserError(
+                f"temperature={self.temperature}: set it above 0, e.g. to 0.2"
+            )
+        check_choice("form", self.form, FORMS)
+        check_choice("positives", self.positives, POSITIVES)
+        check_choice("selection", self.selection, SELECTIONS)
+        check_choice("precision", self.precision, PRECISIONS)
+        return self._replace(
+            num_hops=num_hops,
+            num_hard=num_hard,
+            background_size=background_size,
+            temperature=temperature,
+        )

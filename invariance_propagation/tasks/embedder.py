@@ -1,0 +1,200 @@
+"""A trained network, ready to embed pictures block by block."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import linen as nn
+
+from invariance_propagation import devices
+from invariance_propagation.core.bank import normalize as unit_length
+from invariance_propagation.data.load.pictures import CENTRAL, Pictures
+from invariance_propagation.data.passes import Look, look_at
+from invariance_propagation.data.views import augment
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.evaluation.bench import View, view_of
+from invariance_propagation.evaluation.features import Embed, make_embed
+from invariance_propagation.evaluation.kept import Block
+from invariance_propagation.evaluation.recipes import SMALL_BELOW
+from invariance_propagation.models import Headless
+from invariance_propagation.store.restore import (
+    backbone_of,
+    float32,
+    restore_backbone,
+    restore_encoder,
+)
+from invariance_propagation.store.weights import input_of, is_weights
+
+BATCH_SIZE = 256
+# Images whose features are compared and written at once: 67 MB of ResNet-50's.
+BLOCK = 8192
+
+
+class Network(NamedTuple):
+    """Holds a trained network.
+
+    Attributes:
+      module: flax module, images -> `Outputs`.
+      params, batch_stats: its weights.
+      channels: number of channels of its images.
+      has_head: whether it makes embeddings.
+      facts: facts of its run, as the checkpoint has them; {} for a file of weights.
+      digest: digest of the backbone's weights.
+    """
+
+    module: nn.Module
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    channels: int
+    has_head: bool
+    facts: dict[str, Any]
+    digest: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Returns the run's config, {} for a file of weights."""
+        return self.facts.get("config", {})
+
+    @property
+    def stretch_depth(self) -> bool:
+        """Returns whether the run stretches pictures of unknown depth."""
+        return self.config.get("data", {}).get("stretch_depth", False)
+
+
+class Embedder(NamedTuple):
+    """Holds a network and how it looks at pictures.
+
+    Attributes:
+      network: the network.
+      view: size and normalisation of an image.
+      look: the part of a picture that is cut out.
+      num_devices: D.
+      batch_size: images that are embedded at once.
+      embed: maps weights and uint8 images to NumPy `Outputs`.
+    """
+
+    network: Network
+    view: View
+    look: Look
+    num_devices: int
+    batch_size: int
+    embed: Embed
+
+    def blocks(
+        self, images: Pictures | np.ndarray, failed: list[str]
+    ) -> Iterator[Block]:
+        """Embeds images in blocks of `BLOCK`, with a progress bar on a terminal.
+
+        Args:
+          images: encoded pictures, or uint8 [n, H, W, C].
+          failed: receives a line for each picture that cannot be used.
+
+        Raises:
+          TrainingError: the network makes features that are not finite.
+        """
+        pending: list[Block] = []
+        for seen in look_at(images, self.look, batch_size=self.batch_size):
+            failed += seen.failed
+            if not len(seen.rows):
+                continue
+            pending.append(self._embed(seen.rows, seen.images))
+            # All blocks but the last are full, whatever the batches of these devices.
+            while sum(len(block.rows) for block in pending) >= BLOCK:
+                whole = concatenate(pending)
+                pending = [Block(*(x if x is None else x[BLOCK:] for x in whole))]
+                yield Block(*(x if x is None else x[:BLOCK] for x in whole))
+        if sum(len(block.rows) for block in pending):
+            yield concatenate(pending)
+
+    def _embed(self, rows: np.ndarray, images: np.ndarray) -> Block:
+        network = self.network
+        outputs = self.embed(network.params, network.batch_stats, images)
+        if not np.isfinite(outputs.features).all():
+            raise TrainingError(
+                "the network makes features that are not finite: choose a checkpoint "
+                "from before its training diverged"
+            )
+        head = np.asarray(unit_length(outputs.embedding)) if network.has_head else None
+        return Block(rows, outputs.features, head)
+
+
+def restore_network(checkpoint: str) -> Network:
+    """Reads the network of a run's checkpoint, or of a file of weights.
+
+    Raises:
+      UserError: there is none at this path.
+      TrainingError: it cannot be read.
+    """
+    if is_weights(checkpoint):
+        backbone = restore_backbone(checkpoint)
+        return Network(
+            module=Headless(backbone.module),
+            params={"backbone": backbone.params},
+            batch_stats={"backbone": backbone.batch_stats},
+            channels=backbone.channels,
+            has_head=False,
+            facts={},
+            digest=backbone.digest(),
+        )
+    restored = restore_encoder(checkpoint)
+    backbone = backbone_of(restored)
+    return Network(
+        module=float32(restored.encoder),
+        params=restored.params,
+        batch_stats=restored.batch_stats,
+        channels=backbone.channels,
+        has_head=restored.has_head,
+        facts=restored.facts,
+        digest=backbone.digest(),
+    )
+
+
+def make_embedder(
+    checkpoint: str,
+    network: Network,
+    *,
+    view: Mapping[str, Any],
+    share: float | None,
+    num_devices: int | None,
+) -> Embedder:
+    """Prepares a network to embed pictures.
+
+    Args:
+      checkpoint: path of the network, for messages and for the .json beside weights.
+      network: the network.
+      view: size, mean and std; None where the run's apply.
+      share: part of the shorter side that is looked at; None for the run's.
+      num_devices: devices to use; None for all.
+
+    Raises:
+      UserError: a value is missing or out of its range.
+    """
+    of_the_run = network.config.get("augment") or input_of(checkpoint)
+    view = view_of(checkpoint, network.channels, view, of_the_run)
+    look = Look(view.size, _share(share, view, network.facts), network.channels)
+    runner = devices.make_runner("pmap", num_devices)
+    # The nearest size that the devices can share equally.
+    batch_size = max(1, BATCH_SIZE // runner.num_devices) * runner.num_devices
+    plain_view = partial(augment.normalize, **view._asdict())
+    embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
+    return Embedder(network, view, look, runner.num_devices, batch_size, embed)
+
+
+def concatenate(blocks: Iterable[Block]) -> Block:
+    """Joins blocks into one."""
+    fields = zip(*blocks, strict=True)
+    return Block(*(x[0] if x[0] is None else np.concatenate(x) for x in fields))
+
+
+def _share(share: float | None, view: View, facts: Mapping[str, Any]) -> float:
+    """Returns the part of the shorter side to look at; by default the run's."""
+    if share is None and facts.get("share") is not None:
+        return facts["share"]
+    if share is None:
+        name = facts.get("config", {}).get("data", {}).get("name", "")
+        streamed = name.startswith(("image_folder", "imagenet"))
+        return CENTRAL if streamed or view.size >= SMALL_BELOW else 1.0
+    if not 0 < share <= 1:
+        raise UserError(f"share={share}: set --config.share above 0 and up to 1")
+    return share
