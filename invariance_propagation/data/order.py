@@ -1,4 +1,6 @@
-"""Which images are visited when, and which are drawn: functions of a seed alone."""
+"""Decides which images each step visits and which are drawn, from a seed alone."""
+
+import functools
 
 import numpy as np
 
@@ -11,19 +13,19 @@ def epoch_order(
     batch_size: int,
     steps: int | None = None,
 ) -> np.ndarray:
-    """One epoch's batches.
+    """Shuffles the images into the batches of one epoch.
 
-    No index appears twice, so none repeats inside a global batch; the tail of
-    the shuffle that fills no batch is dropped, another one each epoch.
+    No index appears twice, so none repeats inside a global batch. The tail of the
+    shuffle, which does not fill a batch, is dropped; each epoch drops other images.
 
     Args:
       seed: of the run.
       epoch: from 0.
       num_examples: N.
       batch_size: B, at most N.
-      steps: of an epoch; None: N // B. With fewer, other images are left out each epoch.
-        With more, the images are shuffled anew as often as needed, so that an index
-        appears again, but never twice in a batch.
+      steps: in an epoch; None: N // B. With fewer steps, each epoch leaves out other
+        images. With more, the images are shuffled again as often as needed, so an index
+        can appear again, but never twice in a batch.
 
     Returns:
       int32 [steps, B].
@@ -40,24 +42,49 @@ def epoch_order(
     return order.reshape(steps, batch_size).astype(np.int32)
 
 
+# Two epochs: threads that read ahead are in both at the end of an epoch.
+_kept_order = functools.lru_cache(maxsize=2)(epoch_order)
+
+
+def step_indices(
+    step: int, *, seed: int, num_examples: int, batch_size: int, steps_per_epoch: int
+) -> np.ndarray:
+    """Returns the indices int32 [B] of the images that a step visits.
+
+    Args:
+      step: counted from 0 over the whole run.
+      seed, num_examples, batch_size: as for `epoch_order`.
+      steps_per_epoch: `steps` of `epoch_order`.
+    """
+    epoch, place = divmod(step, steps_per_epoch)
+    order = _kept_order(
+        seed=seed,
+        epoch=epoch,
+        num_examples=num_examples,
+        batch_size=batch_size,
+        steps=steps_per_epoch,
+    )
+    return order[place]
+
+
 def random_rows(
     count: int, *, num_examples: int, seed: int, purpose: int
 ) -> np.ndarray:
     """Draws `count` of N images at random, without repeats.
 
-    The same seed draws the same ones of as many, and a smaller count some of those that
-    a larger one draws.
+    The same seed draws the same images, and a smaller count draws a subset of what a
+    larger count draws.
 
     Args:
       count: how many, at most N.
       num_examples: N.
       seed: of the run.
-      purpose: a number that sets this draw apart from what else the seed decides.
+      purpose: a number that makes this draw independent of the seed's other uses.
 
     Returns:
       int [count], in ascending order.
     """
-    # NumPy may change its permutation, but not the bits of Philox.
+    # NumPy may change its permutations, but not the bits of Philox.
     random = np.random.Philox(key=np.array([seed % 2**64, purpose], np.uint64))
     order = np.argsort(random.random_raw(num_examples), kind="stable")
     return np.sort(order[:count])

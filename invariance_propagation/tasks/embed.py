@@ -12,7 +12,7 @@ from flax import linen as nn
 from invariance_propagation import devices
 from invariance_propagation.core.bank import normalize as unit_length
 from invariance_propagation.data.load.pictures import CENTRAL, Pictures
-from invariance_propagation.data.passes import Look, look_at
+from invariance_propagation.data.passes import Crop, read_crops
 from invariance_propagation.data.sources.folder import Files
 from invariance_propagation.data.sources.listing import list_pictures
 from invariance_propagation.data.views import augment
@@ -25,13 +25,13 @@ from invariance_propagation.files.atomic import drafts_of
 from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.models import Headless
 from invariance_propagation.store.provenance import origin
+from invariance_propagation.store.reading import workdir_of
 from invariance_propagation.store.restore import (
     backbone_of,
     digest_of,
     float32,
     restore_backbone,
     restore_encoder,
-    workdir_of,
 )
 from invariance_propagation.store.weights import input_of, is_weights
 from invariance_propagation.tasks.compare import find_neighbors
@@ -110,17 +110,17 @@ def embed_folder(
     network = _restore(checkpoint)
     given = network.config.get("augment") or input_of(checkpoint)
     view = view_of(checkpoint, network.channels, view, given)
-    look = Look(view.size, _share(share, view, network.facts), network.channels)
+    crop = Crop(view.size, _share(share, view, network.facts), network.channels)
     gallery = None
     if num_neighbors > 0 and (compare_with or network.facts):
-        gallery = _gallery(checkpoint, network, compare_with, view, look)
+        gallery = _gallery(checkpoint, network, compare_with, view, crop)
         _check_comparison(gallery, num_neighbors, by, network, checkpoint)
     runner = devices.make_runner("pmap", num_devices)
     # As near to it as the devices can share.
     batch_size = max(1, BATCH_SIZE // runner.num_devices) * runner.num_devices
     plain_view = partial(augment.normalize, **view._asdict())
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
-    blocks = partial(_blocks, network, embed, look, batch_size)
+    blocks = partial(_blocks, network, embed, crop, batch_size)
 
     print(f"embedding {len(ids):,} pictures of {printable(folder)}")
     pictures = Pictures(
@@ -134,7 +134,7 @@ def embed_folder(
     arrays = _join(blocks(pictures, failed), ids, failed)
     about = {
         "pictures": folder,
-        "view": view._asdict() | {"share": look.share},
+        "view": view._asdict() | {"share": crop.share},
         "checkpoint": {"path": checkpoint, "backbone": network.digest},
         "made": origin(),
     }
@@ -187,22 +187,22 @@ def _restore(checkpoint: str) -> Network:
 
 
 def _gallery(
-    checkpoint: str, network: Network, compare_with: str, view: View, look: Look
+    checkpoint: str, network: Network, compare_with: str, view: View, crop: Crop
 ) -> Gallery:
     facts = {
         "version": __version__,
         "step": network.facts.get("step"),
         "weights": digest_of(network.params, network.batch_stats),
-        "view": view._asdict() | {"share": look.share},
+        "view": view._asdict() | {"share": crop.share},
     }
     keep_in = workdir_of(checkpoint) / KEPT
     if is_weights(checkpoint):
         keep_in = Path(f"{checkpoint}.{KEPT}").absolute()
     if compare_with:
         return pictures_of(
-            compare_with, look, facts, keep_in, stretch_depth=network.stretch_depth
+            compare_with, crop, facts, keep_in, stretch_depth=network.stretch_depth
         )
-    return training_images(network.facts, look, facts, keep_in)
+    return training_images(network.facts, crop, facts, keep_in)
 
 
 def _check_comparison(
@@ -223,18 +223,18 @@ def _check_comparison(
 def _blocks(
     network: Network,
     embed: Embed,
-    look: Look,
+    crop: Crop,
     batch_size: int,
     images: Pictures | np.ndarray,
     failed: list[str],
 ) -> Iterator[Block]:
     """Embeds images; puts a line into `failed` for each that cannot be used."""
     parts: list[Block] = []
-    for seen in look_at(images, look, batch_size=batch_size):
-        failed += seen.failed
-        if not len(seen.rows):
+    for batch in read_crops(images, crop, batch_size=batch_size):
+        failed += batch.failed
+        if not len(batch.rows):
             continue
-        outputs = embed(network.params, network.batch_stats, seen.images)
+        outputs = embed(network.params, network.batch_stats, batch.images)
         if not np.isfinite(outputs.features).all():
             raise TrainingError(
                 "the network makes features that are not finite: choose a checkpoint "
@@ -242,7 +242,7 @@ def _blocks(
             )
         embeddings = np.asarray(unit_length(outputs.embedding))
         head = embeddings if network.has_head else None
-        parts.append(Block(seen.rows, outputs.features, head))
+        parts.append(Block(batch.rows, outputs.features, head))
         # Whole blocks, wherever the batches of these devices end.
         while sum(len(part.rows) for part in parts) >= BLOCK:
             block = _concatenate(parts)

@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import UserError
-from invariance_propagation.store.checkpoint import FOLDER, read_item, steps_in
+from invariance_propagation.store.checkpoint import FOLDER, steps_in
+from invariance_propagation.store.facts import read_item
 from invariance_propagation.train import loop
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE

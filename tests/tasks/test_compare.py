@@ -74,13 +74,13 @@ def moved(place: Path, tmp_path: Path) -> Path:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each pass of the network was begun for."""
     seen: list[int] = []
-    look_at = embed.look_at
+    read_crops = embed.read_crops
 
     def count(images: Any, *args: Any, **options: Any) -> Any:
         seen.append(len(images))
-        return look_at(images, *args, **options)
+        return read_crops(images, *args, **options)
 
-    monkeypatch.setattr(embed, "look_at", count)
+    monkeypatch.setattr(embed, "read_crops", count)
     return seen
 
 

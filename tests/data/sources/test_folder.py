@@ -9,12 +9,8 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.dataset import Dataset
-from invariance_propagation.data.sources.folder import (
-    classes_of,
-    image_folder,
-    is_held_out,
-    parts_of,
-)
+from invariance_propagation.data.sources.folder import image_folder
+from invariance_propagation.data.sources.survey import classes_of, divide, is_held_out
 from invariance_propagation.errors import UserError
 
 
@@ -99,7 +95,7 @@ def test_train_alone_is_no_class_and_a_share_may_be_held_out(tmp_path: Path) -> 
     "names", [["train/1.png", "car/1.png"], ["val/1.png", "a/1.png"]]
 )
 def test_a_class_may_be_called_train(names: list[str]) -> None:
-    parts = parts_of(names, 0.0)
+    parts = divide(names, 0.0)
     assert parts.train == names and parts.depth == 0 and not parts.held_out
 
 
