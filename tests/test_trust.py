@@ -353,12 +353,12 @@ def test_pipes_are_not_opened_even_if_they_come_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "a.npz")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         open_file(tmp_path / "a.npz")
     (tmp_path / "b.npz").touch()
     before = os.stat(tmp_path / "b.npz")
     monkeypatch.setattr(os, "stat", lambda path, **options: before)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         open_file(tmp_path / "a.npz")
     with pytest.raises(zipfile.BadZipFile), open_arrays(tmp_path / "b.npz"):
         pass

@@ -110,7 +110,7 @@ def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone
       prefix: of the names in such a file, see `strip_prefix`.
 
     Raises:
-      UserError: there is nothing to restore, or it is no ResNet-18 or ResNet-50.
+      UserError: there is nothing to restore, or it is neither a ResNet-18 nor a ResNet-50.
       TrainingError: a checkpoint cannot be read.
     """
     if not is_weights(path):

@@ -274,7 +274,7 @@ def test_a_workdir_that_cannot_be_used_stops_both(tmp_path: Path) -> None:
     (tmp_path / "run" / "summary.json").mkdir(parents=True)
     for place, expected in (
         ("file/run", f"{tmp_path}/file is a file"),
-        ("run", "summary.json is no file"),
+        ("run", "summary.json is not a file"),
     ):
         for status, _, errors in finish(
             start_two("pmap", tmp_path / place, by_address)

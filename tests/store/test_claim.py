@@ -87,8 +87,14 @@ def test_what_is_read_back_must_be_what_was_written(
     [
         (lambda w: w.touch(), "is a file"),
         (lambda w: (w.mkdir(), (w / FOLDER).touch()), "checkpoints is a file"),
-        (lambda w: (w / "summary.json").mkdir(parents=True), "summary.json is no file"),
-        (lambda w: w.symlink_to("nothing"), "is a link to what is not there"),
+        (
+            lambda w: (w / "summary.json").mkdir(parents=True),
+            "summary.json is not a file",
+        ),
+        (
+            lambda w: w.symlink_to("nothing"),
+            "is a link to something that does not exist",
+        ),
     ],
 )
 def test_what_is_in_the_way_is_one_line(

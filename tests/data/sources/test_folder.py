@@ -124,7 +124,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
         "passed over: 1 .txt, 1 hidden",
         "2 classes: a, b",
     ]
-    assert read(tmp_path).notes[-1] == "no classes (data.classes=False)"
+    assert read(tmp_path).notes[-1] == "no classes (--config.data.classes=False)"
 
 
 def test_one_class_and_a_class_of_one_are_asked_about(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_bad_picture_is_left_out_and_named(tmp_path: Path) -> None:
     assert dataset.train.ids == names
     assert dataset.train.labels.tolist() == [0] * 5 + [1] * 4
     assert dataset.notes[-1].startswith(
-        "1 picture that cannot be used is left out: b/1.png: it is no picture"
+        "1 picture that cannot be used is left out: b/1.png: it is not a picture"
     )
     # The images of the rows behind it are still their own.
     expected = np.asarray(Image.open(tmp_path / names[-1]))

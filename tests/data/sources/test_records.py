@@ -368,10 +368,10 @@ def test_no_module_that_a_set_names_is_run(
     monkeypatch.syspath_prepend(tmp_path)
     text = "tensorflow_datasets.core.features.text_feature.Text"
     change_json(copied / "features.json", lambda x: x.replace(text, "stranger.Text"))
-    with pytest.raises(UserError, match="names stranger.Text, which is no feature"):
+    with pytest.raises(UserError, match="names stranger.Text, which is not a feature"):
         load_copied(copied)
     (copied / "features.json").write_text('{"type": "stranger.Text", "content": {}}')
-    with pytest.raises(UserError, match="names stranger.Text, which is no feature"):
+    with pytest.raises(UserError, match="names stranger.Text, which is not a feature"):
         load_copied(copied)
     assert "stranger" not in sys.modules and not (tmp_path / "ran").exists()
 

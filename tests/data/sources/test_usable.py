@@ -168,7 +168,7 @@ def test_what_has_become_a_pipe_since_it_was_listed_is_a_fault(
     (folder / "2.png").symlink_to("/dev/zero")
     found = check_pictures(folder, NAMES, how=how)
     assert [x.sample_id for x in found.faults] == ["1.png", "2.png"]
-    assert {x.reason for x in found.faults} == {"it is no regular file"}
+    assert {x.reason for x in found.faults} == {"it is not a regular file"}
 
 
 def test_headers_of_files_that_pillow_closes_are_enough(folder: Path) -> None:

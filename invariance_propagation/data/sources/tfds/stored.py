@@ -40,11 +40,6 @@ class Records(NamedTuple):
         del index
         return self.content
 
-    def stamp(self, index: int) -> bytes:
-        """Returns nothing: no single file stands for a record."""
-        del index
-        return b""
-
     marks_each = False
 
 
