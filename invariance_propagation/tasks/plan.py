@@ -110,8 +110,9 @@ def make_plan(run: Run) -> Plan:
     for program in (programs.create_network, programs.create_memory):
         made = program.compile().memory_analysis()
         starting += made.output_size_in_bytes + made.temp_size_in_bytes
+    splits = (run.dataset.train, run.dataset.held_out)
     host = {
-        "data set": sum(part.images.nbytes for part in run.dataset[1:] if part),
+        "data set": sum(split.images.nbytes for split in splits if split),
         "copy for a checkpoint": _global_bytes(run, state),
     }
     return Plan(device, starting, host, devices, jax.default_backend() == "cpu")

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from invariance_propagation.data.load.making import Divide, View
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.load.stream import Load, stream
+from invariance_propagation.data.load.stream import Load, Make, stream
 from invariance_propagation.data.order import step_indices
 from invariance_propagation.data.views.augment import augment, keys_of_view
 from invariance_propagation.devices.runner import Runner
@@ -149,15 +149,8 @@ def from_host(
     """
     divided = {name: divide(images, x.chances) for name, x in groups.items()}
     device_views = {name: view for name, (_, view) in divided.items()}
-    load = Load(
-        images,
-        [[divided[name][0]] * group.count for name, group in groups.items()],
-        seed=facts.seed,
-        batch_size=facts.batch_size,
-        steps_per_epoch=facts.steps_per_epoch,
-        process_index=threads.process_index,
-        process_count=threads.process_count,
-    )
+    makes = [[divided[name][0]] * group.count for name, group in groups.items()]
+    load = _loader(images, makes, facts, threads)
 
     def named(views: Iterable[Any]) -> dict[str, Any]:
         return dict(zip(groups, views, strict=True))
@@ -196,6 +189,23 @@ def from_host(
         spec=SHARDED,
         pick=lambda images, indices: images,
         views=views,
+    )
+
+
+def _loader(
+    images: np.ndarray | Pictures,
+    makes: Sequence[Sequence[Make]],
+    facts: Facts,
+    threads: Threads,
+) -> Load:
+    return Load(
+        images,
+        makes,
+        seed=facts.seed,
+        batch_size=facts.batch_size,
+        steps_per_epoch=facts.steps_per_epoch,
+        process_index=threads.process_index,
+        process_count=threads.process_count,
     )
 
 

@@ -174,8 +174,8 @@ def check_classes(survey: Survey) -> None:
 def describe_pictures(root: Path, listing: Listing, division: Division) -> list[str]:
     """Describes what was found in a folder and what was passed over, a line each."""
     count = f"{len(listing.ids):,} picture" + "s" * (len(listing.ids) != 1)
-    found = ", ".join(filter(None, (count, listing.about_links())))
-    lines = [printable(f"found {found}, in {root}")]
+    pictures = ", ".join(filter(None, (count, listing.about_links())))
+    lines = [printable(f"found {pictures}, in {root}")]
     train, held_out = division.train, division.held_out
     if division.depth and held_out:
         line = f"{train[0].split('/')[0]}/ is trained on ({len(train):,}), "
@@ -183,8 +183,8 @@ def describe_pictures(root: Path, listing: Listing, division: Division) -> list[
         lines.append(printable(line))
     for name, number in division.unused.items():
         where = f"{name}/" if name else "no folder"
-        pictures = "picture in {} is" if number == 1 else "pictures in {} are"
-        line = f"{number:,} {pictures.format(where)} not used, beside train/"
+        what = f"picture in {where} is" if number == 1 else f"pictures in {where} are"
+        line = f"{number:,} {what} not used, beside train/"
         lines.append(printable(line))
     passed = listing.passed_over()
     return [*lines, f"passed over: {passed}"] if passed else lines

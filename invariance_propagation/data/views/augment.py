@@ -78,7 +78,7 @@ def augment(
     def view(key: jax.Array, image: jax.Array) -> jax.Array:
         uniform = jax.random.uniform(key, NUMBERS, jnp.float32)
         chance = draw(uniform, odds)
-        parts = (
+        operations = (
             lambda x: color_jitter(x, chance.order, chance.factors, adjustments),
             gray,
             lambda x: gaussian_blur(x, chance.sigma, radius),
@@ -87,7 +87,9 @@ def augment(
         planes = _crop(image, uniform, chance, chosen)
         for part in chosen.part_order:
             if odds.probabilities[part] > 0:
-                planes = jnp.where(chance.applied[part], parts[part](planes), planes)
+                planes = jnp.where(
+                    chance.applied[part], operations[part](planes), planes
+                )
         return _standardize(planes, mean, std)
 
     return jax.vmap(view)(keys, images)
