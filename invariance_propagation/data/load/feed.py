@@ -15,7 +15,7 @@ import numpy as np
 from invariance_propagation.data.load.making import Divide, View
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.load.stream import Load, Make, stream
-from invariance_propagation.data.order import step_indices
+from invariance_propagation.data.steps import step_indices
 from invariance_propagation.data.views.augment import augment, keys_of_view
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.parallel import REPLICATED, SHARDED

@@ -14,7 +14,7 @@ import numpy as np
 
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.load.workers import Work, make_batches
-from invariance_propagation.data.order import step_indices
+from invariance_propagation.data.steps import step_indices
 from invariance_propagation.data.views.chance import NUMBERS
 from invariance_propagation.data.views.threefry import host_uniforms
 

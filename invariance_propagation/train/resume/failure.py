@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from invariance_propagation.data.order import step_indices
+from invariance_propagation.data.steps import step_indices
 from invariance_propagation.errors import UserError
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import writing

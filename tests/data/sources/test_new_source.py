@@ -27,6 +27,7 @@ def one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config_of(**changes: str) -> ConfigDict:
     return tiny_config(
+        num_devices=1,
         data__name="stripes",
         data__num_train=0,
         method__background_size=16,
