@@ -10,6 +10,7 @@ nothing about accuracy.
 """
 
 import argparse
+import functools
 import io
 import json
 import resource
@@ -101,15 +102,16 @@ def prepare(folder: Path) -> None:
 
 
 def repeat(examples: int) -> None:
-    """Makes every set of records that is loaded from now on so long."""
+    """Makes ImageNet, whenever it is loaded from now on, this number of images long."""
     from invariance_propagation.data import sources
     from invariance_propagation.data.dataset import Split
     from invariance_propagation.data.load.pictures import Pictures
 
-    load_records = sources.load_records
+    load_stored = sources.LOADERS["imagenet"]
 
-    def load(name: str, folder: str, **options: Any) -> Any:
-        dataset = load_records(name, folder, **options)
+    @functools.wraps(load_stored.__call__)
+    def load(folder: str, **options: Any) -> Any:
+        dataset = load_stored(folder, **options)
         images, labels, ids, _ = dataset.train
         ids = [f"{ids[i % len(ids)]}#{i // len(ids)}" for i in range(examples)]
         content = Repeated(images.content, len(images))
@@ -117,7 +119,7 @@ def repeat(examples: int) -> None:
         train = Split(pictures, np.resize(labels, examples), ids)
         return dataset._replace(train=train)
 
-    sources.load_records = load
+    sources.LOADERS["imagenet"] = load
 
 
 def train(folder: Path, workdir: Path, batch: int, steps: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Ends the process before its work is done, within seconds and with nothing half-written.
+"""Ends the process early, within seconds, with nothing left half-written.
 
-A thread waits for signals, because Python's own handlers do not run while the main
-thread is inside XLA, as when it compiles. It needs the standard library alone.
+A thread waits for signals, because Python's handlers do not run while the main thread is
+inside XLA, for example while it compiles. This module needs only the standard library.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ from functools import partial
 from typing import Any, NoReturn, Protocol
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Clusters kill 30 seconds after they have asked.
+# Clusters send SIGKILL 30 seconds after SIGTERM.
 SAVE_WITHIN = 25.0  # seconds
-# A terminal and a program around this one may both pass on the same Ctrl-C.
+# A terminal and a wrapper program may both pass on the same Ctrl-C.
 SAME_WITHIN = 0.2  # seconds
-CLEAR_WITHIN = 2.0  # seconds, as where a network disk does not answer
-FAREWELL_WITHIN = 3.0  # seconds, as where the network does not
+CLEAR_WITHIN = 2.0  # seconds, in case a network disk does not answer
+FAREWELL_WITHIN = 3.0  # seconds, in case the network does not answer
 
 _undo: dict[object, Callable[[], None]] = {}
-# Whoever ends the process takes it, and never gives it back.
+# The thread that ends the process takes this lock and never releases it.
 _ending = threading.RLock()
 
 
 class Work(Protocol):
-    """Work that a signal must not throw away."""
+    """Work that must be saved when a signal comes."""
 
     def ask_to_stop(self, number: signal.Signals) -> str | None:
-        """Asks to save and stop; returns what is waited for, None if nothing is."""
+        """Asks to save and stop; says what it waits for, or None if for nothing."""
 
     def last_words(self, number: signal.Signals) -> str:
-        """Returns what the work comes to if the process ends now."""
+        """Says what is left of the work if the process ends now."""
 
 
 _work: list[Work] = []  # the innermost last
@@ -46,7 +46,7 @@ _watching = threading.Event()
 
 @contextlib.contextmanager
 def undone_at_end(undo: Callable[[], None]) -> Iterator[None]:
-    """Has `undo` called if the process ends inside the block by `end_now`."""
+    """Calls `undo` if `end_now` ends the process inside the block."""
     key = object()
     _undo[key] = undo
     try:
@@ -57,7 +57,7 @@ def undone_at_end(undo: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept(work: Work) -> Iterator[None]:
-    """Asks `work` to stop where a signal comes inside the block."""
+    """Asks `work` to stop if a signal comes inside the block."""
     _work.append(work)
     try:
         yield
@@ -67,25 +67,25 @@ def kept(work: Work) -> Iterator[None]:
 
 @contextlib.contextmanager
 def not_now() -> Iterator[None]:
-    """Lets a block finish before a signal ends the process; it must be short."""
+    """Lets a block finish before a signal ends the process. Keep the block short."""
     with _ending:
         yield
 
 
 def begin() -> None:
-    """Makes this thread the one that ends the process; another that wants to waits."""
+    """Reserves the ending of the process for this thread; other threads wait."""
     _ending.acquire()
 
 
 def end_now(status: int, line: str, fact: dict[str, Any] | None = None) -> NoReturn:
     """Prints one line, undoes what is half done, and ends the process.
 
-    Any thread may call it, whatever the main thread is doing.
+    Any thread may call this, whatever the main thread is doing.
 
     Args:
-      status: of the process.
+      status: exit status of the process.
       line: printed on standard error.
-      fact: JSON that the other processes, if there are any, are to know.
+      fact: JSON for the other processes, if there are any.
     """
     begin()
     _write(2, line)
@@ -96,31 +96,31 @@ def end_now(status: int, line: str, fact: dict[str, Any] | None = None) -> NoRet
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process without Python's own end, in which threads may wait or complain."""
+    """Ends the process without Python's exit handlers, in which threads may hang."""
     _within(CLEAR_WITHIN, _clear)
     os._exit(status)
 
 
 def end_by(number: signal.Signals) -> NoReturn:
-    """Ends the process as a signal does, which another process has."""
+    """Ends this process as by a signal that another process received."""
     end_now(128 + number, _last_words(number))
 
 
 def on_farewell(tell: Callable[[dict[str, Any]], None]) -> None:
-    """Has `tell` called with what the other processes are to know at the end."""
+    """Registers `tell`; `end_now` calls it with the fact for the other processes."""
     _farewells.append(tell)
 
 
 def watch() -> None:
-    """Obeys signals from here on, in a thread; for the main thread of a program.
+    """Starts to obey signals, in a thread. Call this from a program's main thread.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    Signals that are ignored, as SIGHUP is under nohup, stay ignored.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            # Only a signal that has a handler is written to the pipe.
+            # Python writes only signals with a handler to the pipe.
             signal.signal(number, _leave_it_to_the_thread)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _watching.set()
@@ -128,7 +128,7 @@ def watch() -> None:
 
 
 def is_watched() -> bool:
-    """Returns whether `watch` obeys the signals of this process."""
+    """Returns whether `watch` was called."""
     return _watching.is_set()
 
 
@@ -143,7 +143,7 @@ def _obey(reading: int) -> None:
         ready, _, _ = select.select([reading], [], [], left)
         number = os.read(reading, 1)[0] if ready else first
         if number not in SIGNALS:
-            continue  # another one, which has a handler of its own
+            continue  # another signal, with a separate handler
         number = signal.Signals(number)
         if ready and first and time.monotonic() < asked_at + SAME_WITHIN:
             continue
@@ -162,7 +162,7 @@ def _within(seconds: float, work: Callable[[], None]) -> None:
 
 
 def _write(file: int, line: str) -> None:
-    """Writes a line, unless nobody reads it, which would block this thread."""
+    """Writes a line, unless nobody reads it: that would block this thread."""
     with contextlib.suppress(OSError):
         if select.select([], [file], [], 1.0)[1]:
             os.write(file, f"{line}\n".encode(errors="backslashreplace"))
@@ -180,7 +180,7 @@ def _clear() -> None:
         child.kill()
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-    # The main thread still runs, and may have begun a file meanwhile.
+    # Twice, because the main thread still runs and may begin another file meanwhile.
     for _ in range(2):
         for undo in reversed(list(_undo.values())):
             with contextlib.suppress(Exception):

@@ -13,7 +13,8 @@ from configs import digits
 from invariance_propagation.methods.invariance_propagation import Memory
 from invariance_propagation.models import make_encoder
 from invariance_propagation.models.torchvision import variable_shapes
-from invariance_propagation.store.checkpoint import Checkpoints, pack_ids
+from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.facts import pack_ids
 from invariance_propagation.train.state import TrainState
 
 NUM_EXAMPLES, DIM = 12, 5

@@ -24,7 +24,7 @@ from invariance_propagation.models import Encoder
 from invariance_propagation.parallel import AXIS
 from invariance_propagation.report.write import write_report
 from invariance_propagation.store.checkpoint import FOLDER, Checkpoints
-from invariance_propagation.store.restore import restore_memory
+from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
 from invariance_propagation.tasks.plan import make_plan

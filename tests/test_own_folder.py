@@ -16,7 +16,8 @@ from configs import image_folder
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.report.write import write_report
-from invariance_propagation.store.checkpoint import Checkpoints, pack_ids, unpack_ids
+from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.facts import pack_ids, unpack_ids
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.train.build import build
 from invariance_propagation.train.loop import train_and_evaluate

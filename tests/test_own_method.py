@@ -11,7 +11,8 @@ from configs.embed import get_config
 from invariance_propagation.data.sources import load
 from invariance_propagation.errors import UserError
 from invariance_propagation.report.write import write_report
-from invariance_propagation.store.restore import restore_backbone, restore_memory
+from invariance_propagation.store.memory import restore_memory
+from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.train.loop import train_and_evaluate
 from tests.tiny_run import CHANGES, ROOT

@@ -21,7 +21,7 @@ from PIL import Image
 from configs import embed as embed_config
 from configs import evaluate as evaluate_config
 from invariance_propagation.data.sources import idx
-from invariance_propagation.data.sources.usable import look_at
+from invariance_propagation.data.sources.usable import check_pictures
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.evaluation.kept import Damaged, read_blocks, read_facts
@@ -29,12 +29,10 @@ from invariance_propagation.files.archives import open_arrays, open_file
 from invariance_propagation.files.cache import read_arrays
 from invariance_propagation.report.write import write_report
 from invariance_propagation.store import checkpoint, damage, weights
-from invariance_propagation.store.checkpoint import pack_ids, unpack_ids
-from invariance_propagation.store.restore import (
-    restore_backbone,
-    restore_encoder,
-    restore_memory,
-)
+from invariance_propagation.store import facts as facts_module
+from invariance_propagation.store.facts import pack_ids, unpack_ids
+from invariance_propagation.store.memory import restore_memory
+from invariance_propagation.store.restore import restore_backbone, restore_encoder
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
 from invariance_propagation.train.journal import METRICS_FILE
@@ -147,7 +145,7 @@ def test_a_cache_of_another_kind_is_made_anew(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    expected = look_at(tmp_path, ["a.png"])
+    expected = check_pictures(tmp_path, ["a.png"])
     (path,) = tmp_path.glob("cache/*/*.npz")
     names, seen = np.frombuffer(b"a.png", np.uint8), np.zeros((1, 4), np.int64)
     for arrays in (
@@ -159,10 +157,10 @@ def test_a_cache_of_another_kind_is_made_anew(
         {"names": names, "seen": np.int64(3)},
     ):
         np.savez(path, **arrays)
-        assert look_at(tmp_path, ["a.png"]) == expected
+        assert check_pictures(tmp_path, ["a.png"]) == expected
     for content in malicious(tmp_path / "ran").values():
         path.write_bytes(content)
-        assert look_at(tmp_path, ["a.png"]) == expected
+        assert check_pictures(tmp_path, ["a.png"]) == expected
     assert not (tmp_path / "ran").exists()
 
 
@@ -205,7 +203,7 @@ def test_ids_of_a_checkpoint_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     many = pack_ids([""] * 2**22)
     with pytest.raises(TrainingError, match="4,194,304 for 100 images"):
         unpack_ids(many, count=100)
-    monkeypatch.setattr(checkpoint, "MAX_IDS_BYTES", 2**20)
+    monkeypatch.setattr(facts_module, "MAX_IDS_BYTES", 2**20)
     for packed in (many, pack_ids(ids)[:-8]):
         with pytest.raises(TrainingError, match="more than 1,048,576 bytes"):
             unpack_ids(packed)
@@ -242,7 +240,7 @@ def change_facts(folder: Path, change: Callable[[dict], None]) -> None:
     (path,) = (x for x in (folder / "facts").iterdir() if x.name == "metadata")
     facts = json.loads(path.read_text())["facts"]
     change(facts)
-    stored = {"facts": facts, "digest": checkpoint.digest_of_facts(facts)}
+    stored = {"facts": facts, "digest": facts_module.digest_of_facts(facts)}
     path.write_text(json.dumps(stored))
 
 
@@ -355,12 +353,12 @@ def test_pipes_are_not_opened_even_if_they_come_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "a.npz")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         open_file(tmp_path / "a.npz")
     (tmp_path / "b.npz").touch()
     before = os.stat(tmp_path / "b.npz")
     monkeypatch.setattr(os, "stat", lambda path, **options: before)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         open_file(tmp_path / "a.npz")
     with pytest.raises(zipfile.BadZipFile), open_arrays(tmp_path / "b.npz"):
         pass
@@ -369,7 +367,7 @@ def test_pipes_are_not_opened_even_if_they_come_late(
 def test_facts_that_no_run_has_written_are_one_line(tmp_path: Path) -> None:
     store_run(tmp_path / "run", (3,))
     folder = tmp_path / "run" / "checkpoints" / "3"
-    facts = checkpoint.read_facts(folder)
+    facts = facts_module.read_facts(folder)
     damage.check_noted(facts, folder)
     for name in damage.NOTED:
         for value in (None, [1], True):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from invariance_propagation import devices
-from invariance_propagation.data.load.feed import Facts, Look, Threads, host_made
+from invariance_propagation.data.load.feed import Facts, Threads, ViewGroup, from_host
+from invariance_propagation.data.load.making import views_on_host
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
@@ -110,9 +111,10 @@ def check_norm(runner: devices.Runner) -> None:
 
 
 def check_host_views(runner: devices.Runner) -> None:
-    given = host_made(
+    given = from_host(
         tiny.pictures(),
-        {"view": Look(1, CHANCES)},
+        {"view": ViewGroup(1, CHANCES)},
+        divide=views_on_host,
         runner=runner,
         facts=Facts(0, tiny.BATCH_SIZE, tiny.STEPS_PER_EPOCH),
         threads=Threads(

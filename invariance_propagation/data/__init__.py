@@ -1,1 +1,1 @@
-"""Pictures: where they come from, in which order, and how they are varied."""
+"""Data: where images come from, in which order they are used, and their views."""

@@ -1,4 +1,4 @@
-"""What has changed between two sets of images, told by their names and checksums."""
+"""Finds what has changed between two sets of images, by their names and checksums."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ GONE = -1
 
 
 class Known(NamedTuple):
-    """What a run knows of the images of a split, in their order.
+    """What a run knows about the images of a split, in their order.
 
     Attributes:
-      ids: what the source calls each.
-      checksums: uint32 [n], of each image's content; None where it is not known.
+      ids: the source's name of each image.
+      checksums: uint32 [n], of each image's content; None if they are not known.
     """
 
     ids: Sequence[str]
@@ -27,13 +27,13 @@ class Changes(NamedTuple):
     """How one set of images differs from an earlier one.
 
     Attributes:
-      rows: int32 [n], the place in the earlier set of each image whose content was in it;
-        `GONE` for each that is new.
-      added: names whose content was not in the earlier set, nor their name.
-      removed: names of the earlier set that are gone, with their content.
+      rows: int32 [n], for each image the row of the same image in the earlier set; `GONE`
+        for new images.
+      added: names of images whose name and content are both new.
+      removed: names of the earlier set whose content is gone too.
       renamed: earlier and present name of the same content.
-      changed: names with another content than in the earlier set.
-      by_content: whether contents were compared, or names alone.
+      changed: names whose content has changed.
+      by_content: whether contents were compared, or only names.
     """
 
     rows: np.ndarray
@@ -44,30 +44,30 @@ class Changes(NamedTuple):
     by_content: bool
 
     def __str__(self) -> str:
-        """Counts each kind and names the first few of it, in one line."""
+        """Counts each kind of change and names the first few images, in one line."""
         renamed = [f"{old} -> {new}" for old, new in self.renamed]
         kinds = ("added", "removed", "renamed", "changed")
         names = self.added, self.removed, renamed, self.changed
-        parts = [
+        counts = [
             f"{len(x):,} {kind} ({_first(x)})"
             for kind, x in zip(kinds, names, strict=True)
             if x
         ]
-        text = ", ".join(parts) or "the same images in another order"
+        text = ", ".join(counts) or "the same images in another order"
         return text if self.by_content else f"{text}; told by names alone"
 
 
 def compare(before: Known, now: Known) -> Changes:
-    """Finds for each image the one of an earlier set that it is.
+    """Finds each image in an earlier set.
 
-    An image of the same name and content is the same. What is left is matched by content,
-    which is then a new name for it, and only then by name, which is then another content.
-    Where the contents of either set are not known, names decide; if all names are the
-    same, in the same order, something else must have changed, and every image counts as
+    First, images with the same name and content are matched; then images with the same
+    content, which were renamed; then images with the same name, whose content changed. If
+    the contents of a set are not known, names decide. If, then, all names are the same
+    and in the same order, something else must have changed, and every image counts as
     changed.
 
     Args:
-      before: the earlier set, of which a digest says that it is not the present one.
+      before: the earlier set, whose digest differs from that of the present set.
       now: the present set.
     """
     by_content = before.checksums is not None and now.checksums is not None
@@ -99,7 +99,7 @@ def _match_contents(
     content: list[int],
     rows: np.ndarray,
 ) -> list[tuple[str, str]]:
-    """Gives rows without a place one of the same content, and takes it out of `left`."""
+    """Fills rows that are `GONE` by content, and removes what it uses from `left`."""
     names: dict[int, list[str]] = {}
     for name in reversed(left):
         names.setdefault(was[left[name]], []).append(name)

@@ -1,4 +1,4 @@
-"""What a data set is to the rest: images, labels and ids of a split, by index."""
+"""Defines a data set: the images, labels and ids of its splits, by index."""
 
 import hashlib
 import os
@@ -12,17 +12,17 @@ from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.order import random_rows
 from invariance_propagation.errors import printable
 
-# Sets the draw of a sample apart from what else a seed decides.
+# Makes the draw of a sample independent of the seed's other uses.
 SAMPLE = 0x5A3B1E
 
 
 class Split(NamedTuple):
-    """Images and what is known of them.
+    """Images and what is known about them.
 
     Attributes:
-      images: uint8 [n, H, W, C], or pictures that are decoded when looked at.
-      labels: int32 [n], or None where there are none.
-      ids: what the source calls each image, or None where it has no names.
+      images: uint8 [n, H, W, C], or pictures that are decoded on access.
+      labels: int32 [n], or None if there are none.
+      ids: the source's name of each image, or None if it has no names.
       columns: by name, int32 [n]: facts about each image that a method may train on,
         such as its domain, counted from 0.
     """
@@ -35,41 +35,43 @@ class Split(NamedTuple):
     def sample(self, count: int, *, seed: int) -> "Split":
         """Draws `count` images at random, and keeps their order.
 
-        The same seed draws the same ones of as many, and a smaller count some of
-        those that a larger one draws.
+        The same seed draws the same images, and a smaller count draws a subset of what a
+        larger count draws.
         """
         if count == len(self.images):
             return self
-        own = {"num_examples": len(self.images), "seed": seed, "purpose": SAMPLE}
-        return self.take(random_rows(count, **own))
+        size = len(self.images)
+        return self.take(
+            random_rows(count, num_examples=size, seed=seed, purpose=SAMPLE)
+        )
 
     def take(self, rows: np.ndarray) -> "Split":
         """Returns the images `rows`, int [m], in this order."""
         images, labels, ids, columns = self
-        streamed = isinstance(images, Pictures)
+        encoded = isinstance(images, Pictures)
         return Split(
-            images.take(rows) if streamed else images[rows],
+            images.take(rows) if encoded else images[rows],
             None if labels is None else labels[rows],
             None if ids is None else [ids[int(i)] for i in rows],
             {name: column[rows] for name, column in columns.items()},
         )
 
     def categories(self) -> dict[str, int]:
-        """Counts the values that each column can have."""
+        """Returns the number of values that each column can have."""
         return {name: int(x.max()) + 1 for name, x in self.columns.items()}
 
     def digest(self) -> str:
-        """Names the images and their order, 16 hex digits of SHA-256.
+        """Names the images and their order by 16 hex digits of SHA-256.
 
-        Of arrays it is their values that count; of files and records their names and
-        the marks of their content. Columns count, as methods train on them.
+        The digest covers the values of arrays; for files and records, their names and the
+        marks of their content. It covers columns, because methods train on them.
         """
         images, ids = self.images, self.ids
         if isinstance(images, Pictures):
             state = hashlib.sha256()
             for index, name in enumerate(ids):
-                own = os.fsencode(name) + b"\0" + images.mark(index)
-                state.update(len(own).to_bytes(8, "big") + own)
+                image = os.fsencode(name) + b"\0" + images.mark(index)
+                state.update(len(image).to_bytes(8, "big") + image)
         else:
             state = hashlib.sha256(str(images.shape).encode())
             state.update(np.ascontiguousarray(images).data)
@@ -78,12 +80,12 @@ class Split(NamedTuple):
         return state.hexdigest()[:16]
 
     def checksums(self) -> np.ndarray | None:
-        """Names the content of each image by 4 bytes, without reading a file.
+        """Returns the CRC-32 of each image's content, without reading a file.
 
-        Two different images have the same checksum once in 4 billion pairs.
+        Two different images share a checksum once in 4 billion pairs.
 
         Returns:
-          uint32 [n], CRC-32; None where an image's content is not known by itself.
+          uint32 [n]; None if the contents of single images are not known.
         """
         if isinstance(self.images, Pictures):
             return self.images.checksums()
@@ -92,13 +94,13 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A training split and, for evaluation, a held-out one (None where absent).
+    """A training split and, for evaluation, a held-out split (None if there is none).
 
     Attributes:
       name: of the set.
       train, held_out: its splits.
-      classes: the name of each label, by number; () where they have none.
-      notes: what people should know of it before a run, a line each.
+      classes: the name of each label, by number; () if labels have no names.
+      notes: what people should know about the set before a run, a line each.
     """
 
     name: str
@@ -108,7 +110,7 @@ class Dataset(NamedTuple):
     notes: Sequence[str] = ()
 
     def class_name(self, label: int) -> str:
-        """Its number where it has no name."""
+        """Returns the name of a label; its number if it has no name."""
         return printable(self.classes[label]) if self.classes else str(label)
 
     def digest(self) -> str:
@@ -116,10 +118,9 @@ class Dataset(NamedTuple):
         return self.train.digest()
 
     def has_digest(self, digest: str) -> bool:
-        """Whether a run that noted `digest` was trained on these images.
+        """Returns whether a run that noted `digest` was trained on these images.
 
-        Runs of earlier versions knew files and records by their names alone, which is
-        all that can be compared then.
+        Earlier versions made digests of files and records from their names only.
         """
         if digest == self.digest():
             return True

@@ -1,4 +1,4 @@
-"""Which images are visited when, and which are drawn: functions of a seed alone."""
+"""Orders and draws images; the results are functions of a seed alone."""
 
 import numpy as np
 
@@ -11,19 +11,19 @@ def epoch_order(
     batch_size: int,
     steps: int | None = None,
 ) -> np.ndarray:
-    """One epoch's batches.
+    """Shuffles the images into the batches of one epoch.
 
-    No index appears twice, so none repeats inside a global batch; the tail of
-    the shuffle that fills no batch is dropped, another one each epoch.
+    No index appears twice, so none repeats inside a global batch. The tail of the
+    shuffle, which does not fill a batch, is dropped; each epoch drops other images.
 
     Args:
       seed: of the run.
       epoch: from 0.
       num_examples: N.
       batch_size: B, at most N.
-      steps: of an epoch; None: N // B. With fewer, other images are left out each epoch.
-        With more, the images are shuffled anew as often as needed, so that an index
-        appears again, but never twice in a batch.
+      steps: in an epoch; None: N // B. With fewer steps, each epoch leaves out other
+        images. With more, the images are shuffled again as often as needed, so an index
+        can appear again, but never twice in a batch.
 
     Returns:
       int32 [steps, B].
@@ -45,19 +45,19 @@ def random_rows(
 ) -> np.ndarray:
     """Draws `count` of N images at random, without repeats.
 
-    The same seed draws the same ones of as many, and a smaller count some of those that
-    a larger one draws.
+    The same seed draws the same images, and a smaller count draws a subset of what a
+    larger count draws.
 
     Args:
       count: how many, at most N.
       num_examples: N.
       seed: of the run.
-      purpose: a number that sets this draw apart from what else the seed decides.
+      purpose: a number that makes this draw independent of the seed's other uses.
 
     Returns:
       int [count], in ascending order.
     """
-    # NumPy may change its permutation, but not the bits of Philox.
+    # NumPy may change its permutations, but not the bits of Philox.
     random = np.random.Philox(key=np.array([seed % 2**64, purpose], np.uint64))
     order = np.argsort(random.random_raw(num_examples), kind="stable")
     return np.sort(order[:count])

@@ -1,4 +1,4 @@
-"""From facts and arrays to bytes and back, which runs no code of whoever sent them."""
+"""Packs facts and arrays into bytes; unpacking them runs no code of the sender."""
 
 import json
 import struct
@@ -11,14 +11,14 @@ PLAIN = (str, int, float, type(None))  # a bool is an int
 
 
 def pack(value: Any) -> bytes:
-    """Puts plain values into bytes: a header of JSON, then the arrays as they lie.
+    """Packs plain values into bytes: a JSON header, then the bytes of the arrays.
 
     Args:
-      value: None, a bool, number, text, NumPy array or NumPy number, or a list, tuple or
-        dict of such; the keys of a dict are text. A named tuple becomes a tuple.
+      value: None, a bool, number, text, NumPy array or NumPy number; or a list, tuple or
+        dict of these. The keys of a dict are text. A named tuple becomes a plain tuple.
 
     Raises:
-      TypeError: something else is in it.
+      TypeError: it holds something else.
     """
     arrays: list[np.ndarray] = []
 
@@ -50,19 +50,19 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(content: bytes) -> Any:
-    """The reverse of `pack`."""
+    """Returns the value that `pack` packed."""
     start = HEAD.size
     (length,) = HEAD.unpack(content[:start])
     header = json.loads(content[start : start + length])
     place = start + length
 
-    def build(told: Any) -> Any:
+    def build(node: Any) -> Any:
         nonlocal place
-        if isinstance(told, list):
-            return [build(x) for x in told]
-        if not isinstance(told, dict):
-            return told
-        ((kind, inner),) = told.items()
+        if isinstance(node, list):
+            return [build(x) for x in node]
+        if not isinstance(node, dict):
+            return node
+        ((kind, inner),) = node.items()
         if kind == "tuple":
             return tuple(build(x) for x in inner)
         if kind == "dict":

@@ -1,15 +1,14 @@
-"""Several processes, one per host: how they find each other, share and agree.
+"""Lets several processes, one per host, join, share values and agree.
 
-All of them run the same program. The first alone writes, prints and decides what
-depends on files, so that the workdir need not be seen by the others. With one
-process every function here is the identity.
+All processes run the same program. Only the first one writes, prints and decides what
+depends on files, so the others need not see the workdir. With a single process, every
+function here returns its input.
 """
 
 import atexit
 import contextlib
 import json
 import os
-import socket
 import sys
 import threading
 import zlib
@@ -21,6 +20,13 @@ import numpy as np
 from jax._src import distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 
+from invariance_propagation.devices.meeting import (
+    AUTO,
+    address_of,
+    bad_names,
+    check_free,
+    who_is_missing,
+)
 from invariance_propagation.devices.packing import pack, unpack
 from invariance_propagation.devices.peers import JAX_SILENT_AFTER, Peers, first_is_gone
 from invariance_propagation.devices.relay import Relay
@@ -28,7 +34,6 @@ from invariance_propagation.errors import UserError, from_words, to_words
 
 Result = TypeVar("Result")
 
-AUTO = "auto"
 PIECE_BYTES = 2**26  # sent at once
 LEAVE_SECONDS = 10.0
 TEXT_BYTES = 1024
@@ -42,22 +47,22 @@ def join(
     process_id: int | None = None,
     timeout: float = 300.0,
 ) -> None:
-    """Waits for the other processes; must come before JAX starts.
+    """Waits for the other processes. Call this before JAX starts.
 
     Args:
-      coordinator: HOST:PORT of process 0, or 'auto' where JAX can tell by itself: on
-        a TPU pod, under SLURM, Open MPI or Kubernetes.
-      num_processes: of them all; None where JAX can tell.
-      process_id: of this one, from 0; None where JAX can tell.
+      coordinator: HOST:PORT of process 0, or 'auto' if JAX can find it: on a TPU pod,
+        under SLURM, Open MPI or Kubernetes.
+      num_processes: how many there are in all; None if JAX can tell.
+      process_id: number of this process, from 0; None if JAX can tell.
       timeout: seconds to wait.
 
     Raises:
-      UserError: they have not all come in time, or are not named rightly.
+      UserError: not all processes came in time, or an argument is wrong.
     """
-    address = None if coordinator == AUTO else _address(coordinator)
+    address = None if coordinator == AUTO else address_of(coordinator)
     if address is not None and process_id == 0:
-        _check_free(address[1])
-    # Else JAX would swallow each SIGTERM from here on, and leave it to us to ask it.
+        check_free(address[1])
+    # Otherwise JAX would catch every SIGTERM, and we would have to ask JAX about it.
     jax.config.update("jax_enable_preemption_service", False)
     failure: list[Exception] = []
     relay, meet_at = None, None if address is None else coordinator
@@ -67,7 +72,7 @@ def join(
 
     def initialize() -> None:
         try:
-            # JAX ends the process without a word for people when its own time is up.
+            # JAX ends the process without a readable message when its own limit is up.
             jax.distributed.initialize(
                 meet_at,
                 num_processes,
@@ -75,12 +80,7 @@ def join(
                 initialization_timeout=int(timeout) + 3600,
                 heartbeat_timeout_seconds=JAX_SILENT_AFTER,
             )
-            state = distributed.global_state
-            Peers(state.client, state.process_id, state.num_processes).watch()
-            if relay is not None:
-                relay.keep()
-                # Before JAX's own end, registered earlier, which waits for process 0.
-                atexit.register(relay.let_go)
+            _watch_peers(relay)
         except Exception as error:
             failure.append(error)
         else:
@@ -90,20 +90,25 @@ def join(
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        raise UserError(_who_is_missing(address, num_processes, process_id, timeout))
+        raise UserError(who_is_missing(address, num_processes, process_id, timeout))
     if failure:
-        reason = str(failure[0]).strip().splitlines()[0]
-        raise UserError(
-            f"--coordinator={coordinator}: {reason} Name it on each host by "
-            "--coordinator=HOST:PORT --num_processes=N --process_id=I, of which "
-            "process 0 runs on HOST"
-        ) from failure[0]
+        raise bad_names(coordinator, failure[0]) from failure[0]
+
+
+def _watch_peers(relay: Relay | None) -> None:
+    """Starts to watch the other processes, and keeps the connection to process 0."""
+    state = distributed.global_state
+    Peers(state.client, state.process_id, state.num_processes).watch()
+    if relay is not None:
+        relay.keep()
+        # This runs before JAX's own exit handler, which waits for process 0.
+        atexit.register(relay.let_go)
 
 
 def leave(status: int) -> None:
-    """Ends this process, which may be alone in that.
+    """Ends this process, even if the others go on.
 
-    A mere exit would wait for the others, and they for this one, for minutes.
+    A plain exit would wait minutes for the others, and they for this process.
     """
     if _all_came.is_set():
         thread = threading.Thread(target=_say_goodbye, daemon=True)
@@ -115,23 +120,24 @@ def leave(status: int) -> None:
 
 
 def joined() -> bool:
-    """Whether there was a `join`; does not start JAX."""
+    """Returns whether `join` was called; does not start JAX."""
     return jax.distributed.is_initialized()
 
 
 def several() -> bool:
-    """Starts JAX only where there was a `join`."""
+    """Returns whether there are several processes; starts JAX only after a `join`."""
     return joined() and jax.process_count() > 1
 
 
 def is_first() -> bool:
+    """Returns whether this is process 0."""
     return jax.process_index() == 0
 
 
 def from_first(work: Callable[..., Result], *args: Any) -> Result:
-    """`work(*args)` in the first process: its result, or error, for all of them.
+    """Runs `work(*args)` in the first process; all get its result, or raise its error.
 
-    The result must be what `packing.pack` takes; a named tuple comes as a tuple.
+    `packing.pack` must take the result. A named tuple arrives as a plain tuple.
     """
     if not several():
         return work(*args)
@@ -143,33 +149,33 @@ def from_first(work: Callable[..., Result], *args: Any) -> Result:
         except Exception as error:
             failure = error
             content = pack((None, to_words(error, "process 0")))
-    told, words = unpack(_from_first(content))
+    received, words = unpack(_from_first(content))
     if words is not None:
         raise failure or from_words(words)
-    return result if is_first() else told
+    return result if is_first() else received
 
 
 def everywhere(work: Callable[..., Result], *args: Any) -> Result:
-    """`work(*args)` in each process; what one of them cannot do, none does.
+    """Runs `work(*args)` in every process; if one raises UserError, all do.
 
-    It may be what starts JAX.
+    `work` may be what starts JAX.
 
     Raises:
-      UserError: of this process, or of the first that has one.
+      UserError: that of this process, or of the first process that has one.
     """
     if not joined():
         return work(*args)
-    result, own = None, ""
+    result, message = None, ""
     try:
         result = work(*args)
     except UserError as error:
-        own = str(error)
+        message = str(error)
     text = np.zeros((1, TEXT_BYTES), np.uint8)
-    encoded = own.encode()[:TEXT_BYTES]
+    encoded = message.encode()[:TEXT_BYTES]
     text[0, : len(encoded)] = list(encoded)
     texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gather(text)]
-    if own:
-        raise UserError(own)
+    if message:
+        raise UserError(message)
     for process, text in enumerate(texts):
         if text:
             raise UserError(f"process {process}: {text}")
@@ -177,7 +183,7 @@ def everywhere(work: Callable[..., Result], *args: Any) -> Result:
 
 
 def check_same(facts: dict[str, Any], what: str) -> None:
-    """Raises UserError unless all processes have the same facts, JSON."""
+    """Raises UserError unless all processes have the same `facts`, which are JSON."""
     if not several():
         return
     digest = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
@@ -190,23 +196,23 @@ def check_same(facts: dict[str, Any], what: str) -> None:
         )
 
 
-def gather(own: np.ndarray) -> np.ndarray:
-    """[n, ...] of each process -> [n * processes, ...] in all, in their order."""
+def gather(share: np.ndarray) -> np.ndarray:
+    """Joins the arrays [n, ...] of all processes, in order: [n * processes, ...]."""
     if not several():
-        return own
+        return share
     check_devices()
-    count, row = len(own), max(1, own[:1].nbytes)
-    whole = np.empty((jax.process_count(), *own.shape), own.dtype)
-    # A piece at a time: it passes over a device, which need not hold all of it.
+    count, row = len(share), max(1, share[:1].nbytes)
+    whole = np.empty((jax.process_count(), *share.shape), share.dtype)
+    # In pieces, because they pass through a device, which may not hold all of it.
     rows = max(1, PIECE_BYTES // row)
     for start in range(0, count, rows):
-        part = own[start : start + rows]
-        whole[:, start : start + rows] = multihost_utils.process_allgather(part)
-    return whole.reshape(-1, *own.shape[1:])
+        piece = share[start : start + rows]
+        whole[:, start : start + rows] = multihost_utils.process_allgather(piece)
+    return whole.reshape(-1, *share.shape[1:])
 
 
 def check_devices() -> None:
-    """Raises UserError unless all processes are known and have as many devices."""
+    """Raises UserError unless all processes have joined, with equally many devices."""
     if jax.process_count() > 1 and not joined():
         raise UserError(
             f"JAX sees {jax.process_count()} processes: run this command on every host "
@@ -216,13 +222,13 @@ def check_devices() -> None:
     counts = np.bincount(owners, minlength=jax.process_count())
     if np.any(counts != counts[0]):
         raise UserError(
-            f"the processes have {', '.join(map(str, counts))} devices: give all of "
-            "them as many (JAX_NUM_CPU_DEVICES on CPUs, CUDA_VISIBLE_DEVICES on GPUs)"
+            f"the processes have {', '.join(map(str, counts))} devices: give each the "
+            "same number (JAX_NUM_CPU_DEVICES on CPUs, CUDA_VISIBLE_DEVICES on GPUs)"
         )
 
 
 def announce() -> None:
-    """Says which process this is, where there are several; each of them does."""
+    """Prints which process this is, if there are several; each of them prints."""
     if several():
         print(
             f"process {jax.process_index()} of {jax.process_count()} with "
@@ -233,67 +239,16 @@ def announce() -> None:
 
 def _from_first(content: bytes) -> bytes:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    # Few lengths, because each is a program of its own.
+    # Round up to few lengths, because JAX compiles a program for each length.
     length = min(PIECE_BYTES, max(1024, 1 << (size - 1).bit_length()))
     received = bytearray()
     for start in range(0, size, length):
         piece = np.zeros(length, np.uint8)
-        part = np.frombuffer(content[start : start + length], np.uint8)
         if is_first():
-            piece[: len(part)] = part
+            some = np.frombuffer(content[start : start + length], np.uint8)
+            piece[: len(some)] = some
         received += bytes(multihost_utils.broadcast_one_to_all(piece))
     return bytes(received[:size])
-
-
-def _address(coordinator: str) -> tuple[str, int]:
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(
-            f"--coordinator={coordinator}: write HOST:PORT, e.g. 10.0.0.1:1234, or "
-            f"{AUTO!r}"
-        )
-    return host.strip("[]"), int(port)
-
-
-def _check_free(port: int) -> None:
-    # JAX crashes where the port is taken.
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
-    except OSError as error:
-        raise UserError(
-            f"--coordinator: port {port} cannot be used on this host "
-            f"({error.strerror}): choose another"
-        ) from error
-
-
-def _who_is_missing(
-    address: tuple[str, int] | None,
-    num_processes: int | None,
-    process_id: int | None,
-    timeout: float,
-) -> str:
-    if address is not None and process_id != 0 and not _answers(address):
-        return (
-            f"process 0 does not answer at {address[0]}:{address[1]} (--coordinator) "
-            f"within {timeout:g} seconds: is it running there, and can this host reach "
-            "it?"
-        )
-    count = "the" if num_processes is None else f"the {num_processes}"
-    return (
-        f"not all of {count} processes have come within {timeout:g} seconds: start the "
-        "same command on each host, with --process_id from 0 up, each once; "
-        "--join_timeout sets how long they wait"
-    )
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(address, timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def _say_goodbye() -> None:

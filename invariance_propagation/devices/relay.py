@@ -1,7 +1,7 @@
-"""Stands between JAX's client in this process and process 0.
+"""Relays the connection between JAX's client in this process and process 0.
 
-JAX aborts a process, with messages of its own, once its connection to process 0 ends. A
-relay keeps that connection, and tells us instead.
+JAX aborts a process, with messages that help nobody, once its connection to process 0
+ends. The relay keeps JAX's connection open and calls a function of ours instead.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ PIECE_BYTES = 2**16
 
 
 class Relay:
-    """Passes bytes on, in threads, between a port of this host and another address."""
+    """Passes bytes, in threads, between a port of this host and another address."""
 
     def __init__(self, host: str, port: int, *, when_gone: Callable[[], None]):
         """Opens the port and starts to listen.
 
         Args:
           host, port: of process 0.
-          when_gone: is called once `keep` was, when that side ends a connection.
+          when_gone: called if process 0 ends a connection after `keep`.
         """
         self._far, self._when_gone = (host, port), when_gone
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -30,11 +30,11 @@ class Relay:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def keep(self) -> None:
-        """From here on JAX does not learn that a connection has ended."""
+        """Hides from JAX, from now on, that a connection has ended."""
         self._kept.set()
 
     def let_go(self) -> None:
-        """Undoes `keep`: this process ends, and process 0 may do so before it."""
+        """Undoes `keep`, because this process ends, and process 0 may end before it."""
         self._kept.clear()
 
     def _listen(self) -> None:
@@ -62,13 +62,13 @@ class Relay:
 
 
 def _end(connection: socket.socket) -> None:
-    """Ends a connection that another thread may be reading from, as `close` would not."""
+    """Ends a connection, also for a thread that reads from it; `close` would not."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    """Until the source ends, or the target does not take any more."""
+    """Copies bytes until the source ends or the target takes no more."""
     with contextlib.suppress(OSError):
         while data := source.recv(PIECE_BYTES):
             target.sendall(data)

@@ -1,7 +1,5 @@
-"""Devices: which of them a run has, and how a function for one is mapped over all."""
+"""Maps a function for one device over all devices of a run."""
 
-import contextlib
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +16,12 @@ MODES = ("pmap", "shard_map")
 
 
 class Runner(NamedTuple):
-    """How a per-device function is mapped over devices.
+    """Maps functions for one device over a mesh of devices.
 
-    Specs are `REPLICATED` or `SHARDED` (along axis 0), one per argument or per
-    leaf. Outside a runner every array has its global shape. Inside, `pmap`
-    holds a sharded array as [D, n / D, ...] and `shard_map` as [n, ...]; of several
-    processes each has its own part of the former, and a view of all of the latter.
+    Specs are `REPLICATED` or `SHARDED` (along axis 0), one per argument or per leaf.
+    Outside a runner, every array has its global shape. Inside, `pmap` holds a sharded
+    array as [D, n / D, ...] and `shard_map` as [n, ...]. With several processes, each
+    holds only its share of a pmap array, but refers to the whole of a shard_map array.
     """
 
     mesh: Mesh
@@ -31,12 +29,13 @@ class Runner(NamedTuple):
 
     @property
     def num_devices(self) -> int:
+        """The number of devices, D."""
         return self.mesh.size
 
     def compile(
         self, fn: Callable, in_specs: Any, out_specs: Any, *, donate: tuple = ()
     ) -> Callable:
-        """Maps `fn`, written for one device, over the mesh."""
+        """Compiles `fn`, written for one device, for all devices of the mesh."""
         if self.mode == "pmap":
             return jax.pmap(
                 fn,
@@ -57,13 +56,13 @@ class Runner(NamedTuple):
         return jax.jit(mapped, donate_argnums=donate)
 
     def creator(self, init: Callable, specs: Any) -> Callable:
-        """Compiles `init` so that its arrays are born where `specs` puts them.
+        """Compiles `init` so that it creates its arrays where `specs` puts them.
 
-        What it returns spans all processes; `own` makes it what a step takes.
-        Random keys belong in its arguments: from a key that it knows XLA may compute
-        the random numbers while it compiles.
+        The arrays span all processes; `own` turns them into what a step takes. Pass random
+        keys as arguments: if a key is a constant, XLA may draw the random numbers while it
+        compiles.
         """
-        # It runs once: on a CPU optimising it takes longer than it saves.
+        # It runs once, and on a CPU optimising it takes longer than it saves.
         on_cpu = jax.default_backend() == "cpu"
         return jax.jit(
             lambda *args: self._layout(init(*args), specs),
@@ -72,7 +71,7 @@ class Runner(NamedTuple):
         )
 
     def own(self, tree: Any, specs: Any) -> Any:
-        """Arrays that span all processes -> as a mapped function takes them."""
+        """Turns arrays that span all processes into arguments of a mapped function."""
         if self.mode == "shard_map":
             return tree
         return multihost_utils.global_array_to_host_local_array(tree, self.mesh, specs)
@@ -82,9 +81,9 @@ class Runner(NamedTuple):
         return self.own(self.creator(init, specs)(*args), specs)
 
     def put(self, tree: Any, specs: Any) -> Any:
-        """Global host arrays -> arrays on the devices, padded as they need.
+        """Puts global host arrays on the devices, padded to a multiple of D.
 
-        With several processes each of them has the whole of the host arrays.
+        With several processes, each passes the whole arrays.
         """
 
         def place(sharding: NamedSharding, part: Any) -> Any:
@@ -96,16 +95,16 @@ class Runner(NamedTuple):
             )
 
         return jax.tree.map(
-            place, _shardings(self._home, specs), self._own_layout(tree, specs)
+            place, _shardings(self._home, specs), self._local_layout(tree, specs)
         )
 
     def share(self, length: int) -> slice:
-        """Which rows of a sharded [length, ...] are this process's."""
+        """Returns the rows of a sharded [length, ...] that this process holds."""
         size = length // jax.process_count()
         return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
     def put_share(self, rows: np.ndarray) -> jax.Array:
-        """This process's `share` of a sharded host array -> the array on the devices.
+        """Puts this process's `share` of a sharded host array on the devices.
 
         Rows of zeros pad it to a multiple of this process's devices.
         """
@@ -118,8 +117,8 @@ class Runner(NamedTuple):
         return jax.make_array_from_process_local_data(sharding, rows)
 
     def abstract(self, tree: Any, specs: Any) -> Any:
-        """What `put` would return, as jax.ShapeDtypeStruct, from global shapes."""
-        laid = jax.eval_shape(lambda tree: self._own_layout(tree, specs), tree)
+        """Returns the jax.ShapeDtypeStruct of what `put` returns, from global shapes."""
+        laid = jax.eval_shape(lambda tree: self._local_layout(tree, specs), tree)
 
         def placed(sharding: NamedSharding, part: Any) -> Any:
             return jax.tree.map(
@@ -130,9 +129,9 @@ class Runner(NamedTuple):
         return jax.tree.map(placed, _shardings(self._home, specs), laid)
 
     def fetch(self, tree: Any, specs: Any, length: int) -> Any:
-        """The reverse: host copies; sharded arrays are cut to `length` rows.
+        """Copies arrays to the host; sharded arrays are cut to `length` rows.
 
-        With several processes all of them must ask, and have the same.
+        With several processes, all must call this, and all get the same arrays.
         """
 
         def whole(spec: PartitionSpec, part: Any) -> Any:
@@ -145,11 +144,11 @@ class Runner(NamedTuple):
         return jax.tree.map(whole, specs, tree)
 
     def local(self, tree: Any) -> Any:
-        """What the first device of this process holds; of replicated arrays, all."""
+        """Returns what the first device of this process holds; replicated arrays whole."""
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
     def shapes(self, tree: Any, specs: Any, length: int) -> Any:
-        """What `fetch` would return, as jax.ShapeDtypeStruct."""
+        """Returns the jax.ShapeDtypeStruct of what `fetch` returns."""
 
         def whole(spec: PartitionSpec, part: Any) -> Any:
             if spec == REPLICATED:
@@ -178,89 +177,50 @@ class Runner(NamedTuple):
     def _unstack(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(-1, *x.shape[2:]) if self.mode == "pmap" else x
 
-    def _own_layout(self, tree: Any, specs: Any) -> Any:
+    def _local_layout(self, tree: Any, specs: Any) -> Any:
         tree = self._layout(tree, specs)
         if self.mode == "shard_map":
             return tree
-        own = self.share(self.num_devices)
+        rows = self.share(self.num_devices)
 
         def cut(spec: PartitionSpec, part: Any) -> Any:
-            return part if spec == REPLICATED else jax.tree.map(lambda x: x[own], part)
+            return part if spec == REPLICATED else jax.tree.map(lambda x: x[rows], part)
 
         return jax.tree.map(cut, specs, tree)
 
     @property
     def _home(self) -> Mesh:
-        """The devices that an array between two steps is made of."""
+        """The devices that hold an array between two steps."""
         return self.mesh.local_mesh if self.mode == "pmap" else self.mesh
 
 
 def make_runner(mode: str, num_devices: int | None = None) -> Runner:
-    """A runner over the first `num_devices` devices (all of them by default).
+    """Makes a runner over the first `num_devices` devices, by default over all.
 
-    With several processes, over as many of each; a process's are side by side.
+    With several processes, it takes equally many devices of each, side by side.
 
     Raises:
-      UserError: unknown mode, more devices asked for than there are, or a number that
-        the processes cannot share.
+      UserError: an unknown mode, more devices than there are, or a number that the
+        processes cannot share equally.
     """
     if mode not in MODES:
-        raise UserError(f"parallel={mode!r}: choose one of {', '.join(MODES)}")
-    # Sorting keeps JAX's order within a process.
+        raise UserError(f"--config.parallel={mode!r}: choose one of {', '.join(MODES)}")
+    # The sort is stable, so JAX's order within a process stays.
     devices = sorted(jax.devices(), key=lambda device: device.process_index)
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise UserError(
-            f"num_devices={num_devices}, but JAX sees {len(devices)}: "
+            f"--config.num_devices={num_devices}, but JAX sees {len(devices)}: "
             f"set it from 1 to {len(devices)}, or to None for all of them"
         )
     count, hosts = num_devices or len(devices), jax.process_count()
     processes.check_devices()
     if count % hosts:
         raise UserError(
-            f"num_devices={count}, but there are {hosts} processes: set it to a "
+            f"--config.num_devices={count}, but there are {hosts} processes: set it to a "
             f"multiple of {hosts}, over all of them, or to None for all devices"
         )
     each = np.array(devices).reshape(hosts, -1)[:, : count // hosts]
     return Runner(Mesh(each.reshape(-1), (AXIS,)), mode)
-
-
-def one_cpu_device_per_core(
-    batch_size: int, *, fits: Callable[[int], bool] | None = None
-) -> None:
-    """Splits a CPU backend into devices, one per core that the batch can fill.
-
-    `fits` says whether the batch can be trained on over a number of devices; without
-    it, every number that divides the batch will do.
-
-    Two devices on two cores run a ResNet step faster than one device with two
-    threads. Does nothing once JAX has started, when the user has set a number,
-    or on an accelerator. Of several processes each has one device, or the number set:
-    how many of them share the cores is not known before JAX has started.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in flags
-    if processes.joined() and "device_count" not in flags:
-        split_cpu(max(1, jax.config.jax_num_cpu_devices))
-        return
-    if chosen or jax.config.jax_num_cpu_devices > 0:
-        return
-    cores = len(os.sched_getaffinity(0))
-    # At least 16 images per device, and no remainder: a default must not fail.
-    most = max(1, min(cores, batch_size // 16))
-    numbers = [n for n in range(1, most + 1) if batch_size % n == 0]
-    split_cpu(max(filter(fits, numbers) if fits else numbers, default=1))
-
-
-def split_cpu(count: int) -> None:
-    """Makes `count` devices of a CPU backend; does nothing once JAX has started."""
-    # Threads that wait in a collective leave XLA's pool, one per device. With as
-    # many threads as cores the last of them may wait for work that no thread is
-    # left to do, and XLA aborts the process after 40 seconds.
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("PJRT_NPROC", str(cores + count))
-    # RuntimeError: JAX has started, and the caller's choice stands.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
 
 
 def _pmap_axes(specs: Any) -> Any:
@@ -272,10 +232,10 @@ def _shardings(mesh: Mesh, specs: Any) -> Any:
 
 
 def _host_copy(x: jax.Array) -> np.ndarray:
-    """What this process holds of it: its rows, each once."""
+    """Copies the rows that this process holds, each once."""
     shards = {_first_row(shard): shard.data for shard in x.addressable_shards}
-    # np.asarray would share, on a CPU, the buffer that the next step donates; of a
-    # sharded array it would keep a second copy as long as the array lives.
+    # On a CPU, np.asarray would share the buffer that the next step donates; of a
+    # sharded array it would keep a second copy for as long as the array lives.
     if x.ndim == 0:
         return np.array(shards[0])
     return np.concatenate([shards[first] for first in sorted(shards)])

@@ -39,13 +39,13 @@ from invariance_propagation.evaluation.published import published
 from invariance_propagation.files.paths import check_folder, local, writing
 from invariance_propagation.parallel import AXIS
 from invariance_propagation.store.provenance import origin
+from invariance_propagation.store.reading import workdir_of
 from invariance_propagation.store.restore import (
     Backbone,
     Restored,
     backbone_of,
     restore_backbone,
     restore_encoder,
-    workdir_of,
 )
 from invariance_propagation.store.weights import input_of, is_weights
 

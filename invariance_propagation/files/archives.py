@@ -1,6 +1,6 @@
-"""Files that others may have made: opened if they are files, read if they are arrays.
+"""Opens files that strangers may have made, and reads arrays from them.
 
-Nothing in them is run: no pickle is loaded, and no size that they claim is believed.
+Nothing in them is run: no pickle is loaded, and the sizes that they claim are checked.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-SUFFIX = ".npy"  # of an .npz file's members
-# How pickles begin, by their protocol.
+SUFFIX = ".npy"  # of the members of an .npz file
+# The first bytes of pickles, by protocol.
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens a file for reading. A pipe, socket or device is not opened: it may never end.
+    """Opens a file for reading, but no pipe, socket or device: those may never end.
 
     Raises:
-      OSError: it cannot be opened, or is no regular file.
+      OSError: it cannot be opened, or is not a regular file.
     """
     _check_regular(os.stat(path))
-    # What took its place since then neither blocks nor is read.
+    # If something else has taken its place since, this neither blocks nor reads it.
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         _check_regular(os.fstat(opened))
@@ -38,22 +38,22 @@ def open_file(path: Path) -> BinaryIO:
 
 def _check_regular(about: os.stat_result) -> None:
     if not stat.S_ISREG(about.st_mode):
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
 
 
 class Arrays:
-    """The arrays of an .npz file, each read when it is asked for by its name.
+    """Reads the arrays of an .npz file by name, each on access.
 
     Attributes:
       names: of the arrays, in the order of the file.
     """
 
     def __init__(self, file: BinaryIO, max_bytes: int | None):
-        """Reads which arrays there are.
+        """Reads the names of the arrays.
 
         Raises:
-          ValueError: they take more than `max_bytes`; or without it, more than the file.
-          Exception: this is no .npz file.
+          ValueError: they take more than `max_bytes`; if that is None, more than the file.
+          Exception: it is not an .npz file.
         """
         self._archive = zipfile.ZipFile(file)
         members = self._archive.infolist()
@@ -68,7 +68,7 @@ class Arrays:
 
         Raises:
           ValueError: it holds Python objects, or is not as large as it claims.
-          Exception: it is damaged, or there is none.
+          Exception: it is damaged, or does not exist.
         """
         member = self._archive.getinfo(name + SUFFIX)
         with self._archive.open(member) as file:
@@ -99,12 +99,12 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 @contextlib.contextmanager
 def open_arrays(path: Path, *, max_bytes: int | None = None) -> Iterator[Arrays]:
-    """Opens an .npz file, without pickles, for the time of a block.
+    """Opens an .npz file, without pickles, for the duration of a block.
 
     Args:
       path: of the file.
-      max_bytes: that its arrays may take; None where nothing was compressed, and so no
-        more than the file itself.
+      max_bytes: the most that its arrays may take; None: no more than the file, as
+        without compression.
 
     Raises:
       OSError: it cannot be read.
@@ -119,10 +119,10 @@ def holds_pickle(path: Path) -> bool:
     try:
         with open_file(path) as file:
             head = file.read(9)
-            # A .safetensors file begins with a length, and that with any byte.
+            # A .safetensors file begins with a length, whose first byte can be any.
             if head.startswith(PICKLES) and not head.endswith(b"{"):
                 return True
             file.seek(0)
             return any(x.endswith("data.pkl") for x in zipfile.ZipFile(file).namelist())
-    except Exception:  # a damaged archive, of which its reader tells
+    except Exception:  # a damaged archive; whoever reads it reports that
         return False

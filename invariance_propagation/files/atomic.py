@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files whole or not at all."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from invariance_propagation.signals import not_now, undone_at_end
 
 @contextlib.contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Yields a file beside `path` to write, which takes its place once that has succeeded.
+    """Yields a path beside `path` to write to; after the block it replaces `path`.
 
-    Nothing stays of it otherwise, and `path` is as it was; not even where a signal ends
-    the process. Folders are made.
+    If the block fails or a signal ends the process, the draft is removed and `path` stays
+    as it was. Missing folders are created.
     """
     with drafts_of(path) as (draft,):
         yield draft
@@ -22,7 +22,7 @@ def draft_of(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def drafts_of(*paths: Path) -> Iterator[list[Path]]:
-    """Does what `draft_of` does for files that belong together: all take their places."""
+    """Does what `draft_of` does, for files that must be replaced together."""
     with contextlib.ExitStack() as stack:
         drafts = []
         for path in paths:
@@ -37,7 +37,7 @@ def drafts_of(*paths: Path) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def removed_at_end(path: Path) -> Iterator[None]:
-    """Removes a file, if it is there, after the block or where the process ends in it."""
+    """Removes a file, if it exists, after the block or if the process ends inside it."""
     with undone_at_end(partial(_remove, path)):
         try:
             yield
@@ -46,6 +46,6 @@ def removed_at_end(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    # What has failed is told by the error of the block.
+    # The error of the block, if any, matters more.
     with contextlib.suppress(OSError):
         path.unlink()

@@ -1,4 +1,4 @@
-"""Paths that people give: what they mean, and why something cannot be written there."""
+"""Resolves paths that people type, and explains why one cannot be used."""
 
 import contextlib
 import errno
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from invariance_propagation.errors import TrainingError, UserError
 
-# As in gs://bucket/run, or in gs:/bucket/run, which pathlib makes of it. One letter
-# before a single slash may be a folder's name.
+# As in gs://bucket/run, or gs:/bucket/run, into which pathlib turns it. A single letter
+# before a single slash may be the name of a folder.
 ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+:/|[a-z]://)", re.IGNORECASE)
-# Orbax looks for its files by patterns in which the folder's name stands as it is.
+# Orbax finds its files by patterns that include the folder's name unescaped.
 IN_PATTERNS = frozenset("*?[]\\")
 # etils takes /gs/bucket for gs://bucket.
 TOP_FOLDERS_OF_ETILS = frozenset({"gs", "s3", "az", "hf"})
@@ -23,14 +23,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def local(path: str | Path, *, key: str) -> Path:
-    """Returns the absolute path that a user means, with the home folder for `~`.
+    """Returns the absolute path that a user means; `~` stands for the home folder.
 
     Args:
-      path: as it was typed.
-      key: the flag or config key it was typed for, as messages name it.
+      path: as typed.
+      key: the flag that it was typed for, to be named in messages.
 
     Raises:
-      UserError: it is an address such as gs://bucket/run, or of an unknown user's home.
+      UserError: it is an address such as gs://bucket/run, names an unknown user's home,
+        or cannot be a path.
     """
     text = os.fspath(path)
     if ADDRESS.match(text):
@@ -49,34 +50,34 @@ def local(path: str | Path, *, key: str) -> Path:
             "folder of that name"
         )
     try:
-        found = Path(home).absolute()
+        absolute = Path(home).absolute()
     except OSError as error:
         raise UserError(
             f"{key}={text}: the current folder cannot be used ({reason(error)}): "
             "change to another"
         ) from error
     try:
-        os.lstat(found)
+        os.lstat(absolute)
     except FileNotFoundError:
         pass
     except OSError as error:
-        # Whoever uses the path finds anything else that is wrong with it.
+        # Whoever uses the path reports anything else that is wrong with it.
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(
-                f"{key}={text}: {reason(error)}; choose a shorter"
+                f"{key}={text}: {reason(error)}; choose a shorter path"
             ) from error
-    return found
+    return absolute
 
 
 def check_folder(folder: Path, *, key: str) -> None:
-    """Checks that a folder can be written to, or can be made; makes nothing.
+    """Checks that a folder can be written to, or can be created; creates nothing.
 
     Args:
       folder: absolute.
       key: as for `local`.
 
     Raises:
-      UserError: it cannot, with the reason and the path that is in the way.
+      UserError: it cannot; the message has the reason and the path that is in the way.
     """
     try:
         place = _nearest(folder)
@@ -87,14 +88,14 @@ def check_folder(folder: Path, *, key: str) -> None:
 
 
 def check_file(path: Path, *, key: str) -> None:
-    """Checks that a file can be written, its folder made where it is not there."""
+    """Checks that a file can be written, as `check_folder` checks its folder."""
     if path.is_dir():
         raise UserError(f"{key}={path} is a folder: name a file")
     check_folder(path.parent, key=key)
 
 
 def not_writable(path: Path, error: BaseException, *, key: str) -> UserError:
-    """Returns the error of a place that was found unusable before any work was done."""
+    """Returns the error for a place that turns out unusable before any work is done."""
     also = "free some space, or " if is_full(error) else ""
     return UserError(
         f"{path} cannot be written ({reason(error)}): {also}name another place by {key}"
@@ -102,10 +103,10 @@ def not_writable(path: Path, error: BaseException, *, key: str) -> UserError:
 
 
 def _nearest(folder: Path) -> Path:
-    """Returns the folder, or the lowest of those above it that is there.
+    """Returns the folder, or the lowest folder above it that exists.
 
     Raises:
-      OSError: something else than a folder is in the way.
+      OSError: something other than a folder is in the way.
     """
     for place in (folder, *folder.parents):
         try:
@@ -113,7 +114,7 @@ def _nearest(folder: Path) -> Path:
         except FileNotFoundError:
             if place.is_symlink():
                 raise OSError(
-                    errno.ENOENT, f"{place} is a link to what is not there"
+                    errno.ENOENT, f"{place} is a link to something that does not exist"
                 ) from None
         except NotADirectoryError:
             pass
@@ -126,14 +127,14 @@ def _nearest(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def plain(path: Path) -> Iterator[Path]:
-    """Yields a name of a path that Orbax, TensorStore and etils take as it is meant.
+    """Yields a name of a path that Orbax, TensorStore and etils do not misread.
 
-    It is the path itself unless something in it would be read as a pattern or an
-    address, or is not UTF-8. Then it leads through the open folder above, and holds
-    until the end of the block.
+    It is the path itself unless they would read something in it as a pattern or an
+    address, or it is not UTF-8. Then the name leads through the open parent folder, and
+    is valid until the end of the block.
 
     Raises:
-      OSError: the folder above cannot be opened, or the system is not Linux.
+      OSError: the parent folder cannot be opened, or the system is not Linux.
     """
     if not _is_misread(path):
         yield path
@@ -160,14 +161,14 @@ def _is_misread(path: Path) -> bool:
     return bool(
         IN_PATTERNS.intersection(path.as_posix())
         or TOP_FOLDERS_OF_ETILS.intersection(path.parts[1:2])
-        # TensorStore's paths end in a slash, and two of them make an address.
+        # TensorStore appends a slash, so `name:` followed by two makes an address.
         or any(part.endswith(":") for part in path.parts)
     )
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises TrainingError where the system cannot write a file of a run."""
+    """Turns an OSError while a run writes `path` into a TrainingError."""
     try:
         yield
     except OSError as error:
@@ -177,7 +178,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def remedy(error: BaseException) -> str:
-    """Returns what to do about a run that could not write."""
+    """Says what to do about a run that could not write."""
     again = "run the same command to go on from what has been saved"
     if is_full(error):
         return f"the disk is full; free some space and {again}"
@@ -185,16 +186,16 @@ def remedy(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the system's words for what went wrong, else the error's first line.
+    """Returns the system's words for what went wrong, or the error's first line.
 
-    TensorStore has them somewhere in the long text of an error of another type.
+    TensorStore hides these words in the long text of another type of error.
     """
     words = {os.strerror(number) for number in errno.errorcode}
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        for found in sorted(word for word in words if word in str(cause)):
-            return found
+        for word in sorted(word for word in words if word in str(cause)):
+            return word
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
@@ -205,6 +206,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error, its cause, the cause of that, and so on."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

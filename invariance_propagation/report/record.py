@@ -14,13 +14,8 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.methods import Notes
-from invariance_propagation.store.restore import (
-    StoredMemory,
-    float32,
-    notes_of,
-    restore_encoder,
-    restore_memory,
-)
+from invariance_propagation.store.memory import StoredMemory, notes_of, restore_memory
+from invariance_propagation.store.restore import float32, restore_encoder
 from invariance_propagation.train.journal import METRICS_FILE, read_rows
 from invariance_propagation.train.monitor import read_summary
 

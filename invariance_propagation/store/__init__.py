@@ -1,1 +1,1 @@
-"""What a run keeps on disk: checkpoints, weights, the claim to its workdir."""
+"""What a run keeps on disk: checkpoints, weights and the lock of its workdir."""

@@ -1,4 +1,4 @@
-"""A run's claim to its workdir: made and tried out before the first step is taken."""
+"""Claims a workdir for a run, and tries it out before the first step."""
 
 import itertools
 import os
@@ -16,25 +16,25 @@ from invariance_propagation.store.checkpoint import FOLDER, Checkpoints
 from invariance_propagation.store.lock import Lock
 
 KEY = "--workdir"
-# No number, as the name of a checkpoint is, so nobody takes it for one.
+# Names of checkpoints are numbers, so nothing takes this for a checkpoint.
 PROBE = ".probe"
 
 
-def look_at(folder: Path) -> None:
-    """Raises UserError where the run could not write its checkpoints; makes nothing.
+def check_place(folder: Path) -> None:
+    """Raises UserError if the run could not write checkpoints; creates nothing.
 
-    A run asks before it reads the data, which may take hours.
+    A run calls this before it reads the data, which may take hours.
     """
     check_folder(folder / FOLDER, key=KEY)
 
 
 def enter(folder: Path, lock: Lock) -> None:
-    """Makes a workdir and takes its lock.
+    """Creates a workdir and takes its lock.
 
     Raises:
-      UserError: another run is in it, or nothing can be made there.
+      UserError: another run is using it, or nothing can be written there.
     """
-    look_at(folder)
+    check_place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -43,21 +43,20 @@ def enter(folder: Path, lock: Lock) -> None:
 
 
 def claim(folder: Path, files: Sequence[str]) -> None:
-    """Makes a workdir, and tries out whether checkpoints and files can be kept in it.
+    """Creates a workdir, and tries out whether checkpoints and files can be kept in it.
 
-    Writes a small checkpoint beside the place of the real ones, reads it back by the
-    same code, and removes it. What is left of an earlier claim, which was killed, is
-    removed first.
+    Writes a small checkpoint beside the place of the real ones, reads it back by the same
+    code, and removes it. First removes what an earlier claim left when it was killed.
 
     Args:
       folder: the workdir, absolute.
-      files: names of those that the run will write in it.
+      files: names of the files that the run will write in it.
 
     Raises:
       UserError: something cannot be written or read, with the system's reason.
     """
     probe = folder / FOLDER / PROBE
-    look_at(folder)
+    check_place(folder)
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         if probe.exists():
@@ -69,29 +68,32 @@ def claim(folder: Path, files: Sequence[str]) -> None:
         shutil.rmtree(probe)
     except OSError as error:
         raise not_writable(folder, error, key=KEY) from error
-    except TrainingError as error:  # of the small checkpoint
+    except TrainingError as error:  # from the small checkpoint
         raise not_writable(folder, error.__cause__ or error, key=KEY) from error
     finally:
         shutil.rmtree(probe, ignore_errors=True)
 
 
 def traces_in(folder: Path, names: Sequence[str]) -> list[str]:
-    """Returns which of these are there: a file with content, a folder of checkpoints."""
+    """Returns the names that exist: files with content, and folders of checkpoints."""
     return [name for name in names if _is_trace(folder / name)]
 
 
 def _is_trace(path: Path) -> bool:
     if path.is_dir():
-        # A second damaged checkpoint of step 5 is 5_, a save that was killed no number.
+        # A second damaged checkpoint of step 5 is named 5_; a killed save, no number.
         return any(name.rstrip("_").isdigit() for name in os.listdir(path))
     return path.exists() and path.stat().st_size > 0
 
 
 def move_aside(folder: Path, names: Sequence[str]) -> Path:
-    """Moves what is there of `names` into a new folder of the workdir; returns that.
+    """Moves those of `names` that exist into a new folder of the workdir.
+
+    Returns:
+      The new folder.
 
     Raises:
-      UserError: it cannot be moved, with the system's reason.
+      UserError: something cannot be moved, with the system's reason.
     """
     numbers = itertools.count(1)
     place = next(
@@ -115,7 +117,7 @@ def _check_file(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise UserError(
-            f"{KEY}: {path} is no file, and the run writes one there: move it"
+            f"{KEY}: {path} is not a file, and the run writes a file there: move it"
         )
     with path.open("rb"):
         pass

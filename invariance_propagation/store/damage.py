@@ -1,4 +1,4 @@
-"""Tells a checkpoint that is damaged from a machine that cannot read it now."""
+"""Tells whether a checkpoint is damaged, or the machine cannot read it at the moment."""
 
 import errno
 import os
@@ -9,9 +9,9 @@ from typing import Any
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.files.paths import causes, reason
 
-# What a checkpoint itself can be to blame for: a file of it is gone, or another kind.
+# Errors that damage explains: a file of the checkpoint is gone, or a folder instead.
 OF_CONTENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-# What every run has noted of itself since the first version, and what kind it is.
+# What every run has noted about itself since the first version, with its type.
 NOTED = {
     "step": int,
     "dataset": str,
@@ -32,14 +32,14 @@ NOTED = {
 def check_noted(facts: Mapping[str, Any], folder: Path) -> None:
     """Checks that the facts of a checkpoint are those of a run of this program.
 
-    Their digest tells that nobody has changed them since; who wrote them it does not.
+    Their digest shows that nobody has changed them; it does not show who wrote them.
 
     Args:
       facts: as from `read_facts`.
       folder: of the checkpoint, for the message.
 
     Raises:
-      UserError: one is missing, or of another kind.
+      UserError: a fact is missing, or has another type.
     """
     for name, kind in NOTED.items():
         value: Any = facts
@@ -49,7 +49,7 @@ def check_noted(facts: Mapping[str, Any], folder: Path) -> None:
             said = "notes nothing" if value is None else f"notes {value!r:.60}"
             raise UserError(
                 f"{folder}: this checkpoint {said} as {name} of its run, so this "
-                "program did not write it, or not all of it: choose another"
+                "program did not write all of it: choose another"
             )
 
 
@@ -57,7 +57,7 @@ def check_machine(error: BaseException, folder: Path) -> None:
     """Raises TrainingError if the machine is why a checkpoint cannot be read.
 
     Args:
-      error: what reading it has raised.
+      error: the error that reading it raised.
       folder: of the checkpoint; all its files are read once more.
     """
     trouble = trouble_of_machine(error, folder)
@@ -71,16 +71,16 @@ def check_machine(error: BaseException, folder: Path) -> None:
 def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
     """Returns the system's words if the machine is why a checkpoint cannot be read.
 
-    A checkpoint is damaged if its files can be read, and what is in them is missing, cut
-    short or changed. Everything else passes, and says nothing about the checkpoint: no
-    permission, too many open files, no memory, a disk or network that fails.
+    A checkpoint is damaged if its files can be read, but content is missing, cut short or
+    changed. Any other trouble passes and says nothing about the checkpoint: missing
+    permission, too many open files, no memory, a failing disk or network.
 
-    The arguments are those of `check_machine`.
+    Takes the arguments of `check_machine`.
     """
     for cause in causes(error):
         if isinstance(cause, MemoryError):
             return "out of memory"
-    # TensorStore has the words in the long text of an error of another type.
+    # TensorStore hides these words in the long text of another type of error.
     words = reason(error)
     of_system = {os.strerror(x) for x in errno.errorcode if x not in OF_CONTENT}
     if words in of_system:
@@ -101,7 +101,7 @@ def _read_all(folder: Path) -> None:
 
     for place, _, names in os.walk(folder, onerror=stop):
         for path in (Path(place) / name for name in names):
-            if path.is_file():  # a FIFO would be waited for
+            if path.is_file():  # reading a FIFO would wait for ever
                 with path.open("rb", buffering=0) as file:
                     while file.read(1 << 22):
                         pass

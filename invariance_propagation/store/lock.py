@@ -1,8 +1,8 @@
-"""One run for each workdir: a file that says who is in it.
+"""Lets only one run use a workdir, by a lock file that names its owner.
 
-The file is made by a hard link, which one of several processes alone can make, on NFS
-too. Its owner touches it every so often, so that another host, which cannot look for the
-process, can tell by its age that nobody is left.
+The lock is created as a hard link, which only one of several processes can do, on NFS
+too. The owner touches it regularly, so that another host, which cannot look for the
+process, can tell from its age whether the owner is gone.
 """
 
 import contextlib
@@ -22,29 +22,29 @@ from invariance_propagation.files.atomic import draft_of, removed_at_end
 FILE = "run.lock"
 TOUCHED_EVERY = 30.0  # seconds
 WITHOUT_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-STALE_AFTER = 600.0  # seconds without a touch, where the process cannot be looked for
+STALE_AFTER = 600.0  # seconds without a touch, if the process is on another host
 
 
 class Lock:
-    """The lock of one workdir, which must be there."""
+    """Holds the lock of one workdir, which must exist."""
 
     def __init__(self, folder: Path):
         self._path = folder / FILE
-        self._own = whoever_this_is() | {"token": uuid.uuid4().hex}
+        self._owner = whoever_this_is() | {"token": uuid.uuid4().hex}
         self.held = False  # by this run
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Takes the lock, from a process that is gone too.
+        """Takes the lock; a lock whose owner is gone is replaced.
 
         Raises:
-          UserError: another process lives and has it.
+          UserError: another living process has it.
           OSError: it cannot be written.
         """
-        draft = self._path.with_name(f"{FILE}.{self._own['token']}")
+        draft = self._path.with_name(f"{FILE}.{self._owner['token']}")
         with removed_at_end(draft):
-            draft.write_text(json.dumps(self._own) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(self._owner) + "\n", encoding="utf-8")
             while not self._link(draft):
                 self._sweep(now=draft.stat().st_mtime)
         self.held = True
@@ -55,17 +55,17 @@ class Lock:
         """Notes in the lock that the run has a checkpoint, for `is_marked`."""
         if not self.held:
             return
-        self._own |= {"saved": True}
+        self._owner |= {"saved": True}
         with draft_of(self._path) as draft:
-            draft.write_text(json.dumps(self._own) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(self._owner) + "\n", encoding="utf-8")
 
     def release(self) -> None:
-        """Gives it back, if it is still this run's."""
+        """Removes the lock if this run still has it."""
         self._end.set()
         if self._thread is not None:
             self._thread.join(timeout=2.0)  # a network disk may not answer
-        if _read(self._path).get("token") == self._own["token"]:
-            # One that stays where nothing can be removed is stale once this process ends.
+        if _read(self._path).get("token") == self._owner["token"]:
+            # If it cannot be removed, it becomes stale once this process ends.
             with contextlib.suppress(OSError):
                 self._path.unlink()
         self.held = False
@@ -74,7 +74,7 @@ class Lock:
         try:
             os.link(draft, self._path)
         except FileExistsError:
-            # The answer of an NFS server may be lost: the link may be there all the same.
+            # An NFS server's answer may get lost: the link may exist all the same.
             return draft.stat().st_nlink == 2
         except OSError as error:
             if error.errno not in WITHOUT_LINKS:
@@ -83,16 +83,16 @@ class Lock:
         return True
 
     def _make(self) -> bool:
-        """Where the disk has no links, as a Drive in Colab."""
+        """Creates the lock on disks without links, such as Google Drive in Colab."""
         try:
             with self._path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(self._own) + "\n")
+                file.write(json.dumps(self._owner) + "\n")
         except FileExistsError:
             return False
         return True
 
     def _sweep(self, now: float) -> None:
-        """Removes the lock of a process that is gone; `now` by the disk's own clock."""
+        """Removes the lock of a process that is gone; `now` is by the disk's clock."""
         try:
             age = now - self._path.stat().st_mtime
         except FileNotFoundError:
@@ -100,8 +100,8 @@ class Lock:
         owner = _read(self._path)
         if not is_gone(owner, age=age):
             raise UserError(_refusal(self._path, owner))
-        # Whoever renames it first has it; nobody removes a newer lock in its place.
-        swept = self._path.with_name(f"{FILE}.{self._own['token']}.stale")
+        # Only one process can rename it, so nobody removes a newer lock instead.
+        swept = self._path.with_name(f"{FILE}.{self._owner['token']}.stale")
         try:
             os.rename(self._path, swept)
         except FileNotFoundError:
@@ -116,16 +116,16 @@ class Lock:
             try:
                 os.utime(self._path)
             except OSError:
-                continue  # a workdir that is gone is told of where it is written to
+                continue  # whoever writes to the workdir reports that it is gone
 
 
 def is_marked(folder: Path) -> bool:
-    """Returns whether a lock in this workdir is of a run that had a checkpoint."""
+    """Returns whether the workdir has the lock of a run that had saved a checkpoint."""
     return _read(folder / FILE).get("saved") is True
 
 
 def whoever_this_is() -> dict[str, Any]:
-    """Names this process, as far as another one can look for it."""
+    """Describes this process so that another one can look for it."""
     return {
         "host": socket.gethostname(),
         "machine": _machine(),
@@ -136,10 +136,10 @@ def whoever_this_is() -> dict[str, Any]:
 
 
 def is_gone(owner: dict[str, Any], *, age: float) -> bool:
-    """Returns whether the owner of a lock does not live any more.
+    """Returns whether the owner of a lock is gone.
 
     Args:
-      owner: as `whoever_this_is` names it; {} where the file cannot be read.
+      owner: as from `whoever_this_is`; {} if the file cannot be read.
       age: seconds since the lock was last touched.
     """
     pid = owner.get("pid")
@@ -149,7 +149,7 @@ def is_gone(owner: dict[str, Any], *, age: float) -> bool:
 
 
 def _machine() -> str | None:
-    """Names what process ids belong to: a start of the system and a container of it."""
+    """Names the boot and the container in which a process id is unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         return f"{boot.strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -158,11 +158,11 @@ def _machine() -> str | None:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in a form that tells it from a later one; None if it is gone."""
+    """Returns text that only this process with this id has; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = stat.rpartition(")")[2].split()
-        # A zombie has ended.
+        # A zombie has already ended.
         return None if fields[0] in "ZX" else fields[19]
     except OSError:
         pass
@@ -193,5 +193,5 @@ def _refusal(path: Path, owner: dict[str, Any]) -> str:
     )
     return (
         f"{path.parent} is in use by {who}: wait for it to end, or choose another "
-        f"--workdir; if it is sure to be gone, remove {path}"
+        f"--workdir; if you are sure that it is gone, remove {path}"
     )

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, machine and date of this process."""
+"""Says where a number comes from: commit, versions, machine and date."""
 
 import datetime
 import os
@@ -14,10 +14,10 @@ from invariance_propagation.version import versions
 
 
 def origin(num_devices: int | None = None) -> dict[str, Any]:
-    """For people, and as JSON; the commit is None outside of a repository.
+    """Describes this process for people, as JSON; outside a repository commit is None.
 
     Args:
-      num_devices: that were used; None: all.
+      num_devices: how many devices were used; None: all.
     """
     devices = jax.devices()
     return {
@@ -30,7 +30,7 @@ def origin(num_devices: int | None = None) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the repository that this file is tracked in."""
+    """Returns the commit of the repository that tracks this file."""
     here = Path(__file__)
     git = ("git", "-C", str(here.parent))
     try:
@@ -39,11 +39,11 @@ def _commit() -> str | None:
         )
         if tracked.returncode:
             return None
-        found = subprocess.run(
+        described = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
         )
     except OSError:  # no git
         return None
-    return found.stdout.strip() or None
+    return described.stdout.strip() or None

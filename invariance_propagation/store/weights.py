@@ -1,4 +1,4 @@
-"""Files of weights: which they are, what is in them, and what stands beside them."""
+"""Reads files of weights, and the description that an export writes beside them."""
 
 import importlib.util
 import json
@@ -12,38 +12,38 @@ from invariance_propagation.files.archives import holds_pickle, open_arrays, ope
 from invariance_propagation.files.paths import local, reason
 
 SUFFIXES = (".safetensors", ".npz")
-# What PyTorch and others call files that are pickles.
+# Suffixes that PyTorch and others give to pickles.
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
-# Of an .npz, unpacked: twenty times a ResNet-50.
+# Of an unpacked .npz: twenty times a ResNet-50.
 MAX_BYTES = 2**31
 
 
 def is_weights(path: str | Path) -> bool:
-    """Whether this names a file of weights, of no run."""
+    """Returns whether a path names a file of weights, and not a run."""
     return Path(path).suffix in SUFFIXES
 
 
 def input_of(path: str | Path) -> dict[str, Any] | None:
-    """How images are given to an exported network: size, mean, std; None if unsaid.
+    """Returns the input that an exported network expects: size, mean and std.
 
-    It stands in the .json file that an export leaves beside its own.
+    Reads it from the .json next to the file; returns None if that does not say.
     """
-    path = local(path, key="checkpoint")
+    path = local(path, key="--config.checkpoint")
     try:
         with open_file(path.with_name(path.name + ".json")) as file:
-            given = json.load(file)["input"]
-        return {name: given[name] for name in ("size", "mean", "std")}
+            description = json.load(file)["input"]
+        return {name: description[name] for name in ("size", "mean", "std")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays by name, of a .safetensors or .npz file.
+    """Reads the arrays of a .safetensors or .npz file, by name.
 
     Raises:
-      UserError: there is no such file, it is of another kind, or damaged.
+      UserError: the file does not exist, is of another kind, or is damaged.
     """
-    path = local(path, key="checkpoint")
+    path = local(path, key="--config.checkpoint")
     check_no_pickle(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -66,18 +66,18 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def check_no_pickle(path: Path) -> None:
-    """Raises UserError for a file that is a pickle, whatever it is called."""
+    """Raises UserError if a file is a pickle, whatever its name."""
     if path.is_file() and (path.suffix in PICKLES or holds_pickle(path)):
         raise UserError(
             f"{path} cannot be read (it is a pickle, as PyTorch saves them, which could "
             f"run code): weights are read from {' and '.join(SUFFIXES)} files, such as "
             "safetensors.torch.save_file(torch.load(PATH, weights_only=True), "
-            "'weights.safetensors') makes of it"
+            "'weights.safetensors') writes"
         )
 
 
 def need(*modules: str) -> None:
-    """Raises UserError unless these parts of the extra `export` are installed."""
+    """Raises UserError unless these packages of the extra `export` are installed."""
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name} is not installed: pip install '.[export]'")

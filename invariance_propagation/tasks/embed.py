@@ -18,7 +18,8 @@ from invariance_propagation.files.atomic import drafts_of
 from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.phases import phase
 from invariance_propagation.store.provenance import origin
-from invariance_propagation.store.restore import digest_of, workdir_of
+from invariance_propagation.store.reading import workdir_of
+from invariance_propagation.store.restore import digest_of
 from invariance_propagation.store.weights import is_weights
 from invariance_propagation.tasks.compare import find_neighbors
 from invariance_propagation.tasks.embedder import (
@@ -80,7 +81,7 @@ def embed_folder(
     arrays, failed = _embed(embedder, root, listing, folder)
     about = {
         "pictures": folder,
-        "view": embedder.view._asdict() | {"share": embedder.look.share},
+        "view": embedder.view._asdict() | {"share": embedder.crop.share},
         "checkpoint": {"path": checkpoint, "backbone": network.digest},
         "made": origin(),
     }
@@ -121,21 +122,21 @@ def _check(
 
 def _gallery(checkpoint: str, embedder: Embedder, compare_with: str) -> Gallery:
     """Returns the images to compare with, and what their features depend on."""
-    network, look = embedder.network, embedder.look
+    network, crop = embedder.network, embedder.crop
     facts = {
         "version": __version__,
         "step": network.facts.get("step"),
         "weights": digest_of(network.params, network.batch_stats),
-        "view": embedder.view._asdict() | {"share": look.share},
+        "view": embedder.view._asdict() | {"share": crop.share},
     }
     keep_in = workdir_of(checkpoint) / KEPT
     if is_weights(checkpoint):
         keep_in = Path(f"{checkpoint}.{KEPT}").absolute()
     if compare_with:
         return pictures_of(
-            compare_with, look, facts, keep_in, stretch_depth=network.stretch_depth
+            compare_with, crop, facts, keep_in, stretch_depth=network.stretch_depth
         )
-    return training_images(network.facts, look, facts, keep_in)
+    return training_images(network.facts, crop, facts, keep_in)
 
 
 def _check_comparison(

@@ -10,7 +10,7 @@ from flax import linen as nn
 from invariance_propagation import devices
 from invariance_propagation.core.bank import normalize as unit_length
 from invariance_propagation.data.load.pictures import CENTRAL, Pictures
-from invariance_propagation.data.passes import Look, look_at
+from invariance_propagation.data.passes import Crop, read_crops
 from invariance_propagation.data.views import augment
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.bench import View, view_of
@@ -63,12 +63,12 @@ class Network(NamedTuple):
 
 
 class Embedder(NamedTuple):
-    """Holds a network and how it looks at pictures.
+    """Holds a network and how pictures are cropped for it.
 
     Attributes:
       network: the network.
       view: size and normalisation of an image.
-      look: the part of a picture that is cut out.
+      crop: the part of a picture that is cut out.
       num_devices: D.
       batch_size: images that are embedded at once.
       embed: maps weights and uint8 images to NumPy `Outputs`.
@@ -76,7 +76,7 @@ class Embedder(NamedTuple):
 
     network: Network
     view: View
-    look: Look
+    crop: Crop
     num_devices: int
     batch_size: int
     embed: Embed
@@ -94,11 +94,11 @@ class Embedder(NamedTuple):
           TrainingError: the network makes features that are not finite.
         """
         pending: list[Block] = []
-        for seen in look_at(images, self.look, batch_size=self.batch_size):
-            failed += seen.failed
-            if not len(seen.rows):
+        for batch in read_crops(images, self.crop, batch_size=self.batch_size):
+            failed += batch.failed
+            if not len(batch.rows):
                 continue
-            pending.append(self._embed(seen.rows, seen.images))
+            pending.append(self._embed(batch.rows, batch.images))
             # All blocks but the last are full, whatever the batches of these devices.
             while sum(len(block.rows) for block in pending) >= BLOCK:
                 whole = concatenate(pending)
@@ -172,13 +172,13 @@ def make_embedder(
     """
     of_the_run = network.config.get("augment") or input_of(checkpoint)
     view = view_of(checkpoint, network.channels, view, of_the_run)
-    look = Look(view.size, _share(share, view, network.facts), network.channels)
+    crop = Crop(view.size, _share(share, view, network.facts), network.channels)
     runner = devices.make_runner("pmap", num_devices)
     # The nearest size that the devices can share equally.
     batch_size = max(1, BATCH_SIZE // runner.num_devices) * runner.num_devices
     plain_view = partial(augment.normalize, **view._asdict())
     embed = make_embed(runner, network.module, plain_view, batch_size=batch_size)
-    return Embedder(network, view, look, runner.num_devices, batch_size, embed)
+    return Embedder(network, view, crop, runner.num_devices, batch_size, embed)
 
 
 def concatenate(blocks: Iterable[Block]) -> Block:

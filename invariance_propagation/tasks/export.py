@@ -30,13 +30,13 @@ from invariance_propagation.models.onnx_graph import onnx_model
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.phases import phase
 from invariance_propagation.signals import not_now
+from invariance_propagation.store.memory import restore_memory
+from invariance_propagation.store.reading import workdir_of
 from invariance_propagation.store.restore import (
     Restored,
     backbone_of,
     float32,
     restore_encoder,
-    restore_memory,
-    workdir_of,
 )
 from invariance_propagation.store.weights import need, read_weights
 from invariance_propagation.version import __version__

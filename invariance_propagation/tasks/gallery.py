@@ -11,13 +11,13 @@ import numpy as np
 from invariance_propagation import settings
 from invariance_propagation.data import sources
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.passes import Look, content_digest
+from invariance_propagation.data.passes import Crop, content_digest
 from invariance_propagation.data.sources.folder import Files
 from invariance_propagation.data.sources.listing import list_pictures
 from invariance_propagation.errors import UserError, printable
 from invariance_propagation.evaluation.kept import Damaged, read_facts
 from invariance_propagation.files.paths import local
-from invariance_propagation.store.checkpoint import unpack_ids
+from invariance_propagation.store.facts import unpack_ids
 
 OF_TRAINING = "training.npz"
 # What to type if there is nothing to compare with.
@@ -50,13 +50,13 @@ class Gallery(NamedTuple):
 
 
 def training_images(
-    run: Mapping[str, Any], look: Look, facts: Mapping[str, Any], folder: Path
+    run: Mapping[str, Any], crop: Crop, facts: Mapping[str, Any], folder: Path
 ) -> Gallery:
     """Finds the training images of a run, or the features that were kept.
 
     Args:
       run: the facts of the run's checkpoint.
-      look: how images are cut.
+      crop: how images are cut.
       facts: facts about the network and the view.
       folder: where features are kept.
 
@@ -70,10 +70,10 @@ def training_images(
     try:
         if sources.must_be_fetched(section["name"], section.get("folder", "")):
             raise UserError(f"{section['name']} is not on this machine")
-        bound = {"size": look.size, "seed": run["config"]["seed"]}
+        bound = {"size": crop.size, "seed": run["config"]["seed"]}
         dataset = settings.call(sources.load, "data", {"data": section}, **bound)
         images, ids = dataset.train.images, dataset.train.ids
-        content = content_digest(images, look)
+        content = content_digest(images, crop)
         wanted |= {"data": dataset.digest(), "content": content}
     except (UserError, OSError) as error:
         # The advice after the last colon of the message is for training.
@@ -98,7 +98,7 @@ def training_images(
 
 def pictures_of(
     folder: str,
-    look: Look,
+    crop: Crop,
     facts: Mapping[str, Any],
     keep_in: Path,
     *,
@@ -108,7 +108,7 @@ def pictures_of(
 
     Args:
       folder: the folder.
-      look: how images are cut.
+      crop: how images are cut.
       facts: facts about the network and the view.
       keep_in: folder where features are kept.
       stretch_depth: as for `data.load.decoding.decode`.
@@ -121,13 +121,13 @@ def pictures_of(
     images = Pictures(
         ids,
         Files(root, ids),
-        size=look.size,
+        size=crop.size,
         where=str(root),
         stretch_depth=stretch_depth,
     )
     place = hashlib.sha256(str(root).encode(errors="surrogateescape")).hexdigest()
     try:
-        wanted = dict(facts) | {"content": content_digest(images, look)}
+        wanted = dict(facts) | {"content": content_digest(images, crop)}
     except OSError as error:
         raise UserError(f"compare_with={folder} cannot be read ({error})") from error
     return Gallery(

@@ -125,8 +125,9 @@ def make_plan(run: Run) -> Plan:
         "activations, gradients": max(0, rest),
     }
     start = sum(x.output_size_in_bytes + x.temp_size_in_bytes for x in starting)
+    splits = (run.dataset.train, run.dataset.held_out)
     host = {
-        "data set": sum(part.images.nbytes for part in run.dataset[1:] if part),
+        "data set": sum(split.images.nbytes for split in splits if split),
         "copy for a checkpoint": _global_bytes(run, state),
     }
     return Plan(device, start, host, devices, jax.default_backend() == "cpu")

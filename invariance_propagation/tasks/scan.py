@@ -9,9 +9,8 @@ from ml_collections import ConfigDict
 from invariance_propagation import settings
 from invariance_propagation.data import sources
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.sources import folder
-from invariance_propagation.data.sources.listing import list_pictures
-from invariance_propagation.data.sources.usable import Fault, look_at
+from invariance_propagation.data.sources.survey import survey_folder
+from invariance_propagation.data.sources.usable import Fault, check_pictures
 from invariance_propagation.errors import TrainingError, UserError
 
 
@@ -32,7 +31,7 @@ def print_scan(config: ConfigDict) -> list[Fault]:
     splits = [part.images for part in (dataset.train, dataset.held_out) if part]
     if not isinstance(splits[0], Pictures):
         raise UserError(
-            f"data.name={config.data.name!r} is held as arrays, not as encoded "
+            f"--config.data.name={config.data.name!r} is held as arrays, not as encoded "
             "pictures: there is nothing to scan"
         )
     bad = [fault for pictures in splits for fault in scan(pictures)]
@@ -49,28 +48,28 @@ def scan_folder(config: ConfigDict) -> list[Fault]:
     check them again.
     """
     data = config.data
-    root = folder.root_of(data.folder)
-    listing = list_pictures(root, outside_links=data.outside_links)
-    parts = folder.parts_of(listing.ids, data.held_out)
-    lines = folder.notes(root, listing, parts)
-    if data.classes:
-        labels, names = folder.classes_of([*parts.train, *parts.held_out], parts.depth)
-        lines += folder.remarks(labels[: len(parts.train)], names)
-    else:
-        lines += folder.remarks(None, ())
-    for line in lines:
+    survey = survey_folder(
+        data.folder,
+        classes=data.classes,
+        held_out=data.held_out,
+        outside_links=data.outside_links,
+    )
+    root, listing, unused = survey.root, survey.listing, survey.division.unused
+    for line in survey.lines():
         print(line)
-    looked = look_at(root, listing.ids, stretch_depth=data.stretch_depth, anew=True)
-    _print_faults(looked.faults, len(listing.ids), str(root))
-    unused = sum(parts.unused.values())
-    if listing.passed or unused:
+    checked = check_pictures(
+        root, listing.ids, stretch_depth=data.stretch_depth, anew=True
+    )
+    _print_faults(checked.faults, len(listing.ids), str(root))
+    num_unused = sum(unused.values())
+    if listing.passed or num_unused:
         print(
-            f"{len(listing.ids) - unused:,} pictures can be used; "
-            f"{sum(listing.passed.values()) + unused:,} files are not (above)"
+            f"{len(listing.ids) - num_unused:,} pictures can be used; "
+            f"{sum(listing.passed.values()) + num_unused:,} files are not (above)"
         )
     else:
         print(f"all {len(listing.ids):,} pictures can be used")
-    return looked.faults
+    return checked.faults
 
 
 def scan(pictures: Pictures) -> list[Fault]:

@@ -30,13 +30,8 @@ from invariance_propagation.errors import (
     from_words,
     to_words,
 )
-from invariance_propagation.store.checkpoint import (
-    FOLDER,
-    leaves_of,
-    path_of,
-    read_facts,
-    read_item,
-)
+from invariance_propagation.store.checkpoint import FOLDER
+from invariance_propagation.store.facts import leaves_of, path_of, read_facts, read_item
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
 from invariance_propagation.train.loop import go_on

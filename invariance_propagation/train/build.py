@@ -17,12 +17,12 @@ from invariance_propagation.data import sources
 from invariance_propagation.data.load.feed import (
     Facts,
     Input,
-    Look,
     Threads,
-    host_made,
+    ViewGroup,
+    from_host,
     resident,
-    streamed,
 )
+from invariance_propagation.data.load.making import crops_on_host, views_on_host
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.views import augment
 from invariance_propagation.devices.runner import Runner
@@ -243,7 +243,7 @@ def build(
     )
 
 
-def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, Look]:
+def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup]:
     """Reads how the views of each group look: `augment`, changed by `views` for a group.
 
     Raises:
@@ -260,7 +260,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, Look]:
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)
         augment.check_chances(chances)
-        looks[group] = Look(count, chances)
+        looks[group] = ViewGroup(count, chances)
     return looks
 
 
@@ -312,13 +312,13 @@ def _init_variables(method: Method, example: Batch, key: jax.Array) -> dict[str,
 def _input_of(
     config: ConfigDict,
     images: np.ndarray | Pictures,
-    looks: Mapping[str, Look],
+    looks: Mapping[str, ViewGroup],
     *,
     runner: Runner,
     options: TrainOptions,
     facts: Facts,
 ) -> Input:
-    own = {"looks": looks, "runner": runner, "facts": facts}
+    own = {"groups": looks, "runner": runner, "facts": facts}
     on_host = config.augmentation == "host"
     if not on_host and not isinstance(images, Pictures):
         return resident(images, **own)
@@ -328,7 +328,8 @@ def _input_of(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return (host_made if on_host else streamed)(images, **own, threads=threads)
+    divide = views_on_host if on_host else crops_on_host
+    return from_host(images, **own, divide=divide, threads=threads)
 
 
 def _votes(value: int | str, train: sources.Split) -> int:

@@ -26,9 +26,9 @@ from invariance_propagation.store.checkpoint import (
 )
 from invariance_propagation.store.claim import (
     KEY,
+    check_place,
     claim,
     enter,
-    look_at,
     move_aside,
     traces_in,
 )
@@ -130,7 +130,7 @@ def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
     folder = local(workdir, key=KEY)
     # Of several processes the first alone needs it, and is not known before JAX starts.
     if not processes.joined():
-        look_at(folder)
+        check_place(folder)
     return build(config), folder
 
 

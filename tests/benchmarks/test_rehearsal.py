@@ -26,7 +26,7 @@ def rehearsal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     module = importlib.import_module("rehearsal")
     monkeypatch.setattr(module, "SIZES", {"train": 12, "validation": 4})
     # Put back after the test.
-    monkeypatch.setattr(sources, "load_records", sources.load_records)
+    monkeypatch.setitem(sources.LOADERS, "imagenet", sources.LOADERS["imagenet"])
     return module
 
 

@@ -1,4 +1,4 @@
-"""One pass: arrays and files with the same pixels look the same."""
+"""One pass: arrays and files with the same pixels crop the same."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.passes import Look, content_digest, look_at
+from invariance_propagation.data.passes import Crop, content_digest, read_crops
 from invariance_propagation.data.sources.folder import Files
 
 NAMES = [f"{i}.png" for i in range(7)]
@@ -30,10 +30,10 @@ def stored(folder: Path, images: np.ndarray, size: int) -> Pictures:
 def test_arrays_and_files_look_the_same(
     tmp_path: Path, channels: int, size: int, share: float
 ) -> None:
-    images, look = pixels(channels), Look(size, share, channels)
+    images, crop = pixels(channels), Crop(size, share, channels)
     pictures = stored(tmp_path, images, size)
     of_array, of_files = (
-        list(look_at(x, look, batch_size=3)) for x in (images, pictures)
+        list(read_crops(x, crop, batch_size=3)) for x in (images, pictures)
     )
     assert [len(seen.rows) for seen in of_array] == [3, 3, 1]
     for left, right in zip(of_array, of_files, strict=True):
@@ -49,34 +49,34 @@ def test_rows_pass_over_what_cannot_be_used(tmp_path: Path) -> None:
     pictures = stored(tmp_path, pixels(3), 16)
     for i in (0, 4, 5):
         (tmp_path / NAMES[i]).write_bytes(b"no picture")
-    seen = list(look_at(pictures, Look(16, 1.0, 3), batch_size=2))
+    seen = list(read_crops(pictures, Crop(16, 1.0, 3), batch_size=2))
     assert [x.rows.tolist() for x in seen] == [[1], [2, 3], [], [6]]
     assert [len(x.failed) for x in seen] == [1, 0, 2, 0]
     np.testing.assert_array_equal(seen[3].images[0], pixels(3)[6])
 
 
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:
-    images, look = pixels(3), Look(16, 1.0, 3)
+    images, crop = pixels(3), Crop(16, 1.0, 3)
     pictures = stored(tmp_path, images, 16)
-    digests = [content_digest(pictures, look)]
-    assert content_digest(pictures, look) == digests[0]
-    digests.append(content_digest(pictures, look._replace(share=0.5)))
-    digests.append(content_digest(pictures.take(np.arange(6)), look))
-    digests.append(content_digest(pictures.take(np.arange(7)[::-1]), look))
+    digests = [content_digest(pictures, crop)]
+    assert content_digest(pictures, crop) == digests[0]
+    digests.append(content_digest(pictures, crop._replace(share=0.5)))
+    digests.append(content_digest(pictures.take(np.arange(6)), crop))
+    digests.append(content_digest(pictures.take(np.arange(7)[::-1]), crop))
     found = (tmp_path / NAMES[2]).stat()
     os.utime(tmp_path / NAMES[2], ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-    digests.append(content_digest(pictures, look))
-    digests += [content_digest(images, look), content_digest(images[::-1], look)]
+    digests.append(content_digest(pictures, crop))
+    digests += [content_digest(images, crop), content_digest(images[::-1], crop)]
     assert len(set(digests)) == 7
     (tmp_path / NAMES[2]).unlink()
     with pytest.raises(OSError, match=r"2\.png"):
-        content_digest(pictures, look)
+        content_digest(pictures, crop)
 
 
 def test_records_count_by_their_pixels(tmp_path: Path) -> None:
     stored(tmp_path, pixels(3), 16)
     content = {i: (tmp_path / name).read_bytes() for i, name in enumerate(NAMES)}
     pictures = Pictures(NAMES, content.__getitem__, size=16, where="records")
-    before = content_digest(pictures, Look(16, 1.0, 3))
+    before = content_digest(pictures, Crop(16, 1.0, 3))
     content[3] = content[2]
-    assert content_digest(pictures, Look(16, 1.0, 3)) != before
+    assert content_digest(pictures, Crop(16, 1.0, 3)) != before

@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import UserError
-from invariance_propagation.store.checkpoint import FOLDER, read_item, steps_in
+from invariance_propagation.store.checkpoint import FOLDER, steps_in
+from invariance_propagation.store.facts import read_item
 from invariance_propagation.train import loop
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
@@ -273,7 +274,7 @@ def test_a_workdir_that_cannot_be_used_stops_both(tmp_path: Path) -> None:
     (tmp_path / "run" / "summary.json").mkdir(parents=True)
     for place, expected in (
         ("file/run", f"{tmp_path}/file is a file"),
-        ("run", "summary.json is no file"),
+        ("run", "summary.json is not a file"),
     ):
         for status, _, errors in finish(
             start_two("pmap", tmp_path / place, by_address)

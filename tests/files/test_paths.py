@@ -95,8 +95,8 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     for place, expected in (
         ("file", f"{tmp_path}/file is a file.*by --workdir"),
         ("file/a/b", f"{tmp_path}/file is a file"),
-        ("broken", f"{tmp_path}/broken is a link to what is not there"),
-        ("broken/a", f"{tmp_path}/broken is a link to what is not there"),
+        ("broken", f"{tmp_path}/broken is a link to something that does not exist"),
+        ("broken/a", f"{tmp_path}/broken is a link to something that does not exist"),
         ("loop/a", "Too many levels of symbolic links"),
     ):
         with pytest.raises(UserError, match=expected):

@@ -13,7 +13,7 @@ from configs import cifar10
 from invariance_propagation import parallel
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.devices import runner
+from invariance_propagation.devices import cpu
 from invariance_propagation.errors import UserError
 from invariance_propagation.train import build
 from invariance_propagation.train.run import Run
@@ -143,12 +143,12 @@ def test_the_key_of_before_is_unknown() -> None:
 
 def test_a_cpu_is_split_into_devices_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     splits: list[int] = []
-    monkeypatch.setattr(runner, "split_cpu", splits.append)
+    monkeypatch.setattr(cpu, "split_cpu", splits.append)
     config = SimpleNamespace(jax_num_cpu_devices=0)
-    monkeypatch.setattr(runner, "jax", SimpleNamespace(config=config))
+    monkeypatch.setattr(cpu, "jax", SimpleNamespace(config=config))
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: set(range(2)))
-    runner.one_cpu_device_per_core(96)
-    runner.one_cpu_device_per_core(96, fits=lambda n: n != 2)
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: set(range(2)))
+    cpu.one_cpu_device_per_core(96)
+    cpu.one_cpu_device_per_core(96, fits=lambda n: n != 2)
     assert splits == [2, 1]

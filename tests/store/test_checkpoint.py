@@ -22,15 +22,14 @@ import pytest
 
 from invariance_propagation import devices, parallel
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.store import checkpoint as module
+from invariance_propagation.store import facts as facts_module
 from invariance_propagation.store.checkpoint import (
     DAMAGED,
     Checkpoints,
     NoneWhole,
-    pack_ids,
     steps_in,
-    unpack_ids,
 )
+from invariance_propagation.store.facts import pack_ids, unpack_ids
 from tests import tiny
 from tests.odd_names import ODD_NAMES
 
@@ -230,7 +229,7 @@ def test_a_machine_that_cannot_read_moves_nothing(
         raise OSError(number, os.strerror(number), "somewhere")
 
     if which == "facts":
-        monkeypatch.setattr(module, "read_item", fail)
+        monkeypatch.setattr(facts_module, "read_item", fail)
     else:
         monkeypatch.setattr(Checkpoints, "_read_state", fail)
     with pytest.raises(TrainingError, match=os.strerror(number)) as caught:

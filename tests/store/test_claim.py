@@ -13,7 +13,7 @@ import pytest
 from invariance_propagation.errors import UserError
 from invariance_propagation.store import claim as module
 from invariance_propagation.store.checkpoint import FOLDER, Checkpoints, steps_in
-from invariance_propagation.store.claim import PROBE, claim, look_at
+from invariance_propagation.store.claim import PROBE, check_place, claim
 from tests.odd_names import ODD_NAMES
 from tests.stored_run import store_run
 
@@ -87,8 +87,14 @@ def test_what_is_read_back_must_be_what_was_written(
     [
         (lambda w: w.touch(), "is a file"),
         (lambda w: (w.mkdir(), (w / FOLDER).touch()), "checkpoints is a file"),
-        (lambda w: (w / "summary.json").mkdir(parents=True), "summary.json is no file"),
-        (lambda w: w.symlink_to("nothing"), "is a link to what is not there"),
+        (
+            lambda w: (w / "summary.json").mkdir(parents=True),
+            "summary.json is not a file",
+        ),
+        (
+            lambda w: w.symlink_to("nothing"),
+            "is a link to something that does not exist",
+        ),
     ],
 )
 def test_what_is_in_the_way_is_one_line(
@@ -129,6 +135,6 @@ def test_a_checkpoint_that_cannot_be_written_is_the_users_to_mend(
 
 
 def test_a_look_makes_nothing(tmp_path: Path) -> None:
-    look_at(tmp_path / "run")
+    check_place(tmp_path / "run")
     assert not list(tmp_path.iterdir())
     assert module.KEY == "--workdir"

@@ -15,16 +15,15 @@ from safetensors.numpy import save_file
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.store import weights
-from invariance_propagation.store.checkpoint import digest_of_facts
+from invariance_propagation.store.facts import digest_of_facts
+from invariance_propagation.store.memory import restore_memory
+from invariance_propagation.store.reading import read_checkpoint, workdir_of
 from invariance_propagation.store.restore import (
     float32,
-    read_checkpoint,
-    read_weights,
     restore_backbone,
     restore_encoder,
-    restore_memory,
-    workdir_of,
 )
+from invariance_propagation.store.weights import read_weights
 from tests.reference.fixed import fixed_images, trained_like
 from tests.stored_run import IDS, store_run
 
@@ -164,7 +163,7 @@ def test_a_backbone_is_the_same_from_either_source(
     same((here.params, here.batch_stats), (there.params, there.batch_stats))
     assert here.digest() == there.digest()
     assert here.digest() != restore_backbone(workdir / "checkpoints" / "3").digest()
-    assert "left out what stands behind the backbone: fc.0" in capsys.readouterr().out
+    assert "left out the layers behind the backbone: fc.0" in capsys.readouterr().out
 
 
 def test_public_weights_need_no_checkpoint(tmp_path: Path) -> None:

@@ -74,13 +74,13 @@ def moved(place: Path, tmp_path: Path) -> Path:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Records the number of images of each pass of the network."""
     seen: list[int] = []
-    look_at = embedder.look_at
+    read_crops = embedder.read_crops
 
     def count(images: Any, *args: Any, **options: Any) -> Any:
         seen.append(len(images))
-        return look_at(images, *args, **options)
+        return read_crops(images, *args, **options)
 
-    monkeypatch.setattr(embedder, "look_at", count)
+    monkeypatch.setattr(embedder, "read_crops", count)
     return seen
 
 

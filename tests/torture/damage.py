@@ -8,14 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from invariance_propagation.store.checkpoint import (
-    FOLDER,
-    Checkpoints,
-    leaves_of,
-    read_facts,
-    steps_in,
-)
-from invariance_propagation.store.checkpoint import checksum as crc32
+from invariance_propagation.store.checkpoint import FOLDER, Checkpoints, steps_in
+from invariance_propagation.store.facts import checksum as crc32
+from invariance_propagation.store.facts import leaves_of, read_facts
 from invariance_propagation.train.build import build
 from tests.tiny_run import tiny_config
 from tests.torture.runs import Outcome

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from invariance_propagation.store.checkpoint import FOLDER, read_facts, steps_in
+from invariance_propagation.store.checkpoint import FOLDER, steps_in
+from invariance_propagation.store.facts import read_facts
 from tests.tiny_run import ROOT, TINY, rows_without_times
 
 LIMIT = 300  # seconds that one run may take

@@ -543,7 +543,11 @@ def test_a_workdir_may_lie_in_the_home_folder(
         ("gs://bucket/run", {}, "--workdir=gs://bucket/run is an address"),
         (Path("s3://bucket/run"), {}, "--workdir=s3:/bucket/run is an address"),
         ("{tmp}/file/run", {}, "{tmp}/file is a file"),
-        ("{tmp}/broken/run", {}, "{tmp}/broken is a link to what is not there"),
+        (
+            "{tmp}/broken/run",
+            {},
+            "{tmp}/broken is a link to something that does not exist",
+        ),
         (
             "{tmp}/run",
             {"weights": "gs://b/w.npz"},
@@ -575,7 +579,7 @@ def test_a_workdir_is_tried_out_before_the_first_step(
 ) -> None:
     (tmp_path / "summary.json").mkdir()
     monkeypatch.setattr(loop, "_train", None)
-    with pytest.raises(UserError, match="summary.json is no file"):
+    with pytest.raises(UserError, match="summary.json is not a file"):
         train_and_evaluate(tiny_config(), str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to pixels, at the decoder's speed."""
+"""Decodes picture files to pixels, at the decoder's speed."""
 
 import contextlib
 import ctypes
@@ -17,17 +17,17 @@ from invariance_propagation.data.load.depths import depth_of, to_rgb
 from invariance_propagation.data.load.formats import missing_reader, register_heif
 from invariance_propagation.files.archives import open_file
 
-# A quarter of a gigabyte of RGB: the bound from which on Pillow warns.
+# A quarter of a gigabyte of RGB, above which Pillow warns.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**30  # of a file
 JPEG = b"\xff\xd8"
 PNG = b"\x89PNG\r\n\x1a\n"
-PIXELS_PER_BYTE = 512  # at most, of a JPEG: a block of 8 x 8 has a bit or more
+PIXELS_PER_BYTE = 512  # at most: each 8 x 8 block of a JPEG takes at least a bit
 EXIF_WITHIN = 4096  # bytes from the start of a JPEG; cameras write it first
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # Pillow would start Ghostscript for EPS; FITS holds measurements.
 NOT_READ = {"EPS", "FITS"}
-# What Pillow has to say about a damaged block of metadata is for nobody's screen.
+# Pillow logs each damaged block of metadata, which helps nobody.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
@@ -35,11 +35,11 @@ def read_file(path: Path) -> bytes:
     """Reads a picture file.
 
     Raises:
-      OSError: it cannot be read, is no regular file, or larger than `MAX_BYTES`.
+      OSError: it cannot be read, is not a regular file, or exceeds `MAX_BYTES`.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # One more, because a file may grow while it is read.
+        # Read one byte more, because a file may grow meanwhile.
         content = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
     if max(size, len(content)) > MAX_BYTES:
         raise OSError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
@@ -47,19 +47,20 @@ def read_file(path: Path) -> bytes:
 
 
 def decode(content: bytes, *, stretch_depth: bool = False) -> np.ndarray:
-    """Decodes a picture file: turned as its EXIF says, over white.
+    """Decodes a picture file, turns it as its EXIF says, and lays it over white.
 
-    Its size is read first; damaged metadata is passed over.
+    Checks the size in the header first, and ignores damaged metadata.
 
     Args:
-      content: of the file.
+      content: the bytes of the file.
       stretch_depth: see `depths.to_rgb`.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: it is no picture, damaged, too large or of unknown depth; in one line.
+      ValueError: it is not a picture, or damaged, too large or of unknown depth; the
+        message is one line.
     """
     try:
         pixels = _decode_jpeg(content) if content.startswith(JPEG) else None
@@ -71,18 +72,19 @@ def decode(content: bytes, *, stretch_depth: bool = False) -> np.ndarray:
 
 
 def reason_of(error: Exception) -> str:
-    """Returns what an error says, in one line."""
+    """Describes an error in one line."""
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS:,} pixels by its header: make it smaller"
     if isinstance(error, UnidentifiedImageError):
-        return "it is no picture that Pillow knows"  # Pillow names a place in memory
+        # Pillow's message names an address in memory.
+        return "it is not a picture that Pillow knows"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises ValueError for a size, in pixels, that is not decoded."""
+    """Raises ValueError if a picture of this size, in pixels, must not be decoded."""
     if width < 1 or height < 1:
         raise ValueError("it has no pixels")
     if width * height > MAX_PIXELS:
@@ -93,7 +95,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """None where Pillow must know what to do or to say."""
+    """Decodes a JPEG fast; returns None for those that need Pillow."""
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
@@ -111,7 +113,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return turn(pixels, _orientation(image))
-    except Exception:  # of metadata, because the pixels are there
+    except Exception:  # the metadata is damaged, but the pixels are not
         return pixels
 
 
@@ -138,21 +140,21 @@ def _decode_by_pillow(content: bytes, stretch_depth: bool) -> np.ndarray:
         check_size(*image.size)
         depth = depth_of(image)
         image.load()
-        check_size(*image.size)  # of some kinds the header is another picture's
+        check_size(*image.size)  # some kinds of files have another size in the header
         pixels = to_rgb(image, depth, stretch=stretch_depth)
         return turn(pixels, _orientation(image))
 
 
 @functools.cache
 def known_formats() -> tuple[str, ...]:
-    """Returns the names of the kinds that are read, as Pillow has them."""
+    """Returns Pillow's names of the kinds of files that are read."""
     register_heif()
     Image.init()
-    # Above twice this number Pillow refuses pictures, also those within an icon, which it
-    # opens by itself and whose size is another than the icon's.
+    # Pillow refuses pictures above twice this number. This includes pictures inside an
+    # icon, which Pillow opens by itself, and whose size differs from the icon's.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     with contextlib.suppress(AttributeError, OSError):
-        # Else libtiff writes its complaints to standard error, without a name.
+        # Otherwise libtiff writes errors to standard error without naming the file.
         library = ctypes.CDLL(Image.core.__file__)
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
@@ -160,7 +162,7 @@ def known_formats() -> tuple[str, ...]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1, upright, where the metadata is damaged."""
+    """Returns the EXIF orientation; 1, upright, if the metadata is damaged."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
@@ -168,7 +170,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, C] -> [H, W, C] or [W, H, C], upright: `orientation` as EXIF numbers it."""
+    """Turns [H, W, C] upright: [H, W, C] or [W, H, C]. EXIF numbers the orientations."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -179,20 +181,20 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def pixel_chunks(content: bytes) -> bytes:
-    """Returns a PNG without the chunks that do not matter to its pixels."""
-    parts, place = [PNG], len(PNG)
+    """Returns a PNG without the chunks that do not affect its pixels."""
+    chunks, place = [PNG], len(PNG)
     while place + 12 <= len(content):
         length = int.from_bytes(content[place : place + 4], "big")
         if content[place + 4 : place + 8] in PIXEL_CHUNKS:
-            parts.append(content[place : place + length + 12])
+            chunks.append(content[place : place + length + 12])
         place += length + 12
-    return b"".join(parts)
+    return b"".join(chunks)
 
 
 def silence() -> None:
-    """Keeps Pillow's warnings from standard error, where they would name no picture."""
-    # Each time, because pytest and others put filters of their own in front; not by
-    # warnings.catch_warnings, which is not safe in threads.
+    """Silences Pillow's warnings, which do not name the picture."""
+    # Check each time, because pytest and others put filters in front of ours.
+    # warnings.catch_warnings would not be safe in threads.
     ours = r"PIL\."
     first = warnings.filters[0] if warnings.filters else None
     if first is None or getattr(first[3], "pattern", None) != ours:

@@ -1,12 +1,12 @@
-"""From every mode and depth of Pillow to 8 bits per colour, or a refusal in words."""
+"""Converts every mode and depth of Pillow to 8 bits per colour, or says why not."""
 
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-# Cameras and scanners of 10, 12 and 14 bits write their values into 16 unscaled, and a
-# file does not tell that: 16 bits are sure only where values above this one occur.
+# Cameras and scanners with 10, 12 or 14 bits store their values unscaled in 16 bits, and
+# the file does not say so. Only a value above this one proves that all 16 bits are used.
 FOURTEEN_BITS = 2**14 - 1
 MIN_IS_WHITE = 0  # PhotometricInterpretation of TIFF
 PHOTOMETRIC = 262
@@ -16,11 +16,11 @@ class Depth(NamedTuple):
     """What a file declares about its values.
 
     Attributes:
-      bits: of a sample; 0 where white has no known value (floats, 32 bits, signed).
-      declared: whether the file names the value of white, so that a dark picture is
+      bits: of a sample; 0 if the value of white is unknown (floats, 32 bits, signed).
+      declared: whether the file states the value of white, so that a dark picture is
         known to be dark.
       reversed: whether 0 is white and Pillow leaves it so.
-      transparent: the transparent colour on Pillow's scale, None where there is none.
+      transparent: the transparent colour on Pillow's scale; None if there is none.
     """
 
     bits: int = 8
@@ -30,9 +30,9 @@ class Depth(NamedTuple):
 
 
 def depth_of(image: Image.Image) -> Depth:
-    """Returns what the file of an opened image, not yet loaded, declares.
+    """Returns what the file of an image declares; Pillow must not have loaded the pixels.
 
-    Pillow forgets it when it loads the pixels.
+    Loading them makes Pillow forget it.
     """
     mode, transparent = image.mode, image.info.get("transparency")
     args = image.tile[0][3] if getattr(image, "tile", None) else ""
@@ -51,7 +51,7 @@ def depth_of(image: Image.Image) -> Depth:
         bits = 16 if sixteen and not signed else 0
         return Depth(bits, False, reverse, transparent)
     deep = ";16" in raw or (image.format == "PPM" and args[1:] == (65535,))
-    # Pillow scales the samples, but not the transparent one.
+    # Pillow scales the samples, but not the transparent colour.
     if deep and isinstance(transparent, tuple):
         transparent = tuple(value >> 8 for value in transparent)
     elif raw in ("L;2", "L;4") and isinstance(transparent, int):
@@ -60,19 +60,19 @@ def depth_of(image: Image.Image) -> Depth:
 
 
 def to_rgb(image: Image.Image, depth: Depth, *, stretch: bool) -> np.ndarray:
-    """Converts an image of any of Pillow's modes; what is transparent becomes white.
+    """Converts an image of any mode of Pillow to RGB; transparent pixels become white.
 
     Args:
       image: the image.
       depth: as from `depth_of`.
-      stretch: whether a picture of unknown depth is stretched, so that its darkest
-        value is black and its lightest is white, or refused.
+      stretch: whether to stretch a picture of unknown depth, so that its darkest value
+        becomes black and its lightest white; False refuses it.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: the depth is not known.
+      ValueError: the depth is unknown and `stretch` is False.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.stack([_grey(image, depth, stretch)] * 3, axis=-1)
@@ -90,7 +90,7 @@ def to_rgb(image: Image.Image, depth: Depth, *, stretch: bool) -> np.ndarray:
 
 
 def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
-    """uint8 [H, W] of an image of one channel with more than 8 bits."""
+    """Converts an image of one channel with more than 8 bits to uint8 [H, W]."""
     levels = np.asarray(image)
     low, high = levels.min(), levels.max()
     known = depth.declared or high > FOURTEEN_BITS or low == high == 0
@@ -106,8 +106,9 @@ def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
         kind = f"{depth.bits} bits" if depth.bits else f"Pillow's mode {image.mode}"
         raise ValueError(
             f"its values go from {low:,.7g} to {high:,.7g} in {kind}, which does not tell "
-            "what is white: convert it to 8 bits, or set data.stretch_depth=True to "
-            "make the darkest of each such picture black and its lightest white"
+            "what is white: convert it to 8 bits, or set "
+            "--config.data.stretch_depth=True to make the darkest value of each such "
+            "picture black and its lightest white"
         )
     if depth.reversed:
         pixels = 255 - pixels
@@ -117,10 +118,10 @@ def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
 
 
 def _check_colors(image: Image.Image) -> None:
-    """Refuses colours of 16 bits that may be fewer; Pillow keeps their upper 8 bits."""
+    """Refuses 16-bit colours that may use fewer bits; Pillow keeps the upper 8 bits."""
     bands = [band for band in image.getbands() if band not in ("A", "a")]
     highest = max(image.getchannel(band).getextrema()[1] for band in bands)
-    if highest <= (FOURTEEN_BITS + 1) >> 8:  # of PPM Pillow rounds up
+    if highest <= (FOURTEEN_BITS + 1) >> 8:  # Pillow rounds PPM up
         raise ValueError(
             "no value in its 16 bits is above a quarter, as if they were 14 or fewer, "
             "which does not tell what is white: convert it to 8 bits"

@@ -1,10 +1,10 @@
-"""What each step is given: images that lie on the devices, or views that the host makes.
+"""Feeds the steps: with images that are kept on the devices, or views from the host.
 
-Each is an `Input`, which setup chooses by the kind of images and the augmentation.
+`resident` and `from_host` each return an `Input`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,25 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invariance_propagation.data.load.pictures import Pictures, crops
+from invariance_propagation.data.load.making import Divide, View
+from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.load.stream import Load, Make, stream
-from invariance_propagation.data.order import epoch_order
-from invariance_propagation.data.views.augment import augment, keys_of_view, normalize
-from invariance_propagation.data.views.host import views as host_views
+from invariance_propagation.data.steps import step_indices
+from invariance_propagation.data.views.augment import augment, keys_of_view
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.parallel import REPLICATED, SHARDED
 
-# Indices, images and columns of a step, placed.
+# Indices, images and columns of each step, on the devices.
 Feed = Iterator[tuple[jax.Array, Any, dict[str, jax.Array]]]
-# Makes a view: (keys [b], uint8 [b, H, W, C]) -> float32 [b, size, size, C].
-View = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Look(NamedTuple):
-    """How the views of one group are made.
+class ViewGroup(NamedTuple):
+    """Views that are made in the same way and pass the network together.
 
     Attributes:
-      count: of views of each image.
+      count: how many views of each image.
       chances: options of `augment`.
     """
 
@@ -39,12 +37,12 @@ class Look(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What decides which images a step is given, and what comes with them.
+    """Decides which images a step visits, and what comes with them.
 
     Attributes:
-      seed: of the order and of chance.
+      seed: of order and randomness.
       batch_size: B.
-      steps_per_epoch: N // B of the N that the run began with.
+      steps_per_epoch: N // B for the N that the run began with.
       columns: by name, int32 [N].
     """
 
@@ -55,7 +53,7 @@ class Facts(NamedTuple):
 
 
 class Threads(NamedTuple):
-    """Who makes views on the host.
+    """The threads and processes that make views on the host.
 
     Attributes:
       num_threads, num_workers: see `stream`.
@@ -69,16 +67,16 @@ class Threads(NamedTuple):
 
 
 class Input(NamedTuple):
-    """How a step gets its images.
+    """Gets images to a step.
 
     Attributes:
       feed: (start=, stop=) -> for each of these steps its indices int32 [B], images and
-        columns, placed.
-      read: (epoch, indices) -> these images on the host, as `pick` would find them in a
+        columns, on the devices.
+      read: (epoch, indices) -> on the host, the images that `pick` would return in a
         step of that epoch.
-      shapes: of the images of `feed`, jax.ShapeDtypeStruct.
-      spec: where they lie.
-      pick: (images, indices) -> images of these, on a device.
+      shapes: of the images from `feed`, jax.ShapeDtypeStruct.
+      spec: how they are spread over the devices.
+      pick: (images from `feed`, indices) -> the images of these indices, on a device.
       views: (keys [b], images from `pick`) -> by group float32 [v, b, size, size, C].
     """
 
@@ -91,37 +89,34 @@ class Input(NamedTuple):
 
 
 def resident(
-    images: np.ndarray, looks: Mapping[str, Look], *, runner: Runner, facts: Facts
+    images: np.ndarray, groups: Mapping[str, ViewGroup], *, runner: Runner, facts: Facts
 ) -> Input:
-    """Keeps all images on every device, so that only indices travel.
+    """Keeps all images on every device, so that a step receives only indices.
 
     Args:
       images: uint8 [N, H, W, C].
-      looks: by group.
-      runner: places them.
+      groups: the views to make, by group.
+      runner: places the images on the devices.
       facts: of the run.
     """
 
     def feed(start: int, stop: int) -> Feed:
-        placed, order = runner.put(images, REPLICATED), None
+        placed = runner.put(images, REPLICATED)
         for step in range(start, stop):
-            epoch, place = divmod(step, facts.steps_per_epoch)
-            if order is None or place == 0:
-                order = epoch_order(
-                    seed=facts.seed,
-                    epoch=epoch,
-                    num_examples=len(images),
-                    batch_size=facts.batch_size,
-                    steps=facts.steps_per_epoch,
-                )
-            indices = order[place]
+            indices = step_indices(
+                step,
+                seed=facts.seed,
+                num_examples=len(images),
+                batch_size=facts.batch_size,
+                steps_per_epoch=facts.steps_per_epoch,
+            )
             columns = {name: x[indices] for name, x in facts.columns.items()}
             yield runner.put(indices, SHARDED), placed, runner.put(columns, SHARDED)
 
-    make = {name: partial(augment, **look.chances) for name, look in looks.items()}
+    make = {name: partial(augment, **group.chances) for name, group in groups.items()}
 
     def views(keys: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
-        return make_views(keys, lambda name, place: images, looks=looks, make=make)
+        return make_views(keys, lambda name, place: images, groups=groups, make=make)
 
     return Input(
         feed=feed,
@@ -133,96 +128,79 @@ def resident(
     )
 
 
-def streamed(
-    pictures: Pictures,
-    looks: Mapping[str, Look],
-    *,
-    runner: Runner,
-    facts: Facts,
-    threads: Threads,
-) -> Input:
-    """Reads, decodes and crops images on the host, ahead of the step.
-
-    Arguments are those of `resident`, and:
-      threads: that do so.
-    """
-    makes = {name: _crops(x.chances) for name, x in looks.items()}
-    rest = {
-        name: partial(augment, **x.chances | {"crop_scale": ()})
-        for name, x in looks.items()
-    }
-    return _on_host(pictures, looks, makes, rest, runner, facts, threads)
-
-
-def host_made(
+def from_host(
     images: np.ndarray | Pictures,
-    looks: Mapping[str, Look],
+    groups: Mapping[str, ViewGroup],
     *,
+    divide: Divide,
     runner: Runner,
     facts: Facts,
     threads: Threads,
 ) -> Input:
-    """Makes views on the host, ahead of the step, which only normalises them.
+    """Reads images on the host, ahead of the step, and makes views there as far as asked.
 
     Args:
       images: uint8 [N, H, W, C], or pictures.
-      Others: as in `streamed`.
+      groups: the views to make, by group.
+      divide: `crops_on_host` or `views_on_host`.
+      runner: places the result on the devices.
+      facts: of the run.
+      threads: make the host's part.
     """
-    makes, rest = {}, {}
-    for name, look in looks.items():
-        statistics = {x: look.chances[x] for x in ("mean", "std")}
-        parts = {x: y for x, y in look.chances.items() if x not in statistics}
-        make = partial(host_views, channels=images.shape[3], **parts)
-        if isinstance(images, Pictures):
-            cropped = partial(make, crop_scale=())
-            make = partial(_crop_first, _crops(look.chances), cropped)
-        makes[name] = make
-        rest[name] = partial(_normalized, size=look.chances["size"], **statistics)
-    return _on_host(images, looks, makes, rest, runner, facts, threads)
+    divided = {name: divide(images, x.chances) for name, x in groups.items()}
+    device_views = {name: view for name, (_, view) in divided.items()}
+    makes = [[divided[name][0]] * group.count for name, group in groups.items()]
+    load = _loader(images, makes, facts, threads)
+
+    def named(views: Iterable[Any]) -> dict[str, Any]:
+        return dict(zip(groups, views, strict=True))
+
+    def feed(start: int, stop: int) -> Feed:
+        with contextlib.closing(
+            stream(
+                load,
+                start=start,
+                stop=stop,
+                num_threads=threads.num_threads,
+                num_workers=threads.num_workers,
+            )
+        ) as batches:
+            put = runner.put_share
+            for indices, *views in batches:
+                columns = {name: x[indices] for name, x in facts.columns.items()}
+                placed = {name: put(x) for name, x in columns.items()}
+                yield put(indices), named(map(put, views)), placed
+
+    def views(keys: jax.Array, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def image(name: str, place: int) -> jax.Array:
+            return images[name][:, place]
+
+        return make_views(keys, image, groups=groups, make=device_views)
+
+    def shape(group: ViewGroup) -> jax.ShapeDtypeStruct:
+        size = group.chances["size"]
+        shape = (facts.batch_size, group.count, size, size, images.shape[3])
+        return jax.ShapeDtypeStruct(shape, np.uint8)
+
+    return Input(
+        feed=feed,
+        read=lambda epoch, indices: named(load.read(epoch, indices)),
+        shapes={name: shape(group) for name, group in groups.items()},
+        spec=SHARDED,
+        pick=lambda images, indices: images,
+        views=views,
+    )
 
 
-def make_views(
-    keys: jax.Array,
-    images: Callable[[str, int], jax.Array],
-    *,
-    looks: Mapping[str, Look],
-    make: Mapping[str, View],
-) -> dict[str, jax.Array]:
-    """Makes all views of some images.
-
-    Args:
-      keys: typed keys [b].
-      images: (group, which of its views) -> uint8 [b, H, W, C] to make it of.
-      looks: by group.
-      make: by group, what makes one view.
-
-    Returns:
-      By group, float32 [v, b, size, size, C].
-    """
-    made, number = {}, 0
-    for name, look in looks.items():
-        group = []
-        for place in range(look.count):
-            view = make[name](keys_of_view(keys, number), images(name, place))
-            group.append(view)
-            number += 1
-        made[name] = jnp.stack(group)
-    return made
-
-
-def _on_host(
+def _loader(
     images: np.ndarray | Pictures,
-    looks: Mapping[str, Look],
-    makes: Mapping[str, Make],
-    rest: Mapping[str, View],
-    runner: Runner,
+    makes: Sequence[Sequence[Make]],
     facts: Facts,
     threads: Threads,
-) -> Input:
-    """Makes uint8 views by `makes` on the host, and by `rest` what is left, on a device."""
-    load = Load(
+) -> Load:
+    return Load(
         images,
-        [[makes[name]] * look.count for name, look in looks.items()],
+        makes,
         seed=facts.seed,
         batch_size=facts.batch_size,
         steps_per_epoch=facts.steps_per_epoch,
@@ -230,58 +208,31 @@ def _on_host(
         process_count=threads.process_count,
     )
 
-    def named(groups: Iterable[Any]) -> dict[str, Any]:
-        return dict(zip(looks, groups, strict=True))
 
-    def feed(start: int, stop: int) -> Feed:
-        batches = stream(
-            load,
-            start=start,
-            stop=stop,
-            num_threads=threads.num_threads,
-            num_workers=threads.num_workers,
-        )
-        with contextlib.closing(batches):
-            for indices, *groups in batches:
-                columns = {name: x[indices] for name, x in facts.columns.items()}
-                yield (
-                    runner.put_share(indices),
-                    named(map(runner.put_share, groups)),
-                    {name: runner.put_share(x) for name, x in columns.items()},
-                )
+def make_views(
+    keys: jax.Array,
+    images: Callable[[str, int], jax.Array],
+    *,
+    groups: Mapping[str, ViewGroup],
+    make: Mapping[str, View],
+) -> dict[str, jax.Array]:
+    """Makes all views of some images.
 
-    def views(keys: jax.Array, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return make_views(
-            keys, lambda name, place: images[name][:, place], looks=looks, make=rest
-        )
+    Args:
+      keys: typed keys [b].
+      images: (group, number of the view in it) -> the images, uint8 [b, H, W, C].
+      groups: the views to make, by group.
+      make: by group, the function that makes a view.
 
-    def shape(look: Look) -> jax.ShapeDtypeStruct:
-        size = look.chances["size"]
-        shape = (facts.batch_size, look.count, size, size, images.shape[3])
-        return jax.ShapeDtypeStruct(shape, np.uint8)
-
-    return Input(
-        feed=feed,
-        read=lambda epoch, indices: named(load.read(epoch, indices)),
-        shapes={name: shape(look) for name, look in looks.items()},
-        spec=SHARDED,
-        pick=lambda images, indices: images,
-        views=views,
-    )
-
-
-def _normalized(keys: jax.Array, images: jax.Array, **options: Any) -> jax.Array:
-    del keys
-    return normalize(images, **options)
-
-
-def _crop_first(
-    crop: Make, make: Make, images: Iterable[np.ndarray], uniform: np.ndarray
-) -> Iterable[np.ndarray]:
-    # No function within another: worker processes are told what to do by pickle.
-    return make(crop(images, uniform), uniform)
-
-
-def _crops(chances: Mapping[str, Any]) -> Make:
-    options = {name: chances[name] for name in ("size", "crop_scale", "crop_ratio")}
-    return partial(crops, **options)
+    Returns:
+      By group, float32 [v, b, size, size, C].
+    """
+    made, number = {}, 0
+    for name, group in groups.items():
+        views = []
+        for place in range(group.count):
+            view = make[name](keys_of_view(keys, number), images(name, place))
+            views.append(view)
+            number += 1
+        made[name] = jnp.stack(views)
+    return made

@@ -1,4 +1,4 @@
-"""Pictures that are decoded when they are looked at, and what is cut from them."""
+"""Pictures that are decoded on access, and the crops made from them."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,14 +12,14 @@ from invariance_propagation.data.load.decoding import decode, reason_of
 from invariance_propagation.data.views.geometry import crop_box
 from invariance_propagation.errors import TrainingError
 
-# Of the shorter side, as torchvision's Resize(256) and CenterCrop(224).
+# Share of the shorter side in torchvision's Resize(256) and CenterCrop(224).
 CENTRAL = 224 / 256
-# What the pictures of a split have in common.
+# Options that all pictures of a split share.
 OPTIONS = ("size", "where", "stretch_depth", "share")
 
 
 class Chosen(NamedTuple):
-    """Reads the picture of an index, the number of which among all is in `places`."""
+    """Reads some of the pictures of `content`: index i is its picture `places[i]`."""
 
     content: Callable[[int], bytes]
     places: Sequence[int]
@@ -28,23 +28,27 @@ class Chosen(NamedTuple):
         return self.content(self.places[index])
 
     def mark(self, index: int) -> bytes:
-        """As `Pictures.mark`."""
+        """Returns the mark of the picture in `content`."""
         return self.content.mark(self.places[index])
+
+    def stamp(self, index: int) -> bytes:
+        """Returns the stamp of the picture in `content`."""
+        return _stamp_of(self.content, self.places[index])
 
     @property
     def marks_each(self) -> bool:
-        """As of the content that is read."""
+        """Whether pictures with different content have different marks."""
         return self.content.marks_each
 
 
 class Pictures:
-    """Encoded pictures that are decoded when they are looked at.
+    """Encoded pictures that are decoded on access.
 
-    A slice of it is what evaluation looks at, uint8 [n, size, size, 3]: the middle of
-    each picture. An image's index is its place in `ids`.
+    A slice returns what evaluation shows, uint8 [n, size, size, 3]: the middle of each
+    picture. An image's index is its place in `ids`.
 
     Attributes:
-      share: of the shorter side, that evaluation looks at; 1 of a square is all of it.
+      share: the share of the shorter side that evaluation shows; 1 shows all of a square.
     """
 
     def __init__(
@@ -60,10 +64,10 @@ class Pictures:
         """Decodes nothing yet.
 
         Args:
-          ids: what each picture is called.
-          content: reads the file of an index.
+          ids: the name of each picture.
+          content: reads the encoded picture of an index.
           size: height and width of the views, in pixels.
-          where: says, to people, where the files lie.
+          where: tells people where the files are.
           stretch_depth: as in `decode`.
           share: see above.
         """
@@ -71,7 +75,7 @@ class Pictures:
         self.stretch_depth = stretch_depth
         self.share = share
         self.shape, self.dtype = (len(ids), size, size, 3), np.dtype(np.uint8)
-        self.nbytes = 0  # nothing is kept
+        self.nbytes = 0  # no pixels are kept
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,28 +84,35 @@ class Pictures:
         def middle(index: int) -> np.ndarray:
             return central_crop(self.read(index), self.size, share=self.share)
 
-        # Decoders release Python's lock.
+        # Threads help, because decoders release Python's lock.
         with ThreadPoolExecutor() as pool:
             views = list(pool.map(middle, range(len(self))[rows]))
         return np.stack(views) if views else np.empty((0, *self.shape[1:]), np.uint8)
 
     def take(self, rows: np.ndarray) -> "Pictures":
-        """These of them, int [m], in this order."""
+        """Returns the pictures `rows`, int [m], in this order."""
         places = [int(i) for i in rows]
         ids, content = [self.ids[i] for i in places], Chosen(self.content, places)
         options = {name: getattr(self, name) for name in OPTIONS}
         return Pictures(ids, content, **options)
 
     def mark(self, index: int) -> bytes:
-        """What decides whether a picture of that name is still the same one."""
+        """Returns bytes that change with the content of a picture; known from a check."""
         return self.content.mark(index)
 
+    def stamp(self, index: int) -> bytes:
+        """Returns bytes that change with a picture's file; b"" if it has no single file.
+
+        Raises:
+          OSError: the file is gone.
+        """
+        return _stamp_of(self.content, index)
+
     def checksums(self) -> np.ndarray | None:
-        """Names the content of each picture, without reading it again.
+        """Returns the CRC-32 of each picture's mark, without reading the picture.
 
         Returns:
-          uint32 [n], CRC-32 of each mark; None where the marks are those of a whole set,
-          as of TFDS's records.
+          uint32 [n]; None if marks stand for the whole set, as with TFDS's records.
         """
         if not getattr(self.content, "marks_each", False):
             return None
@@ -109,18 +120,23 @@ class Pictures:
         return np.fromiter(map(zlib.crc32, marks), np.uint32, len(self))
 
     def read(self, index: int) -> np.ndarray:
-        """uint8 [H, W, 3].
+        """Reads and decodes a picture, uint8 [H, W, 3].
 
         Raises:
           TrainingError: the picture cannot be read or decoded.
         """
         try:
             return decode(self.content(index), stretch_depth=self.stretch_depth)
-        except Exception as error:  # what reads the files may raise anything too
+        except Exception as error:  # reading files can raise anything, too
             raise TrainingError(
                 f"{self.ids[index]} cannot be used ({reason_of(error)}): mend or remove "
                 f"it from {self.where}; --config.task=scan lists all such pictures"
             ) from error
+
+
+def _stamp_of(content: Callable[[int], bytes], index: int) -> bytes:
+    # Content can be any function; files are known by their stamps.
+    return content.stamp(index) if hasattr(content, "stamp") else b""
 
 
 def crops(
@@ -131,11 +147,11 @@ def crops(
     crop_scale: Sequence[float],
     crop_ratio: Sequence[float],
 ) -> Iterator[np.ndarray]:
-    """torchvision's RandomResizedCrop: each uint8 [H, W, C] -> [size, size, C].
+    """Crops images at random as torchvision's RandomResizedCrop: -> [size, size, C].
 
     Args:
-      images: n of them, of any shapes.
-      uniform: float32 [n, *NUMBERS], of which `crop_box` makes boxes.
+      images: n images, uint8 [H, W, C], of any shapes.
+      uniform: float32 [n, *NUMBERS], from which `crop_box` makes boxes.
       size, crop_scale, crop_ratio: as in `augment`.
     """
     for image, numbers in zip(images, uniform, strict=True):
@@ -147,9 +163,9 @@ def crops(
 
 
 def central_crop(image: np.ndarray, size: int, *, share: float = CENTRAL) -> np.ndarray:
-    """The middle square, 7/8 of the shorter side: uint8 [H, W, C] -> [size, size, C].
+    """Returns the middle square, resized: uint8 [H, W, C] -> [size, size, C].
 
-    `share` is another part of it.
+    Its side is `share` of the image's shorter side.
     """
     height, width = image.shape[:2]
     side = max(1, round(min(height, width) * share))
@@ -158,14 +174,14 @@ def central_crop(image: np.ndarray, size: int, *, share: float = CENTRAL) -> np.
 
 
 def whole_box(box: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box of `crop_box` in whole pixels, at least one, inside of `shape` (H, W)."""
+    """Rounds a box of `crop_box` to whole pixels, at least one, inside `shape` (H, W)."""
     top, left, height, width = map(round, box.tolist())
     height, width = max(height, 1), max(width, 1)
     return min(top, shape[0] - height), min(left, shape[1] - width), height, width
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes by Pillow's bilinear filter, which is antialiased, as torchvision does.
+    """Resizes by Pillow's bilinear filter, which is antialiased as torchvision's is.
 
     Args:
       image: uint8 [H, W, C], C = 3 or 1, or [H, W], of any shape.

@@ -1,4 +1,4 @@
-"""A pass over pictures that leaves out, and names, those that cannot be read."""
+"""Reads pictures in one pass; names those that cannot be read and leaves them out."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +16,9 @@ class Batch(NamedTuple):
     """Some pictures, in order.
 
     Attributes:
-      ids: of those that could be read.
+      ids: of the pictures that could be read.
       images: uint8 [n, size, size, C], their middles.
-      failed: why others could not, a line each.
+      failed: the other pictures and the reasons, a line each.
     """
 
     ids: list[str]
@@ -29,13 +29,13 @@ class Batch(NamedTuple):
 def readable(
     pictures: Pictures, *, batch_size: int, share: float, channels: int
 ) -> Iterator[Batch]:
-    """All of them, and a bar.
+    """Yields the middles of all pictures, and shows a bar on a terminal.
 
     Args:
-      pictures: whose `size` is that of the images.
-      batch_size: pictures at once.
-      share: of the shorter side, that is looked at.
-      channels: C; 1 makes them grey.
+      pictures: their `size` is the size of the result.
+      batch_size: pictures in a batch.
+      share: of the shorter side.
+      channels: C; 1 makes pictures grey.
     """
 
     def read(index: int) -> np.ndarray | str:
@@ -49,17 +49,17 @@ def readable(
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(pictures), batch_size):
             rows = range(start, min(start + batch_size, len(pictures)))
-            found = list(zip(rows, pool.map(read, rows), strict=True))
-            good = [(i, x) for i, x in found if not isinstance(x, str)]
+            results = list(zip(rows, pool.map(read, rows), strict=True))
+            good = [(i, x) for i, x in results if not isinstance(x, str)]
             images = np.array([x for _, x in good], np.uint8)
-            failed = [x for _, x in found if isinstance(x, str)]
+            failed = [x for _, x in results if isinstance(x, str)]
             yield Batch([pictures.ids[i] for i, _ in good], images, failed)
             bar.update(len(rows))
 
 
 def middle(image: np.ndarray, size: int, share: float, channels: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, channels]."""
+    """Returns the middle of an image: uint8 [H, W, 3] -> [size, size, channels]."""
     if channels == 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    # OpenCV drops an axis of one channel.
+    # OpenCV drops the axis of a single channel.
     return central_crop(image, size, share=share).reshape(size, size, channels)

@@ -1,7 +1,7 @@
-"""Batches that the host makes ahead of the device, by Grain.
+"""Makes batches on the host, ahead of the device, by Grain.
 
-Order and chance are functions of (seed, epoch, index), and the place in the order of the
-step, so that a run goes on anywhere without a saved iterator.
+Order and randomness are functions of (seed, epoch, index), and the place in the order is
+a function of the step, so a run continues anywhere without a saved iterator.
 """
 
 import contextlib
@@ -14,14 +14,12 @@ import numpy as np
 
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.load.workers import Work, make_batches
-from invariance_propagation.data.order import epoch_order
+from invariance_propagation.data.steps import step_indices
 from invariance_propagation.data.views.chance import NUMBERS
 from invariance_propagation.data.views.threefry import host_uniforms
 
 BATCHES_AHEAD = 2
-PIECE = 32  # images at most that one thread makes at a time
-# The threads of a process share it.
-_order = functools.lru_cache(maxsize=2)(epoch_order)
+PIECE = 32  # images that one thread makes at a time, at most
 
 
 def _nothing(index: int | None) -> None:
@@ -33,7 +31,7 @@ Make = Callable[[Iterable[np.ndarray], np.ndarray], Iterable[np.ndarray]]
 
 
 class Load:
-    """From a piece of the order of all epochs to its indices and views."""
+    """Makes the indices and views of pieces of batches."""
 
     def __init__(
         self,
@@ -46,13 +44,13 @@ class Load:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Prepares process p of P, which loads the p-th of P equal parts of each batch.
+        """Prepares process p of P, which loads the p-th of P equal shares of each batch.
 
         Args:
           images: uint8 [N, H, W, C], or pictures.
-          makes: for each group of views, what makes each view of it. The views of all
-            groups are numbered in this order; the number decides their chance.
-          seed: of order and chance.
+          makes: for each group of views, the functions that make its views. Views are
+            numbered in this order over all groups; the number decides their randomness.
+          seed: of order and randomness.
           batch_size: B, over all processes.
           steps_per_epoch: as `steps` of `epoch_order`.
           process_index: p.
@@ -67,31 +65,30 @@ class Load:
 
     @property
     def pieces(self) -> int:
-        """How many make up a batch, or this process's share of it."""
+        """How many pieces make up this process's share of a batch."""
         return self._share // self._piece
 
     def name(self, index: int) -> str:
-        """Returns what people know an image by."""
-        streamed = isinstance(self._images, Pictures)
-        return self._images.ids[index] if streamed else f"image {index}"
+        """Returns an image's name for messages."""
+        encoded = isinstance(self._images, Pictures)
+        return self._images.ids[index] if encoded else f"image {index}"
 
     def __call__(
         self, place: int, *, note: Callable[[int | None], None] = _nothing
     ) -> tuple[np.ndarray, ...]:
-        """Returns the indices of a piece, and its views as `read` does."""
+        """Returns the indices of the piece `place`, and its views as `read` does."""
         step, piece = divmod(int(place), self.pieces)
-        epoch, step = divmod(step, self._per_epoch)
-        order = _order(
+        batch = step_indices(
+            step,
             seed=self._seed,
-            epoch=epoch,
             num_examples=len(self._images),
             batch_size=self._batch_size,
-            steps=self._per_epoch,
+            steps_per_epoch=self._per_epoch,
         )
         first = self._first + piece * self._piece
-        indices = order[step, first : first + self._piece]
+        indices = batch[first : first + self._piece]
         try:
-            return indices, *self.read(epoch, indices, note=note)
+            return indices, *self.read(step // self._per_epoch, indices, note=note)
         finally:
             note(None)
 
@@ -102,15 +99,18 @@ class Load:
         *,
         note: Callable[[int | None], None] = _nothing,
     ) -> tuple[np.ndarray, ...]:
-        """Makes the views of these images in `epoch`.
+        """Makes the views of images in an epoch; reads each image once.
 
-        Each image is read once. Calls `note` with the index of each before that.
+        Args:
+          epoch: from 0.
+          indices: int [n].
+          note: called with the index of each image before it is read.
 
         Returns:
           For each group, uint8 [n, v, size, size, C].
         """
-        streamed = isinstance(self._images, Pictures)
-        read = self._images.read if streamed else self._images.__getitem__
+        encoded = isinstance(self._images, Pictures)
+        read = self._images.read if encoded else self._images.__getitem__
 
         def noted(index: int) -> np.ndarray:
             note(index)
@@ -131,7 +131,7 @@ class Load:
             for makes in self._makes
         ]
         groups: list[np.ndarray] = []
-        # Not stacked at the end: one after the other they use the same memory.
+        # Copy views one by one, so that they reuse memory; np.stack would hold all.
         for row in range(len(indices)):
             for number, group in enumerate(made):
                 for place, views in enumerate(group):
@@ -146,27 +146,27 @@ class Load:
 def stream(
     load: Load, *, start: int, stop: int, num_threads: int, num_workers: int = 0
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields the batches of the steps `start` to `stop`; the same for any threads and workers.
+    """Yields the batches of steps; threads and workers do not change what they hold.
 
     Args:
-      load: see `Load`.
+      load: makes the pieces.
       start: first step.
-      stop: one past the last.
-      num_threads: that read and decode, in each worker.
-      num_workers: processes; 0: the threads are this process's.
+      stop: one past the last step.
+      num_threads: threads that read and decode, in each worker.
+      num_workers: worker processes; 0: the threads run in this process.
 
     Yields:
       indices int32 [b], b = B / P, and for each group uint8 [b, v, size, size, C].
 
     Raises:
-      TrainingError: a picture that cannot be used, or a worker that died.
+      TrainingError: a picture cannot be used, or a worker died.
     """
     ahead = BATCHES_AHEAD * load.pieces // max(1, num_workers)
     pieces = functools.partial(
         _pieces,
         load,
         num_threads=num_threads,
-        # No fewer, or a thread would have nothing to do.
+        # With fewer, a thread would have nothing to do.
         ahead=max(ahead, 2 * num_threads),
     )
     places = range(start * load.pieces, stop * load.pieces)

@@ -1,8 +1,8 @@
-"""Processes that make batches, and the one line that is left of one that dies.
+"""Makes batches in worker processes, and explains in one line why a worker died.
 
-Each worker has a socket of its own, through which images travel, so that its end closes
-the socket whatever ended it. Nothing is shared but the places at which the workers are,
-in memory without a name: there is nothing that a killed process could leave behind.
+Each worker sends its images through a separate socket, which closes when the worker ends
+for any reason. The only shared memory says which images the workers are at; it has no
+name, so a killed process leaves nothing behind.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ from invariance_propagation.errors import TrainingError, from_words, to_words
 NAMED = 8  # samples in a line
 JOIN_SECONDS = 10.0
 CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"}
-# What stops a run is for its main process, which stops the workers.
+# These signals are for the main process, which stops the workers.
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 Piece = tuple[np.ndarray, np.ndarray]
 
 
 class Work(NamedTuple):
-    """What workers do, as they are told at their start.
+    """Tells workers at their start what to do.
 
     Attributes:
-      pieces: (places, note) -> for each place indices and images; calls `note` with
-        the index of each image before it is read, and with None after the last.
+      pieces: (places, note) -> for each place, indices and images. It calls `note` with
+        the index of each image before reading it, and with None after the last image.
       places: of all pieces, in order; the workers take them in turn.
-      per_batch: pieces that make up a batch.
-      num_threads: that call `note`, in each worker.
+      per_batch: pieces in a batch.
+      num_threads: threads that call `note`, in each worker.
     """
 
     pieces: Callable[[range, Callable[[int | None], None]], Iterable[Piece]]
@@ -53,33 +53,33 @@ class Work(NamedTuple):
 class _Worker(NamedTuple):
     process: BaseProcess
     channel: Any  # a file, of what the process sends
-    board: Any  # per thread 1 + the index of its image, negative once it is done; or 0
+    board: Any  # per thread: 1 + the index of its image, negated once done; or 0
 
 
 class _Traceback(Exception):
-    """Shows where in a worker an error was raised."""
+    """Shows where a worker raised an error."""
 
 
 def make_batches(
     work: Work, num_workers: int, name: Callable[[int], str]
 ) -> Iterator[Piece]:
-    """Yields batches that worker processes make, the same for any number of them.
+    """Yields batches made by worker processes; their number does not change the batches.
 
     Args:
-      work: what they do.
-      num_workers: how many there are.
-      name: what the image of an index is called.
+      work: what to do.
+      num_workers: the number of workers.
+      name: returns the name of the image of an index.
 
     Yields:
       indices [B], images [B, ...].
 
     Raises:
-      TrainingError: a worker died; the line names the images that it was at.
-      UserError, TrainingError: as a worker raised it; any other error of one becomes a
+      TrainingError: a worker died; the message names the images that it was at.
+      UserError, TrainingError: a worker raised it. Any other error in a worker becomes a
         TrainingError that names the worker.
     """
     workers: list[_Worker] = []
-    # Before multiprocessing's own end, which would wait for them.
+    # This runs before multiprocessing's exit handler, which would wait for workers.
     end = util.Finalize(None, _end, args=(workers,), exitpriority=1)
     try:
         _start(work, num_workers, workers)
@@ -91,29 +91,29 @@ def make_batches(
 
 
 def _start(work: Work, count: int, workers: list[_Worker]) -> None:
-    """Starts workers, all at once, and adds them to `workers`."""
+    """Starts all workers at the same time, and adds them to `workers`."""
     context = multiprocessing.get_context("spawn")
 
     def start(number: int) -> _Worker:
         ours, theirs = socket.socketpair()
         board = context.RawArray("q", work.num_threads)
-        own = work._replace(places=work.places[number::count])
+        share = work._replace(places=work.places[number::count])
         process = context.Process(
             name=f"worker process {number}",
             target=_work,
-            args=(own, theirs, board),
+            args=(share, theirs, board),
             daemon=True,
         )
-        # While this process held the other end, a death would not close the socket.
+        # If this process kept the other end, the socket would outlive the worker.
         with theirs:
             worker = _Worker(process, ours.makefile("rb"), board)
-            ours.close()  # once its file is
+            ours.close()  # takes effect once the file is closed
             process.start()
         return worker
 
-    resource_tracker.ensure_running()  # this unblocks signals
+    resource_tracker.ensure_running()  # starting it later would unblock signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
-    try:  # Threads and processes begin with the mask of who starts them.
+    try:  # new threads and processes inherit the mask of their starter
         with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(start, number) for number in range(count)]
         for future in futures:
@@ -127,7 +127,7 @@ def _start(work: Work, count: int, workers: list[_Worker]) -> None:
         except OSError as error:
             raise TrainingError(
                 f"a worker process could not be started ({error.strerror}): lower "
-                "train.num_workers, and run the same command to go on"
+                "--config.train.num_workers, and run the same command to go on"
             ) from error
 
 
@@ -139,13 +139,13 @@ def _receive(turn: Iterator[_Worker], pieces: int, name: Callable[[int], str]) -
             header = worker.channel.readline()
             if not header.endswith(b"\n"):
                 raise EOFError
-            told = json.loads(header)
-            if "error" in told:
-                raise from_words(told["error"]) from _Traceback(told["traceback"])
+            facts = json.loads(header)
+            if "error" in facts:
+                raise from_words(facts["error"]) from _Traceback(facts["traceback"])
             if batch is None:
                 batch = tuple(
                     np.empty((pieces * shape[0], *shape[1:]), dtype)
-                    for dtype, shape in told["arrays"]
+                    for dtype, shape in facts["arrays"]
                 )
             for array in batch:
                 count = len(array) // pieces
@@ -161,12 +161,12 @@ def _fill(channel: Any, array: np.ndarray) -> None:
 
 
 def _death(worker: _Worker, name: Callable[[int], str]) -> TrainingError:
-    """Returns the error of a worker that has gone, with what it was at."""
+    """Returns the error for a worker that is gone; it names the images it was at."""
     worker.process.join(JOIN_SECONDS)
     code = worker.process.exitcode
     how, remedy = f"ended with status {code}", "mend or replace what ends it"
     if code is None:
-        how, remedy = "closed its connection", "look what holds it"
+        how, remedy = "closed its connection", "find out what holds it up"
     elif code < 0:
         number = signal.Signals(-code).name
         how = f"was killed by {number}"
@@ -175,16 +175,16 @@ def _death(worker: _Worker, name: Callable[[int], str]) -> TrainingError:
             remedy = "a damaged picture can crash a decoder; mend or replace it"
         elif number == "SIGKILL":
             remedy = "the system does that when memory runs out; if it did, lower "
-            remedy += "train.num_workers or train.num_threads"
+            remedy += "--config.train.num_workers or --config.train.num_threads"
     return TrainingError(
-        f"{worker.process.name} of train.num_workers {how} "
+        f"{worker.process.name} of --config.train.num_workers {how} "
         f"{_where(worker.board, name)}: {remedy}; run the same command to go on from "
         "the last checkpoint"
     )
 
 
 def _where(board: Any, name: Callable[[int], str]) -> str:
-    """Says at which images the threads of a worker are, or were last."""
+    """Says which images the threads of a worker are at, or were at last."""
     at = sorted({place - 1 for place in board if place > 0})
     done = sorted({-place - 1 for place in board if place < 0})
     names = [name(index) for index in at or done]
@@ -203,31 +203,32 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def _work(work: Work, channel: socket.socket, board: Any) -> None:
-    """Makes pieces and sends them, in a worker."""
+    """Makes pieces and sends them; this is what a worker runs."""
     threading.Thread(target=_end_with_main, daemon=True).start()
-    places, numbers = threading.local(), itertools.count()
+    thread, numbers = threading.local(), itertools.count()
 
     def note(index: int | None) -> None:
-        if not hasattr(places, "own"):
-            places.own = next(numbers) % len(board)
-        board[places.own] = -abs(board[places.own]) if index is None else index + 1
+        if not hasattr(thread, "place"):
+            thread.place = next(numbers) % len(board)
+        place = thread.place
+        board[place] = -abs(board[place]) if index is None else index + 1
 
-    # The main process is gone, or does not want more.
+    # ConnectionError: the main process is gone, or wants no more.
     with contextlib.suppress(ConnectionError), channel:
         try:
             for piece in work.pieces(work.places, note):
                 arrays = [np.ascontiguousarray(x) for x in piece]
-                _tell(channel, arrays=[(x.dtype.str, x.shape) for x in arrays])
+                _send(channel, arrays=[(x.dtype.str, x.shape) for x in arrays])
                 for array in arrays:
                     channel.sendall(memoryview(array).cast("B"))
         except ConnectionError:
             raise
         except Exception as error:
             words = to_words(error, multiprocessing.current_process().name)
-            _tell(channel, error=words, traceback=traceback.format_exc())
+            _send(channel, error=words, traceback=traceback.format_exc())
 
 
-def _tell(channel: socket.socket, **facts: Any) -> None:
+def _send(channel: socket.socket, **facts: Any) -> None:
     channel.sendall(json.dumps(facts).encode() + b"\n")
 
 

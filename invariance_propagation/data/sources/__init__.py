@@ -1,23 +1,42 @@
-"""Data sets by name: arrays that live on the devices, or pictures that are streamed.
+"""Loads data sets by name: arrays kept on the devices, or pictures that are streamed.
 
-An image's index is its position in the training split: a method's
-memory is addressed by it, so a source always yields the same order.
+A method's memory is addressed by an image's position in the training split, so a source
+must always yield the images in the same order.
+
+To add a data set, write a module with a function `(folder, *, ...) -> Dataset` and add
+one line to `LOADERS`. The function takes those keyword options of `load` that apply to
+it; `load` refuses the others.
 """
 
-import numpy as np
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.sources.digits import digits
 from invariance_propagation.data.sources.folder import image_folder
 from invariance_propagation.data.sources.idx import fashion_mnist
-from invariance_propagation.data.sources.records import (
-    STOCK,
-    TFDS,
-    is_prepared,
-    load_records,
-)
+from invariance_propagation.data.sources.tfds.records import TFDS, TfdsSet
 from invariance_propagation.errors import UserError
 
+__all__ = ["LOADERS", "Dataset", "Split", "check_stored", "load", "must_be_fetched"]
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "fashion_mnist": fashion_mnist,
+    "image_folder": image_folder,
+    "imagenet": TfdsSet("imagenet2012"),
+    "imagenet_1pct": TfdsSet("imagenet2012_subset/1pct"),
+    "imagenet_10pct": TfdsSet("imagenet2012_subset/10pct"),
+    "cifar10": TfdsSet("cifar10"),
+    "cifar100": TfdsSet("cifar100"),
+    "svhn": TfdsSet("svhn_cropped"),
+    "stl10": TfdsSet("stl10", train="unlabelled"),
+}
 ON_CHANGE = ("refuse", "match")
+# These options decide which images there are, so a loader without them refuses them. The
+# other options say how files are read; a loader that reads no files ignores them.
+REFUSED = ("split", "classes", "held_out", "stretch_depth")
 
 
 def load(
@@ -39,118 +58,101 @@ def load(
     """Loads a data set by name.
 
     Args:
-      name: one of `LOADERS`, 'image_folder', one of `records.STOCK`, or 'tfds:NAME'
-        for any other set of pictures that TFDS has.
-      folder: where the files lie; '' for the usual place.
-      num_train: keep a random sample of so many training images; 0 keeps all.
-      split: of a TFDS set, what to train on, e.g. 'train[:10%]'; '' is the usual.
+      name: a key of `LOADERS`, or 'tfds:NAME' for any other set of pictures in TFDS.
+      folder: the folder that holds the files; '' for the usual place.
+      num_train: keeps a random sample of this many training images; 0 keeps all.
+      split: of a TFDS set, what to train on, e.g. 'train[:10%]'; '' is the usual split.
       classes: of an image folder, whether its topmost folders are classes.
       held_out: share of an image folder to keep from training, for kNN.
-      stretch_depth: of an image folder or a TFDS set, whether pictures whose depth is
-        not known are stretched from their darkest value to their lightest; False refuses them.
-      outside_links: of an image folder, whether links that lead out of it are followed.
-      scan: how the pictures of an image folder are looked at before they are used,
+      stretch_depth: of an image folder or a TFDS set, whether to stretch pictures of
+        unknown depth from their darkest value to their lightest; False refuses them.
+      outside_links: of an image folder, whether to follow links that lead out of it.
+      scan: how the pictures of an image folder are checked before they are used,
         'decode' or 'headers'.
       max_unreadable: share of an image folder's pictures that may be left out.
-      on_change: what a run does that began with other images, 'refuse' or 'match'; it
-        does not change what is loaded.
-      size: height and width of the crops of streamed pictures.
-      seed: of the sample.
+      on_change: what a run does whose workdir holds a checkpoint of other images,
+        'refuse' or 'match'. It does not change what is loaded.
+      size: height and width of the crops of streamed pictures, in pixels.
+      seed: decides which images the sample of `num_train` holds.
 
     Raises:
-      UserError: unknown name, missing or damaged files, a value out of range, or an
+      UserError: an unknown name, missing or damaged files, a value out of range, or an
         option that this data set does not have.
     """
-    if not 0 <= held_out < 1:
-        raise UserError(f"data.held_out={held_out}: set it to 0 or above, below 1")
+    loader = _loader_of(name)
     if on_change not in ON_CHANGE:
         raise UserError(
-            f"data.on_change={on_change!r}: choose one of {', '.join(ON_CHANGE)}"
+            f"--config.data.on_change={on_change!r}: choose one of "
+            f"{', '.join(ON_CHANGE)}"
         )
-    of_folders, of_records = name == "image_folder", _of_records(name)
-    for option, given, has in (
-        ("split", split, of_records),
-        ("classes", classes, of_folders),
-        ("held_out", held_out, of_folders),
-        ("stretch_depth", stretch_depth, of_folders or of_records),
-    ):
-        if given and not has:
-            raise UserError(
-                f"data.{option}={given!r}: {name} has no such option; leave it out"
-            )
-    if of_folders:
-        dataset = image_folder(
-            folder,
-            classes=classes,
-            held_out=held_out,
-            size=size,
-            stretch_depth=stretch_depth,
-            outside_links=outside_links,
-            scan=scan,
-            max_unreadable=max_unreadable,
-        )
-    elif of_records:
-        dataset = load_records(
-            name, folder, split=split, size=size, stretch_depth=stretch_depth
-        )
-    elif name in LOADERS:
-        dataset = LOADERS[name](folder)
-    else:
-        names = ", ".join((*LOADERS, "image_folder", *STOCK))
-        raise UserError(
-            f"data.name={name!r}: choose one of {names}, or tfds:NAME for another set "
-            "of pictures that TFDS has"
-        )
+    options = {
+        "split": split,
+        "classes": classes,
+        "held_out": held_out,
+        "stretch_depth": stretch_depth,
+        "outside_links": outside_links,
+        "scan": scan,
+        "max_unreadable": max_unreadable,
+        "size": size,
+    }
+    dataset = loader(folder, **_options_for(loader, name, options))
     count = len(dataset.train.images)
     if not 0 <= num_train <= count:
         raise UserError(
-            f"data.num_train={num_train}, but {name} has {count} training images: "
-            f"set it from 1 to {count}, or to 0 for all of them"
+            f"--config.data.num_train={num_train}, but {name} has {count} training "
+            f"images: set it from 1 to {count}, or to 0 for all of them"
         )
     return dataset._replace(train=dataset.train.sample(num_train or count, seed=seed))
 
 
 def must_be_fetched(name: str, folder: str) -> bool:
-    """Whether `load` would download a set first."""
-    return _of_records(name) and not is_prepared(name, folder)
+    """Returns whether `load` would download this set first."""
+    loader = _tfds_set(name) if name.startswith(TFDS) else LOADERS.get(name)
+    return isinstance(loader, TfdsSet) and not loader.is_prepared(folder)
 
 
 def check_stored(name: str, folder: str) -> None:
-    """Raises UserError for a set that only a checkpoint names and TFDS would fetch.
+    """Refuses to fetch a set that only a checkpoint names.
 
-    The code that makes a set may come with it, from whoever wrote the name.
+    The code that makes a set can come with it, from whoever wrote the name. The sets of
+    `LOADERS` are known and may be fetched.
+
+    Raises:
+      UserError: TFDS would have to fetch the set.
     """
-    if name not in STOCK and must_be_fetched(name, folder):
+    if name not in LOADERS and must_be_fetched(name, folder):
         raise UserError(
-            f"the checkpoint names the set {name}, which is not on this machine, and to "
-            f"fetch it can run code: add --config.data.name={name} if you trust it"
+            f"the checkpoint names the set {name}, which is not on this machine, and "
+            f"fetching it can run code: add --config.data.name={name} if you trust it"
         )
 
 
-def _of_records(name: str) -> bool:
-    return name in STOCK or TFDS in name
-
-
-def _digits(folder: str) -> Dataset:
-    """scikit-learn's 1,797 digits, 8x8 grey; the last 450 are held out.
-
-    The digits are in the order of their writers, so that most of those held out come
-    from writers who are not in the training split.
-    """
-    if folder:
+def _loader_of(name: str) -> Callable[..., Dataset]:
+    if name.startswith(TFDS):
+        return _tfds_set(name)
+    if name not in LOADERS:
         raise UserError(
-            f"data.folder={folder!r}: digits ship with scikit-learn; leave it ''"
+            f"--config.data.name={name!r}: choose one of {', '.join(LOADERS)}, or "
+            "tfds:NAME for another set of pictures in TFDS"
         )
-    # Imported here: scikit-learn takes a second to import and others need it not.
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = bunch.target.astype(np.int32)
-    cut = len(images) - 450
-    return Dataset(
-        "digits", Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:])
-    )
+    return LOADERS[name]
 
 
-LOADERS = {"digits": _digits, "fashion_mnist": fashion_mnist}
+def _tfds_set(name: str) -> TfdsSet:
+    return TfdsSet(name.removeprefix(TFDS))
+
+
+def _options_for(
+    loader: Callable[..., Dataset], name: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Picks the options that a loader takes, and refuses those it must not ignore."""
+    parameters = inspect.signature(loader).parameters
+    if any(x.kind is x.VAR_KEYWORD for x in parameters.values()):
+        return options
+    for option in REFUSED:
+        if options[option] and option not in parameters:
+            raise UserError(
+                f"--config.data.{option}={options[option]!r}: {name} has no such "
+                "option; leave it out"
+            )
+    return {option: x for option, x in options.items() if option in parameters}

@@ -30,14 +30,16 @@ FASHION_MNIST_CLASSES = (
 
 
 def fashion_mnist(folder: str) -> Dataset:
-    """Fashion-MNIST (Xiao et al. 2017) from its four idx.gz files, 28x28 grey."""
-    path = local(folder or FASHION_MNIST_FOLDER, key="data.folder")
+    """Loads Fashion-MNIST (Xiao et al. 2017) from its four idx.gz files, 28x28 grey."""
+    path = local(folder or FASHION_MNIST_FOLDER, key="--config.data.folder")
 
     def split(prefix: str) -> Split:
         images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
         labels = read_idx(path / f"{prefix}-labels-idx1-ubyte.gz")
         if (images.ndim, labels.ndim) != (3, 1):
-            raise UserError(f"{path} is damaged: its {prefix} files are not of images")
+            raise UserError(
+                f"{path} is damaged: its {prefix} files do not hold images and labels"
+            )
         if len(images) != len(labels):
             raise UserError(
                 f"{path} has {len(images)} {prefix} images, but {len(labels)} labels: "
@@ -70,7 +72,7 @@ def read_idx(path: Path) -> np.ndarray:
             size = math.prod(shape)
             if size > MAX_BYTES:
                 raise ValueError(f"it claims {size:,} bytes, more than {MAX_BYTES:,}")
-            # Read to its end, where a checksum lies, but no further than one byte more.
+            # Read to the end, where the checksum is, but at most one byte too many.
             content = file.read(size + 1)
             return np.frombuffer(content, np.uint8).reshape(shape)
     except (gzip.BadGzipFile, EOFError, ValueError, struct.error, zlib.error) as error:

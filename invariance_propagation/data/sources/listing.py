@@ -1,4 +1,4 @@
-"""Which files below a folder are pictures, and what was passed over on the way."""
+"""Lists the pictures below a folder, and counts the files that it passes over."""
 
 import os
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from invariance_propagation.data.load.formats import NEEDS, readable_suffixes
 from invariance_propagation.errors import UserError, printable
 
-# What systems and servers put beside people's files.
+# Folders that operating systems and file servers create by themselves.
 SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"}
 SYSTEM |= {"System Volume Information"}
 HIDDEN, BROKEN, NO_FILE = "hidden", "broken link", "pipe, socket or device"
@@ -24,9 +24,9 @@ class Listing(NamedTuple):
     """The pictures below a folder.
 
     Attributes:
-      ids: their paths relative to the folder, sorted, '/' between the parts.
-      links: how many of them were reached by a link.
-      passed: how many files of each kind were passed over.
+      ids: paths relative to the folder, sorted, with '/' between their parts.
+      links: how many pictures were reached by a link.
+      passed: by kind, how many files were passed over.
     """
 
     ids: list[str]
@@ -34,41 +34,41 @@ class Listing(NamedTuple):
     passed: Mapping[str, int]
 
     def about_links(self) -> str:
-        """Says how many pictures are links; '' for none."""
+        """Says how many pictures were reached by links; '' if none."""
         return f"{self.links:,} of them by links" if self.links else ""
 
     def passed_over(self) -> str:
-        """Says what was passed over, the most frequent kind first; '' for nothing."""
+        """Says what was passed over, the most frequent kind first; '' if nothing."""
         kinds = sorted(self.passed.items(), key=lambda kind: (-kind[1], kind[0]))
-        parts = [f"{count:,} {_with_fix(kind)}" for kind, count in kinds[:KINDS_SHOWN]]
+        shown = [f"{count:,} {_with_fix(kind)}" for kind, count in kinds[:KINDS_SHOWN]]
         rest = sum(count for _, count in kinds[KINDS_SHOWN:])
         if rest:
-            parts.append(f"{rest:,} of other kinds")
-        return printable(", ".join(parts))
+            shown.append(f"{rest:,} of other kinds")
+        return printable(", ".join(shown))
 
 
 def list_pictures(
-    folder: Path, *, key: str = "data.folder", outside_links: bool = True
+    folder: Path, *, key: str = "--config.data.folder", outside_links: bool = True
 ) -> Listing:
     """Lists all pictures below a folder, in a fixed order.
 
-    Hidden files and folders, and those that systems make, are passed over. Links to
-    files and folders are followed. A file or folder that several names lead to is
-    listed once: by its name without a link where it has one below `folder`, else by
-    the first of its names; this ends loops too.
+    Passes over hidden files and folders, and those that operating systems create. Follows
+    links to files and folders. A file or folder with several names is listed once: by its
+    name without a link, if it has one below `folder`, else by the first of its names.
+    This also ends loops of links.
 
     Args:
-      folder: to look into.
-      key: of the config, which names it.
-      outside_links: whether links that lead out of the folder are followed.
+      folder: the folder to list.
+      key: the flag that names the folder, for messages.
+      outside_links: whether to follow links that lead out of the folder.
 
     Raises:
-      UserError: there is no such folder, or no picture in it.
+      UserError: there is no such folder, or it holds no picture.
     """
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}: set --config.{key} to the one that holds "
-            "the pictures"
+            f"there is no folder {folder}: set {key} to the folder that holds the "
+            "pictures"
         )
     walk = _Walk(str(folder), outside_links)
     walk.all()
@@ -78,32 +78,32 @@ def list_pictures(
         raise UserError(
             f"{folder} holds no pictures ({', '.join(sorted(readable_suffixes()))})"
             + (f", but {passed}" if passed else "")
-            + ": name the folder that does"
+            + ": name the folder that holds them"
         )
     return listing
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is passed over, and all in it."""
+    """Returns whether to pass over a file or folder of this name, with all it holds."""
     return name.startswith(".") or name in SYSTEM
 
 
 def suffix_of(name: str) -> str:
-    """The end of a file's name from its last dot, in lower case; '' without one."""
+    """Returns a file name from its last dot on, in lower case; '' without a dot."""
     return os.path.splitext(name)[1].lower()
 
 
 class _Walk:
-    """Folders first, then links to folders, then links to files."""
+    """Walks through folders first, then links to folders, then links to files."""
 
     def __init__(self, folder: str, outside_links: bool):
         self.ids: list[str] = []
         self.linked, self.passed = 0, Counter()
         self._folder, self._outside_links = folder, outside_links
         self._root = os.path.realpath(folder)
-        self._folders: set[str] = set()  # real paths of those that were looked into
-        self._targets: set[str] = set()  # real paths of the files that links name
-        self._waiting: list[str] = []  # links, as paths relative to the folder
+        self._folders: set[str] = set()  # real paths of those already listed
+        self._targets: set[str] = set()  # real paths of files listed by a link
+        self._waiting: list[str] = []  # links to follow, relative to the folder
 
     def all(self) -> None:
         self._below("", self._root, linked=False)
@@ -120,7 +120,7 @@ class _Walk:
             self._file_link(link, target)
 
     def _below(self, name: str, real: str, *, linked: bool) -> None:
-        """Lists a folder, known to hold nothing that was looked into before."""
+        """Lists a folder and the folders in it."""
         waiting = [(name, real)]
         while waiting:
             name, real = waiting.pop()
@@ -134,15 +134,15 @@ class _Walk:
                 self.passed[CLOSED] += 1
                 continue
             for entry in entries:
-                own = f"{name}/{entry.name}" if name else entry.name
+                path = f"{name}/{entry.name}" if name else entry.name
                 if is_hidden(entry.name):
                     self.passed[HIDDEN] += _count_files(entry)
                 elif entry.is_symlink():
-                    self._waiting.append(own)
+                    self._waiting.append(path)
                 elif entry.is_dir(follow_symlinks=False):
-                    waiting.append((own, entry.path))
+                    waiting.append((path, entry.path))
                 elif entry.is_file(follow_symlinks=False):
-                    self._file(own, linked=linked)
+                    self._file(path, linked=linked)
                 else:
                     self.passed[NO_FILE] += 1
 
@@ -188,7 +188,7 @@ class _Walk:
 
 
 def _count_files(entry: os.DirEntry) -> int:
-    """How many files there are in a hidden folder; 1 of a file."""
+    """Counts the files in a hidden folder; a file counts as 1."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))

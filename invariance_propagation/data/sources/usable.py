@@ -1,8 +1,7 @@
-"""Looks at every picture of a folder once, before training: which can be used.
+"""Checks every picture of a folder once, before training: which of them can be used?
 
-What is found is kept in the user's cache folder, so that it is done once: a picture is
-looked at again when its size or one of its times has changed, and as long as it cannot
-be used.
+Results are kept in the user's cache folder. A picture is checked again if its size or one
+of its times has changed, and for as long as it cannot be used.
 """
 
 import hashlib
@@ -34,9 +33,9 @@ from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.cache import cache_path, keep_arrays, read_arrays
 
 HOW = ("decode", "headers")
-# Raised when `decode` refuses or accepts other pictures than before.
+# Increase this when `decode` refuses or accepts other pictures than before.
 VERSION = 1
-# Of a larger file its mark takes the first, middle and last so many bytes.
+# The mark of a large file depends on its first, middle and last PIECE bytes.
 PIECE = 16_384
 AT_ONCE = 20_000  # pictures between two writes of the cache
 NAMED = 5  # in a message
@@ -52,20 +51,20 @@ class Fault(NamedTuple):
         return printable(f"{self.sample_id}: {self.reason}")
 
 
-class Looked(NamedTuple):
-    """What a look at pictures has found.
+class Checked(NamedTuple):
+    """The result of checking pictures.
 
     Attributes:
-      marks: of each picture that can be used, 12 bytes that its content decides.
-      faults: the others, in the order of the ids.
+      marks: by id of each usable picture, 12 bytes that depend on its content.
+      faults: the unusable pictures, in the order of the ids.
     """
 
     marks: dict[str, bytes]
     faults: list[Fault]
 
 
-class _Seen(NamedTuple):
-    """Size in bytes, times in ns and mark of a picture that can be used."""
+class _Known(NamedTuple):
+    """Size in bytes, times in ns and CRC-32 of a usable picture."""
 
     size: int
     modified: int
@@ -73,82 +72,86 @@ class _Seen(NamedTuple):
     crc: int
 
 
-def look_at(
+def check_pictures(
     root: Path,
     ids: Sequence[str],
     *,
     how: str = "decode",
     stretch_depth: bool = False,
     anew: bool = False,
-) -> Looked:
-    """Looks at the pictures `ids` of a folder, many at once, with a bar.
+) -> Checked:
+    """Checks the pictures of a folder in several threads, with a progress bar.
 
     Args:
       root: the folder.
-      ids: paths relative to it.
-      how: 'decode': each is read and decoded; 'headers': only its header is read.
+      ids: paths relative to the folder.
+      how: 'decode' reads and decodes each picture; 'headers' reads only its header.
       stretch_depth: as in `decode`.
-      anew: looks at what the cache knows, too.
+      anew: whether to check those again that the cache knows.
 
     Raises:
       UserError: `how` is neither.
     """
     if how not in HOW:
-        raise UserError(f"data.scan={how!r}: choose one of {', '.join(HOW)}")
-    path = _cache_of(root, how, stretch_depth)
+        raise UserError(f"--config.data.scan={how!r}: choose one of {', '.join(HOW)}")
+    path = _cache_path(root, how, stretch_depth)
     known = {} if anew else _read(path)
-    seen: dict[str, _Seen] = {}
+    good: dict[str, _Known] = {}
     faults = []
 
-    def look(name: str) -> _Seen | Fault:
+    def check(name: str) -> _Known | Fault:
         try:
-            return _look(root / name, known.get(name), how, stretch_depth)
-        except Exception as error:  # whatever a decoder raises
+            return _check(root / name, known.get(name), how, stretch_depth)
+        except Exception as error:  # decoders raise nearly everything
             return Fault(name, reason_of(error))
 
     bar = tqdm.tqdm(total=len(ids), unit="picture", disable=None, leave=False)
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(ids), AT_ONCE):
             some = ids[start : start + AT_ONCE]
-            for name, found in zip(some, pool.map(look, some), strict=True):
-                if isinstance(found, Fault):
-                    faults.append(found)
+            for name, result in zip(some, pool.map(check, some), strict=True):
+                if isinstance(result, Fault):
+                    faults.append(result)
                 else:
-                    seen[name] = found
+                    good[name] = result
                 bar.update()
-            if any(known.get(name) != seen.get(name) for name in some):
-                _keep(path, known | seen)
-    marks = {name: _mark(x) for name, x in seen.items()}
-    return Looked(marks, faults)
+            if any(known.get(name) != good.get(name) for name in some):
+                _keep(path, known | good)
+    return Checked({name: _mark(x) for name, x in good.items()}, faults)
 
 
-def check_share(looked: Looked, largest: float, where: Path) -> None:
-    """Stops a run that would leave out more pictures than it may.
+def check_share(checked: Checked, largest: float, where: Path) -> None:
+    """Stops a run that would leave out too many pictures.
+
+    Args:
+      checked: the pictures.
+      largest: the largest share of them that may be unusable.
+      where: the folder, for the message.
 
     Raises:
-      UserError: more than the share `largest` of the pictures cannot be used, or none
-        can; or it is no share.
+      UserError: a larger share is unusable, or all pictures are; or `largest` is not a
+        share.
     """
+    key = "--config.data.max_unreadable"
     if not 0 <= largest <= 1:
-        raise UserError(f"data.max_unreadable={largest}: set it from 0 to 1")
-    bad, count = len(looked.faults), len(looked.marks) + len(looked.faults)
-    if bad > largest * count or not looked.marks:
+        raise UserError(f"{key}={largest}: set it from 0 to 1")
+    bad, count = len(checked.faults), len(checked.marks) + len(checked.faults)
+    if bad > largest * count or not checked.marks:
         raise UserError(
             f"{bad:,} of {count:,} pictures in {where} cannot be used: "
-            f"{name_some(looked.faults)}. Mend or remove them (--config.task=scan lists "
-            f"all), or set data.max_unreadable (now {largest:g}) to the share that may "
-            "be left out"
+            f"{name_some(checked.faults)}. Mend or remove them (--config.task=scan lists "
+            f"all), or set {key} (now {largest:g}) to the share that may be left out"
         )
 
 
 def name_some(faults: Sequence[Fault]) -> str:
-    """The first few of them, and how many more there are."""
+    """Names the first few faults, and says how many more there are."""
     shown = "; ".join(map(str, faults[:NAMED]))
     more = len(faults) - NAMED
     return f"{shown}; and {more:,} more" if more > 0 else shown
 
 
-def _look(path: Path, known: _Seen | None, how: str, stretch_depth: bool) -> _Seen:
+def _check(path: Path, known: _Known | None, how: str, stretch_depth: bool) -> _Known:
     about = path.stat()
     now = about.st_size, about.st_mtime_ns, about.st_ctime_ns
     if known is not None and known[:3] == now:
@@ -156,16 +159,16 @@ def _look(path: Path, known: _Seen | None, how: str, stretch_depth: bool) -> _Se
     if how == "decode":
         content = read_file(path)
         decode(content, stretch_depth=stretch_depth)
-        return _Seen(*now, _checksum(io.BytesIO(content), about.st_size))
+        return _Known(*now, checksum_of(io.BytesIO(content), about.st_size))
     silence()
     with open_file(path) as file, Image.open(file, formats=known_formats()) as image:
         check_size(*image.size)
-    with open_file(path) as file:  # once more, because Pillow may have closed it
-        return _Seen(*now, _checksum(file, about.st_size))
+    with open_file(path) as file:  # open it again, because Pillow may have closed it
+        return _Known(*now, checksum_of(file, about.st_size))
 
 
-def _checksum(file: io.IOBase, size: int) -> int:
-    """CRC-32 of a small file, or of three pieces of a large one."""
+def checksum_of(file: io.IOBase, size: int) -> int:
+    """Returns the CRC-32 of a small file, or of three pieces of a large one."""
     if size <= 3 * PIECE:
         return zlib.crc32(file.read())
     crc = 0
@@ -175,30 +178,30 @@ def _checksum(file: io.IOBase, size: int) -> int:
     return crc
 
 
-def _mark(seen: _Seen) -> bytes:
-    return seen.size.to_bytes(8, "big") + seen.crc.to_bytes(4, "big")
+def _mark(known: _Known) -> bytes:
+    return known.size.to_bytes(8, "big") + known.crc.to_bytes(4, "big")
 
 
-def _cache_of(root: Path, how: str, stretch_depth: bool) -> Path:
-    """Other decoders may find other pictures good."""
+def _cache_path(root: Path, how: str, stretch_depth: bool) -> Path:
+    # Other versions of the decoders may accept other pictures.
     decoders = PIL.__version__, cv2.__version__, simplejpeg.__version__
     facts = [os.path.realpath(root), how, str(stretch_depth), str(VERSION), *decoders]
     digest = hashlib.sha256(os.fsencode("\0".join(facts))).hexdigest()
     return cache_path(f"pictures-{digest[:16]}.npz")
 
 
-def _read(path: Path) -> dict[str, _Seen]:
+def _read(path: Path) -> dict[str, _Known]:
     arrays = read_arrays(path)
     try:
         names = os.fsdecode(arrays["names"].tobytes()).split("\0")
         rows = arrays["seen"].astype(np.int64, casting="safe")
     except (KeyError, TypeError):  # a file of another kind
         return {}
-    if rows.shape != (len(names), len(_Seen._fields)):
+    if rows.shape != (len(names), len(_Known._fields)):
         return {}
-    return {name: _Seen(*map(int, row)) for name, row in zip(names, rows, strict=True)}
+    return {name: _Known(*map(int, row)) for name, row in zip(names, rows, strict=True)}
 
 
-def _keep(path: Path, seen: dict[str, _Seen]) -> None:
-    names = np.frombuffer(os.fsencode("\0".join(seen)), np.uint8)
-    keep_arrays(path, names=names, seen=np.array(list(seen.values()), np.int64))
+def _keep(path: Path, known: dict[str, _Known]) -> None:
+    names = np.frombuffer(os.fsencode("\0".join(known)), np.uint8)
+    keep_arrays(path, names=names, seen=np.array(list(known.values()), np.int64))

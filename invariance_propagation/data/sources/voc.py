@@ -5,36 +5,31 @@ from typing import Any
 import numpy as np
 
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.data.sources.records import (
-    TFDS,
-    damage_named,
-    load_records,
-    read_all,
-)
+from invariance_propagation.data.sources.tfds.records import TfdsSet, damage_named
+from invariance_propagation.data.sources.tfds.stored import read_all
 
 CLASSES = 20
 IGNORED = -1
+VOC = TfdsSet("voc/2007", train="train+validation")
 
 
 def voc2007(folder: str, *, size: int) -> Dataset:
-    """Its trainval to learn from, its test to test.
+    """Loads trainval as the training split and test as the held-out split.
 
     Args:
       folder, size: as for `sources.load`.
 
     Returns:
       A data set whose labels are targets, int8 [n, 20]: 1 where a class is shown, -1
-      where VOC marks all of its objects as difficult, 0 where it is not shown.
+      where VOC marks all objects of the class as difficult, 0 where it is not shown.
     """
-    dataset = load_records(
-        f"{TFDS}voc/2007", folder, split="train+validation", size=size
-    )
+    dataset = VOC(folder, size=size)
     train, held_out = (_with_targets(x) for x in (dataset.train, dataset.held_out))
     return dataset._replace(train=train, held_out=held_out)
 
 
 def targets_of(row: dict[str, Any]) -> np.ndarray:
-    """int8 [20] of a record of TFDS."""
+    """Returns the targets int8 [20] of a record of TFDS."""
     targets = np.zeros(CLASSES, np.int8)
     targets[np.asarray(row["labels"], int)] = IGNORED
     targets[np.asarray(row["labels_no_difficult"], int)] = 1

@@ -1,1 +1,1 @@
-"""Random views of images, on the device and on the host."""
+"""Makes random views of images, on the device and on the host."""

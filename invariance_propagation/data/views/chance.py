@@ -1,7 +1,7 @@
-"""All that is random in a view, as a function of (seed, epoch, index of the image).
+"""Draws everything random in a view, as a function of (seed, epoch, image index).
 
-The numbers come from JAX on a device (`augment`) and from NumPy on the host
-(`threefry`), the same bits; what is made of them is one function of arrays of either.
+JAX on a device (`augment`) and NumPy on the host (`threefry`) make the same uniform
+numbers, bit for bit. `draw` turns arrays of either into random choices.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ import numpy as np
 
 from invariance_propagation.data.views.color import jitter_ranges
 from invariance_propagation.data.views.geometry import CROP_TRIES
+from invariance_propagation.data.views.options import Augmentation
 
-# Always as many numbers, so that switching one part off leaves the others alone.
+# The shape is fixed, so that switching one part off does not change the others.
 NUMBERS = (2, CROP_TRIES + 10)
 
 
 class Odds(NamedTuple):
-    """What chance chooses from; static."""
+    """The ranges and probabilities that `draw` uses; static."""
 
     adjustments: tuple[str, ...]  # names, as in `color`
     ranges: tuple[tuple[float, float], ...]  # (low, high) of the factor of each
@@ -27,9 +28,9 @@ class Odds(NamedTuple):
 
 
 class Chance(NamedTuple):
-    """What is random in one view, or, with a leading b, in b views, but for the crop.
+    """The random choices for one view or, with a leading axis b, for b views.
 
-    The crop depends on the shape of the image as well: `crop_box`.
+    The crop is not among them: it depends on the shape of the image too, see `crop_box`.
     """
 
     warp: jax.Array | np.ndarray  # float32 [4], in [-1, 1], see `warp_matrix`
@@ -39,29 +40,21 @@ class Chance(NamedTuple):
     applied: jax.Array | np.ndarray  # bool [4], whether to jitter, gray, blur, flip
 
 
-def make_odds(
-    channels: int,
-    *,
-    flip: float,
-    jitter: Sequence[float],
-    jitter_probability: float,
-    grayscale: float,
-    blur: float,
-    blur_sigma: Sequence[float],
-) -> Odds:
-    """For images of C `channels`; the options are those of `augment`."""
-    adjustments, ranges = jitter_ranges(jitter or (0, 0, 0, 0), channels)
+def make_odds(channels: int, options: Augmentation) -> Odds:
+    """Returns the odds for images of C `channels`."""
+    strengths = options.jitter or (0, 0, 0, 0)
+    adjustments, ranges = jitter_ranges(strengths, channels)
     probabilities = (
-        jitter_probability if adjustments else 0.0,
-        grayscale if channels == 3 else 0.0,
-        blur,
-        flip,
+        options.jitter_probability if adjustments else 0.0,
+        options.grayscale if channels == 3 else 0.0,
+        options.blur,
+        options.flip,
     )
-    return Odds(adjustments, ranges, blur_sigma, probabilities)
+    return Odds(adjustments, ranges, options.blur_sigma, probabilities)
 
 
 def draw(uniform: jax.Array | np.ndarray, odds: Odds) -> Chance:
-    """Chance from the numbers [..., *NUMBERS], in [0, 1), of one image or of several."""
+    """Draws the choices for one view or several from uniform numbers [..., *NUMBERS]."""
     xp = uniform.__array_namespace__()
     colors = uniform[..., CROP_TRIES + 1 : CROP_TRIES + 5]
     rest = uniform[..., CROP_TRIES + 5 :]

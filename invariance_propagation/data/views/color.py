@@ -1,4 +1,4 @@
-"""The colours of a view: torchvision's adjustments, on planes in [0, 1].
+"""Adjusts the colours of a view as torchvision does, on planes in [0, 1].
 
 Planes are float32 [C, height, width], C = 3 (RGB) or 1; see `augment`.
 """
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL; torchvision's tensors take 0.2989
+GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL; torchvision has 0.2989 for tensors
 
 
 def gray(image: jax.Array) -> jax.Array:
-    """The one gray plane [1, height, width] of planes [C, height, width]."""
+    """Returns the gray plane [1, height, width] of planes [C, height, width]."""
     if image.shape[0] == 1:
         return image
     red, green, blue = image
@@ -21,30 +21,32 @@ def gray(image: jax.Array) -> jax.Array:
 
 
 def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Planes blended with black, as torchvision."""
+    """Blends planes with black, as torchvision does."""
     return jnp.clip(factor * image, 0.0, 1.0)
 
 
 def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Planes blended with the mean of their gray plane, as torchvision."""
+    """Blends planes with the mean of their gray plane, as torchvision does."""
     return jnp.clip(factor * image + (1 - factor) * jnp.mean(gray(image)), 0.0, 1.0)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Planes blended with their gray plane, as torchvision."""
+    """Blends planes with their gray plane, as torchvision does."""
     return jnp.clip(factor * image + (1 - factor) * gray(image), 0.0, 1.0)
 
 
 def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     """Turns the hue by `shift` of a full circle: RGB -> HSV -> RGB in closed form.
 
-    chroma = largest - smallest; with k = (n + 6 hue) mod 6, n = 5, 3, 1 for red, green,
+    chroma is largest - smallest. With k = (n + 6 hue) mod 6, n = 5, 3, 1 for red, green,
     blue, a channel is largest - chroma * clip(min(k, 4 - k), 0, 1).
     """
     red, green, blue = image
     largest = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = largest - jnp.minimum(jnp.minimum(red, green), blue)
-    divisor = jnp.where(chroma == 0, 1.0, chroma)  # gray has no hue: any will do
+    divisor = jnp.where(
+        chroma == 0, 1.0, chroma
+    )  # gray has no hue, so any divisor will do
     sixths = jnp.where(
         largest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor
     )
@@ -67,10 +69,11 @@ ADJUST = {
 
 
 def jitter_ranges(strengths: Sequence[float], channels: int) -> tuple[tuple, tuple]:
-    """Names of the adjustments that are on, and the (low, high) of each one's factor.
+    """Returns the names of the active adjustments and the (low, high) of their factors.
 
-    torchvision's ColorJitter: brightness, contrast and saturation by a factor uniform
-    in [max(0, 1 - strength), 1 + strength], hue by one in [-strength, strength].
+    As in torchvision's ColorJitter, factors of brightness, contrast and saturation are
+    uniform in [max(0, 1 - strength), 1 + strength], shifts of hue in
+    [-strength, strength].
     """
     names = tuple(ADJUST)
     ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths[:3]]
@@ -84,8 +87,8 @@ def color_jitter(
 ) -> jax.Array:
     """Applies adjustments[order[i]] with factors[i], for i = 0 .. n - 1.
 
-    Under `vmap` a step computes all adjustments and selects one: 1.2 ms for an image of
-    224 x 224 x 3 on one core. Unrolled it was 4 to 30 ms, as XLA then recomputes steps.
+    Under `vmap`, a step computes all adjustments and selects one: 1.2 ms for an image of
+    224 x 224 x 3 on one core. Unrolled, it took 4 to 30 ms, because XLA recomputed steps.
     """
 
     def step(image: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple:

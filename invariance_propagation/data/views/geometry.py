@@ -1,7 +1,7 @@
-"""Where the pixels of a view come from: crop, resize, warp, blur.
+"""Crops, resizes, warps and blurs images.
 
-A function takes one image, uint8 [H, W, C] or planes, float32 [C, height, width] in
-[0, 1], and returns planes; see `augment`.
+Functions take one image, uint8 [H, W, C], or its planes, float32 [C, height, width] in
+[0, 1], and return planes; see `augment`.
 """
 
 import math
@@ -14,11 +14,11 @@ import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
-# Emulated on real pictures: one bfloat16 pass, the default on TPU, is up to 1.5 of 255
-# gray levels wrong (rms 0.3, as much as 8-bit rounding); HIGH, three passes, 0.003; on
-# GPU HIGH is TF32, 0.2 (rms 0.04). HIGHEST, six passes, gains nothing visible.
+# Errors, emulated on real pictures, in gray levels of 255: one bfloat16 pass, the default
+# on TPU, up to 1.5 (rms 0.3, as much as 8-bit rounding); HIGH, three passes, 0.003; HIGH
+# on GPU, which is TF32, 0.2 (rms 0.04). HIGHEST, six passes, gains nothing visible.
 PRECISION = lax.Precision.HIGH
-CROP_TRIES = 10  # as torchvision
+CROP_TRIES = 10  # as in torchvision
 
 
 def crop_box(
@@ -27,21 +27,30 @@ def crop_box(
     scale: Sequence[float],
     ratio: Sequence[float],
 ) -> jax.Array | np.ndarray:
-    """float32 [4], top, left, height, width: RandomResizedCrop with real numbers.
+    """Draws a crop like RandomResizedCrop, but with real numbers.
 
-    Area uniform in `scale` * H * W, width / height log-uniform in `ratio`; the first
-    try that fits into `shape` (H, W), anywhere in it; if none does, the largest central
-    box within `ratio`. `uniform`, [2, tries + 1] or more, in [0, 1): areas and ratios
-    of the tries, then the position.
+    The area is uniform in `scale` * H * W, width / height log-uniform in `ratio`. The
+    crop is the first try that fits, at a uniform position; if none fits, the largest
+    central box within `ratio`.
 
-    torchvision rounds to whole pixels, which on 8x8 images leaves few different crops:
-    on digits, kNN of the trained encoder was 3 points lower with them.
+    torchvision rounds to whole pixels, which leaves few different crops of an 8x8 image:
+    on digits, rounding lowered the kNN accuracy of the trained encoder by 3 points.
+
+    Args:
+      uniform: in [0, 1), [2, CROP_TRIES + 1] or more: areas and ratios of the tries, then
+        the position.
+      shape: (H, W) of the image.
+      scale: (low, high) share of the area.
+      ratio: (low, high) width / height.
+
+    Returns:
+      float32 [4]: top, left, height, width.
     """
     xp = uniform.__array_namespace__()
     height, width = shape
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0, :CROP_TRIES])
     ratios = ratio[0] * (ratio[1] / ratio[0]) ** uniform[1, :CROP_TRIES]
-    # The central box is one more try, which always fits.
+    # The central box is the last try, which always fits.
     central = (min(height, width / ratio[0]), min(width, height * ratio[1]))
     extents = xp.stack([xp.sqrt(area / ratios), xp.sqrt(area * ratios)])
     last = xp.asarray(central, dtype=xp.float32)[:, None]
@@ -56,10 +65,10 @@ def crop_box(
 
 
 def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Array:
-    """Planes [C, size, size] of the part `box`, [4], of a uint8 [H, W, C].
+    """Resizes the part `box`, [4], of a uint8 [H, W, C] to planes [C, size, size].
 
-    PIL's `image.crop(box).resize(..., BILINEAR)`, torchvision's with antialias: pixels
-    outside the box have no influence. None is the whole image.
+    Does what PIL's `image.crop(box).resize(..., BILINEAR)` and torchvision with antialias
+    do: pixels outside the box have no influence. None is the whole image.
     """
     height, width, _ = image.shape
     pixels = image.astype(jnp.float32)
@@ -74,11 +83,11 @@ def resize(image: jax.Array, size: int, box: jax.Array | None = None) -> jax.Arr
 
 
 def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Planes [C, size, size] of the part `box`, [4], of a uint8 [H, W, C], warped.
+    """Warps the part `box`, [4], of a uint8 [H, W, C] to planes [C, size, size].
 
-    The point p of the box, (y, x) from the middle of the image, shows what lies at
-    `matrix` @ p, [2, 2]: bilinear between pixels, black outside of the image. Where the
-    box is larger than `size`, the image is smoothed first, against aliasing.
+    Point p of the box, (y, x) from the middle of the image, shows the point `matrix` @ p
+    of the image, with `matrix` [2, 2]: bilinear between pixels, black outside the image.
+    Where the box is larger than `size`, the image is smoothed first, against aliasing.
     """
     top, left, box_height, box_width = jnp.asarray(box, jnp.float32)
     middle = jnp.array(image.shape[:2], jnp.float32) / 2
@@ -88,7 +97,7 @@ def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.
     )
     points = jnp.stack([y - middle[0], x - middle[1]])
     points = jnp.tensordot(matrix, points, 1, precision=PRECISION)
-    # The middle of the first pixel is 0.5 here, and 0 to map_coordinates.
+    # The middle of the first pixel is at 0.5 here, but at 0 in map_coordinates.
     y, x = points + middle[:, None, None] - 0.5
     planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
     if max(image.shape[:2]) > size:
@@ -104,10 +113,10 @@ def warp(image: jax.Array, size: int, box: jax.Array, matrix: jax.Array) -> jax.
 def warp_matrix(
     warp: jax.Array | np.ndarray, rotation: float, shear: float, stretch: float
 ) -> jax.Array | np.ndarray:
-    """float32 [2, 2]: stretch, then shear, then rotation, each as far as `warp` says.
+    """Returns the matrix float32 [2, 2] of a stretch, then a shear, then a rotation.
 
-    `warp`, [4], is in [-1, 1], in parts of the largest `rotation`, `shear` and, twice,
-    `stretch`, as in `augment`.
+    `warp`, [4] in [-1, 1], says how much to rotate, shear and stretch (twice), as
+    fractions of the largest `rotation`, `shear` and `stretch`; see `Augmentation`.
     """
     xp = warp.__array_namespace__()
     angle = xp.deg2rad(rotation * warp[0])
@@ -119,10 +128,10 @@ def warp_matrix(
 def resize_matrix(
     part: jax.Array | np.ndarray, in_size: int, out_size: int
 ) -> jax.Array | np.ndarray:
-    """Weights [out_size, in_size] of the pixels in `part`, [2], (start, length).
+    """Returns weights [out_size, in_size] that resize `part`, [2], (start, length).
 
-    A triangle that reaches as far as one pixel, of the input or of the output (the
-    larger one), cut at the ends of the part and scaled to sum to 1.
+    The filter is a triangle that reaches one pixel of the input or of the output,
+    whichever is larger; it is cut at the ends of the part and scaled to sum to 1.
     """
     xp = part.__array_namespace__()
     start, length = xp.asarray(part, dtype=xp.float32)
@@ -138,12 +147,12 @@ def resize_matrix(
 def smoothing_matrix(
     scale: jax.Array | np.ndarray, size: int
 ) -> jax.Array | np.ndarray:
-    """Weights [size, size] that smooth before only each `scale`-th pixel is looked at.
+    """Returns weights [size, size] that smooth before every `scale`-th pixel is sampled.
 
-    A triangle that reaches `scale` pixels, and scaled to sum to 1 inside of the image.
-    With bilinear sampling after, it is as wide as that of `resize_matrix`: its variance
-    is (scale^2 - 1) / 6, and that of bilinear sampling 1 / 6. Up to a scale of 1 it
-    changes nothing.
+    The filter is a triangle that reaches `scale` pixels, scaled to sum to 1 inside the
+    image. Its variance is (scale^2 - 1) / 6; bilinear sampling afterwards adds 1 / 6,
+    which makes both together as wide as the filter of `resize_matrix`. Up to a scale of 1
+    it changes nothing.
     """
     xp = scale.__array_namespace__()
     places = xp.arange(size, dtype=xp.float32)
@@ -154,16 +163,16 @@ def smoothing_matrix(
 
 
 def blur_radius(sigma: Sequence[float], size: int) -> int:
-    """Pixels that a blur reaches, of (low, high) `sigma`, in a view of `size`.
+    """Returns how many pixels a blur of (low, high) `sigma` reaches in a view of `size`.
 
-    Not a tenth of the side as in SimCLR, which is nothing in a small image: PIL's blur,
-    the one in the reference code, ends at about 3 sigma.
+    It is 3 sigma, about as in PIL, which the reference code uses. SimCLR's tenth of the
+    side would be too little in a small image.
     """
     return min(math.ceil(3 * sigma[1]), size - 1)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
-    """Gaussian of `sigma` pixels, cut beyond `radius` pixels, as torchvision's.
+    """Blurs by a Gaussian of `sigma` pixels, cut beyond `radius`, as torchvision does.
 
     Edges are reflected without repeating the edge pixel; radius < height = width.
     """
@@ -172,7 +181,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
 
 
 def blur_matrix(sigma: jax.Array, size: int, radius: int) -> jax.Array:
-    """Weights [size, size] of the blur, the reflected edges folded in."""
+    """Returns the weights [size, size] of the blur, including the reflected edges."""
     here = jnp.arange(size, dtype=jnp.float32)[:, None]
     there = here.T
 
@@ -180,7 +189,7 @@ def blur_matrix(sigma: jax.Array, size: int, radius: int) -> jax.Array:
         near = exists & (jnp.abs(distance) <= radius)
         return jnp.where(near, jnp.exp(-0.5 * jnp.square(distance / sigma)), 0.0)
 
-    # A pixel p is also seen at -p and at 2 (size - 1) - p; the edges are seen once.
+    # Pixel p also appears at -p and at 2 (size - 1) - p; edge pixels appear once.
     weights = weigh(here - there, there >= 0)
     weights += weigh(here + there, there > 0)
     weights += weigh(here + there - 2 * (size - 1), there < size - 1)

@@ -1,7 +1,7 @@
-"""jax.random's uniform numbers on the host: NumPy, the same bits, no device.
+"""Draws jax.random's uniform numbers on the host with NumPy, bit for bit.
 
 JAX's default generator is Threefry 2x32 with 20 rounds (Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3", 2011); only what views need of it is here.
+numbers: as easy as 1, 2, 3", 2011). This module has only the part that views need.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def host_uniforms(
 ) -> np.ndarray:
     """Draws float32 [n, *shape] in [0, 1) for the images `indices`, int [n], in `epoch`.
 
-    Returns what `jax.random.uniform` makes of `keys_of_view(per_image_keys(...), view)`,
+    They are what `jax.random.uniform` draws from `keys_of_view(per_image_keys(...), view)`,
     bit for bit.
     """
     zero = np.zeros(1, np.uint32)
@@ -32,7 +32,7 @@ def host_uniforms(
         key = _hash(key, zero, np.array([view], np.uint32))
     counts = np.arange(np.prod(shape), dtype=np.uint32)
     high, low = _hash(tuple(word[:, None] for word in key), zero, counts)
-    # 23 random bits behind the exponent of [1, 2).
+    # 23 random bits, with the exponent of [1, 2).
     bits = ((high ^ low) >> np.uint32(9)) | np.float32(1).view(np.uint32)
     return (bits.view(np.float32) - np.float32(1)).reshape(-1, *shape)
 
@@ -40,7 +40,7 @@ def host_uniforms(
 def _hash(
     key: tuple[np.ndarray, np.ndarray], high: np.ndarray, low: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Threefry 2x32 of the counters (high, low), uint32, which broadcast with `key`."""
+    """Hashes the counters (high, low), uint32, which broadcast with `key`."""
     schedule = (*key, key[0] ^ key[1] ^ PARITY)
     high, low = np.broadcast_arrays(high + key[0], low + key[1])
     high, low = high.copy(), low.copy()

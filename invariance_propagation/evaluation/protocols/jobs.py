@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.sources.folder import two_folders
-from invariance_propagation.data.sources.records import TFDS
+from invariance_propagation.data.sources.tfds.records import TFDS
 from invariance_propagation.data.sources.voc import voc2007
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.bench import Bench, View

@@ -11,11 +11,12 @@ from invariance_propagation.data.load.feed import (
     Facts,
     Feed,
     Input,
-    Look,
     Threads,
+    ViewGroup,
+    from_host,
     resident,
-    streamed,
 )
+from invariance_propagation.data.load.making import crops_on_host
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.views.augment import per_image_keys
 from invariance_propagation.evaluation.bench import Bench, Subject
@@ -39,12 +40,15 @@ def input_of(
         "mean": bench.view.mean,
         "std": bench.view.std,
     }
-    looks = {"view": Look(1, chances)}
+    groups = {"view": ViewGroup(1, chances)}
     facts = Facts(seed, batch_size, len(split.images) // batch_size)
     own = {"runner": bench.runner, "facts": facts}
     if isinstance(split.images, Pictures):
-        return streamed(split.images, looks, threads=Threads(bench.num_threads), **own)
-    return resident(split.images, looks, **own)
+        threads = Threads(bench.num_threads)
+        return from_host(
+            split.images, groups, divide=crops_on_host, threads=threads, **own
+        )
+    return resident(split.images, groups, **own)
 
 
 def make_view(given: Input, steps_per_epoch: int) -> tuple[Callable, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from invariance_propagation.data.order import epoch_order
+from invariance_propagation.data.steps import step_indices
 from invariance_propagation.errors import UserError
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import writing
@@ -28,15 +28,13 @@ FILE = "failure.json"
 
 def indices_of(run: Run, step: int) -> np.ndarray:
     """Returns the rows int32 [B] that a step visits; `step` steps come before it."""
-    epoch, place = divmod(step, run.steps_per_epoch)
-    order = epoch_order(
+    return step_indices(
+        step,
         seed=run.seed,
-        epoch=epoch,
         num_examples=run.num_examples,
         batch_size=run.options.batch_size,
-        steps=run.steps_per_epoch,
+        steps_per_epoch=run.steps_per_epoch,
     )
-    return order[place]
 
 
 def keep(run: Run, workdir: Path, error: NotFinite) -> str:

@@ -10,7 +10,7 @@ from invariance_propagation.data.changes import Changes, Known, compare
 from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.errors import UserError
-from invariance_propagation.store.checkpoint import (
+from invariance_propagation.store.facts import (
     pack_checksums,
     pack_ids,
     unpack_checksums,

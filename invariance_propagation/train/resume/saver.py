@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from invariance_propagation.devices import processes
-from invariance_propagation.store.checkpoint import Checkpoints, leaves_of
+from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.facts import leaves_of
 from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.run import Run
 from invariance_propagation.train.state import TrainState

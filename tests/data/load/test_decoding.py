@@ -287,7 +287,7 @@ def test_pipes_sockets_devices_and_folders_are_not_opened(tmp_path: Path) -> Non
         ids = ["pipe.png", "folder.png", "device.png", "socket.png"]
         pictures = pictures_of(tmp_path, ids, 8)
         for index, name in enumerate(ids):
-            with pytest.raises(TrainingError, match=f"^{name} .*no regular file"):
+            with pytest.raises(TrainingError, match=f"^{name} .*not a regular file"):
                 pictures.read(index)
 
 
@@ -373,5 +373,5 @@ def test_ghostscript_is_not_started() -> None:
 
 
 def test_what_is_no_picture_is_called_so() -> None:
-    with pytest.raises(ValueError, match="^it is no picture that Pillow knows$"):
+    with pytest.raises(ValueError, match="^it is not a picture that Pillow knows$"):
         decode(b"a text")

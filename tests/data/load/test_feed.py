@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 
 from configs import image_folder
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.store.checkpoint import Checkpoints, unpack_ids
+from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.facts import unpack_ids
 from invariance_propagation.train import loop
 from invariance_propagation.train.build import build
 from invariance_propagation.train.loop import train_and_evaluate

@@ -9,12 +9,8 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.dataset import Dataset
-from invariance_propagation.data.sources.folder import (
-    classes_of,
-    image_folder,
-    is_held_out,
-    parts_of,
-)
+from invariance_propagation.data.sources.folder import image_folder
+from invariance_propagation.data.sources.survey import classes_of, divide, is_held_out
 from invariance_propagation.errors import UserError
 
 
@@ -99,7 +95,7 @@ def test_train_alone_is_no_class_and_a_share_may_be_held_out(tmp_path: Path) -> 
     "names", [["train/1.png", "car/1.png"], ["val/1.png", "a/1.png"]]
 )
 def test_a_class_may_be_called_train(names: list[str]) -> None:
-    parts = parts_of(names, 0.0)
+    parts = divide(names, 0.0)
     assert parts.train == names and parts.depth == 0 and not parts.held_out
 
 
@@ -128,7 +124,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
         "passed over: 1 .txt, 1 hidden",
         "2 classes: a, b",
     ]
-    assert read(tmp_path).notes[-1] == "no classes (data.classes=False)"
+    assert read(tmp_path).notes[-1] == "no classes (--config.data.classes=False)"
 
 
 def test_one_class_and_a_class_of_one_are_asked_about(tmp_path: Path) -> None:
@@ -153,7 +149,7 @@ def test_a_bad_picture_is_left_out_and_named(tmp_path: Path) -> None:
     assert dataset.train.ids == names
     assert dataset.train.labels.tolist() == [0] * 5 + [1] * 4
     assert dataset.notes[-1].startswith(
-        "1 picture that cannot be used is left out: b/1.png: it is no picture"
+        "1 picture that cannot be used is left out: b/1.png: it is not a picture"
     )
     # The images of the rows behind it are still their own.
     expected = np.asarray(Image.open(tmp_path / names[-1]))

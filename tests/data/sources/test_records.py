@@ -13,8 +13,8 @@ import pytest
 from array_record.python import array_record_module
 
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.sources import load, prepare, records, stored
-from invariance_propagation.data.sources.records import load_records
+from invariance_propagation.data.sources import load
+from invariance_propagation.data.sources.tfds import prepare, records, splits, stored
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.bench import crop_of
 from tests.tiny_run import ROOT
@@ -65,7 +65,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_reading_is_tfdss_and_needs_no_tensorflow(folder: Path) -> None:
-    places = [str(records._find(name, folder)) for name in ("cifar10", "svhn_cropped")]
+    places = [str(records.find(name, folder)) for name in ("cifar10", "svhn_cropped")]
     done = run("-c", READ_ALONE, str(folder), *places)
     assert done.returncode == 0, done.stderr
 
@@ -91,29 +91,29 @@ def test_small_images_are_arrays(
 def test_a_damaged_small_image_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = records.decode
+    whole = splits.decode
     last = []
 
     def decode(content: bytes, **options) -> np.ndarray:
         last[:] = last or [content]
         return whole(content[:60] if content == last[0] else content, **options)
 
-    monkeypatch.setattr(records, "decode", decode)
+    monkeypatch.setattr(splits, "decode", decode)
     monkeypatch.setattr("invariance_propagation.data.load.pictures.decode", decode)
     with pytest.raises(TrainingError, match=r"^cifar10-train.*__\d+ cannot be used"):
-        load_records("cifar10", str(folder), split="", size=32)
+        load(name="cifar10", folder=str(folder), num_train=0, size=32)
 
 
 def test_stretch_depth_reaches_the_decoder_of_small_and_of_streamed_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, told = records.decode, []
+    whole, told = splits.decode, []
 
     def decode(content: bytes, *, stretch_depth: bool) -> np.ndarray:
         told.append(stretch_depth)
         return whole(content, stretch_depth=stretch_depth)
 
-    monkeypatch.setattr(records, "decode", decode)
+    monkeypatch.setattr(splits, "decode", decode)
     monkeypatch.setattr("invariance_propagation.data.load.pictures.decode", decode)
     for stretch in (True, False):
         options = {"folder": str(folder), "num_train": 0, "stretch_depth": stretch}
@@ -147,7 +147,7 @@ def test_too_large_for_a_device_is_streamed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays = load(name="cifar10", folder=str(folder), num_train=0).train
-    monkeypatch.setattr(records, "RESIDENT_BYTES", EXAMPLES * 32 * 32 * 3 - 1)
+    monkeypatch.setattr(splits, "RESIDENT_BYTES", EXAMPLES * 32 * 32 * 3 - 1)
     streamed = load(name="cifar10", folder=str(folder), num_train=0).train
     assert isinstance(streamed.images, Pictures)
     np.testing.assert_array_equal(streamed.labels, arrays.labels)
@@ -172,7 +172,7 @@ def test_labels_of_streamed_pictures_are_read_once(
 
 def prepare_again(folder: Path, name: str, change: Callable[[bytes], bytes]) -> None:
     """Writes the records of a set anew, changed, with the times that the files had."""
-    place = records._find(name, folder)
+    place = records.find(name, folder)
     for path in sorted(place.glob("*.array_record*")):
         times = path.stat()
         reader = array_record_module.ArrayRecordReader(str(path))
@@ -232,12 +232,12 @@ def test_both_splits_are_seen_in_one_way(
 ) -> None:
     whole = load(name="stl10", folder=str(folder), num_train=0, size=96)
     # The test split has a quarter of the examples.
-    monkeypatch.setattr(records, "RESIDENT_BYTES", limit)
+    monkeypatch.setattr(splits, "RESIDENT_BYTES", limit)
     dataset = load(name="stl10", folder=str(folder), num_train=0, size=96)
-    splits = [dataset.train, dataset.held_out]
-    assert len({isinstance(x.images, Pictures) for x in splits}) == 1
-    assert [crop_of(x.images) for x in splits] == ["whole", "whole"]
-    for split, expected in zip(splits, (whole.train, whole.held_out), strict=True):
+    both = [dataset.train, dataset.held_out]
+    assert len({isinstance(x.images, Pictures) for x in both}) == 1
+    assert [crop_of(x.images) for x in both] == ["whole", "whole"]
+    for split, expected in zip(both, (whole.train, whole.held_out), strict=True):
         np.testing.assert_array_equal(split.images[2:6], expected.images[2:6])
 
 
@@ -249,13 +249,13 @@ def test_both_splits_are_seen_in_one_way(
 def test_what_is_looked_at_follows_the_kind_of_images(
     shape: tuple, share: float
 ) -> None:
-    assert records.share_of(shape) == share
+    assert splits.share_of(shape) == share
 
 
 def test_large_images_of_one_size_are_streamed_however_few(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "WHOLE_UP_TO", 31)
+    monkeypatch.setattr(splits, "WHOLE_UP_TO", 31)
     dataset = load(name="cifar10", folder=str(folder), num_train=0, size=32)
     for split in dataset.train, dataset.held_out:
         assert crop_of(split.images) == "central 0.875"
@@ -273,10 +273,10 @@ def test_a_part_and_a_union_of_splits(folder: Path) -> None:
 
 
 def test_ids_are_made_when_asked_for() -> None:
-    ids = records.RecordIds([("a", 3, 2), ("b", 0, 0), ("c", 0, 3)])
+    ids = stored.RecordIds([("a", 3, 2), ("b", 0, 0), ("c", 0, 3)])
     expected = ["a__3", "a__4", "c__0", "c__1", "c__2"]
     assert list(ids) == [ids[i] for i in range(5)] == ids[:9] == expected
-    assert len(ids) == 5 and len(records.RecordIds([])) == 0
+    assert len(ids) == 5 and len(stored.RecordIds([])) == 0
 
 
 def test_a_split_that_is_not_there_lists_those_that_are(folder: Path) -> None:
@@ -290,12 +290,12 @@ def test_the_newest_version_is_read(tmp_path: Path) -> None:
         (tmp_path / "some" / version).mkdir(parents=True)
         (tmp_path / "some" / version / "dataset_info.json").touch()
     (tmp_path / "some" / "11.0.0.incompleteABC").mkdir()
-    assert records._find("some", tmp_path).name == "10.0.0"
-    assert records._find("other", tmp_path) is None
+    assert records.find("some", tmp_path).name == "10.0.0"
+    assert records.find("other", tmp_path) is None
 
 
 def test_tfrecord_and_sets_without_pictures_are_refused(folder: Path) -> None:
-    place = records._find("cifar100", folder)
+    place = records.find("cifar100", folder)
     info = place / "dataset_info.json"
     before = info.read_text()
     info.write_text(json.dumps(json.loads(before) | {"fileFormat": "tfrecord"}))
@@ -368,10 +368,10 @@ def test_no_module_that_a_set_names_is_run(
     monkeypatch.syspath_prepend(tmp_path)
     text = "tensorflow_datasets.core.features.text_feature.Text"
     change_json(copied / "features.json", lambda x: x.replace(text, "stranger.Text"))
-    with pytest.raises(UserError, match="names stranger.Text, which is no feature"):
+    with pytest.raises(UserError, match="names stranger.Text, which is not a feature"):
         load_copied(copied)
     (copied / "features.json").write_text('{"type": "stranger.Text", "content": {}}')
-    with pytest.raises(UserError, match="names stranger.Text, which is no feature"):
+    with pytest.raises(UserError, match="names stranger.Text, which is not a feature"):
         load_copied(copied)
     assert "stranger" not in sys.modules and not (tmp_path / "ran").exists()
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.sources import usable
-from invariance_propagation.data.sources.usable import Fault, look_at, name_some
+from invariance_propagation.data.sources.usable import Fault, check_pictures, name_some
 from invariance_propagation.errors import UserError
 from tests.data.mutations import READ_ONLY, whole_files
 
@@ -42,31 +42,31 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def test_each_is_decoded_once(folder: Path, decoded: list[bytes]) -> None:
-    first = look_at(folder, NAMES)
+    first = check_pictures(folder, NAMES)
     assert list(first.marks) == NAMES and not first.faults and len(decoded) == 4
-    assert look_at(folder, NAMES) == first and len(decoded) == 4
-    assert look_at(folder, NAMES, anew=True) == first and len(decoded) == 8
+    assert check_pictures(folder, NAMES) == first and len(decoded) == 4
+    assert check_pictures(folder, NAMES, anew=True) == first and len(decoded) == 8
 
 
 def test_what_has_changed_and_what_is_bad_is_looked_at_again(
     folder: Path, decoded: list[bytes]
 ) -> None:
     (folder / "1.png").write_bytes(b"bad")
-    first = look_at(folder, NAMES)
+    first = check_pictures(folder, NAMES)
     assert list(first.marks) == ["0.png", "2.png", "3.png"]
     assert [x.sample_id for x in first.faults] == ["1.png"]
     decoded.clear()
     (folder / "2.png").write_bytes((folder / "3.png").read_bytes())
-    second = look_at(folder, NAMES)
+    second = check_pictures(folder, NAMES)
     assert sorted(decoded) == sorted([b"bad", (folder / "2.png").read_bytes()])
     assert second.marks["2.png"] == first.marks["3.png"] != first.marks["2.png"]
     (folder / "1.png").write_bytes((folder / "0.png").read_bytes())
-    assert not look_at(folder, NAMES).faults
+    assert not check_pictures(folder, NAMES).faults
 
 
 def test_a_file_that_cannot_be_read_is_a_fault(folder: Path) -> None:
     (folder / "1.png").unlink()
-    (fault,) = look_at(folder, NAMES).faults
+    (fault,) = check_pictures(folder, NAMES).faults
     assert fault.sample_id == "1.png" and "No such file" in fault.reason
 
 
@@ -75,7 +75,7 @@ def test_whatever_a_decoder_raises_is_a_fault(folder: Path, monkeypatch) -> None
         raise SyntaxError("broken PNG file") if content else None
 
     monkeypatch.setattr(usable, "decode", decode)
-    found = look_at(folder, NAMES)
+    found = check_pictures(folder, NAMES)
     assert [x.reason for x in found.faults] == ["broken PNG file"] * 4
 
 
@@ -85,12 +85,15 @@ def test_headers_alone_find_what_is_no_picture(
     whole = (folder / "2.png").read_bytes()
     (folder / "1.png").write_bytes(b"bad")
     (folder / "2.png").write_bytes(whole[:50])  # its header is whole
-    found = look_at(folder, NAMES, how="headers")
+    found = check_pictures(folder, NAMES, how="headers")
     assert [x.sample_id for x in found.faults] == ["1.png"] and not decoded
     # What only the header is known of, is decoded when that is asked for.
-    assert [x.sample_id for x in look_at(folder, NAMES).faults] == ["1.png", "2.png"]
+    assert [x.sample_id for x in check_pictures(folder, NAMES).faults] == [
+        "1.png",
+        "2.png",
+    ]
     with pytest.raises(UserError, match="data.scan='header': choose one of decode"):
-        look_at(folder, NAMES, how="header")
+        check_pictures(folder, NAMES, how="header")
 
 
 def test_work_that_is_interrupted_is_kept(
@@ -105,19 +108,19 @@ def test_work_that_is_interrupted_is_kept(
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(usable, "_keep", interrupted)
-        look_at(folder, NAMES)
+        check_pictures(folder, NAMES)
     assert len(decoded) == 2
-    look_at(folder, NAMES)
+    check_pictures(folder, NAMES)
     assert len(decoded) == 4
 
 
 def test_a_damaged_cache_is_made_anew(
     folder: Path, decoded: list[bytes], tmp_path: Path
 ) -> None:
-    look_at(folder, NAMES)
+    check_pictures(folder, NAMES)
     (kept,) = (tmp_path / "cache").rglob("*.npz")
     kept.write_bytes(kept.read_bytes()[:-30])
-    assert len(look_at(folder, NAMES).marks) == 4 and len(decoded) == 8
+    assert len(check_pictures(folder, NAMES).marks) == 4 and len(decoded) == 8
 
 
 def test_without_a_place_for_the_cache_all_is_done_again(
@@ -125,16 +128,16 @@ def test_without_a_place_for_the_cache_all_is_done_again(
 ) -> None:
     (tmp_path / "cache").touch()  # a file where a folder should be
     for count in (4, 8):
-        assert len(look_at(folder, NAMES).marks) == 4 and len(decoded) == count
+        assert len(check_pictures(folder, NAMES).marks) == 4 and len(decoded) == count
 
 
 def test_names_of_any_bytes_are_kept(folder: Path, decoded: list[bytes]) -> None:
     names = [os.fsdecode(b"\xe9.png"), "new\nline.png"]
     for name in names:
         (folder / name).write_bytes((folder / "0.png").read_bytes())
-    first = look_at(folder, names)
+    first = check_pictures(folder, names)
     assert list(first.marks) == names
-    assert look_at(folder, names) == first and len(decoded) == 2
+    assert check_pictures(folder, names) == first and len(decoded) == 2
 
 
 def test_the_checksum_is_of_all_of_a_small_file_and_of_three_pieces(
@@ -143,8 +146,8 @@ def test_the_checksum_is_of_all_of_a_small_file_and_of_three_pieces(
     monkeypatch.setattr(usable, "PIECE", 4)
     content = bytes(range(40))
     pieces = content[:4] + content[18:22] + content[36:]
-    assert usable._checksum(io.BytesIO(content), 40) == zlib.crc32(pieces)
-    assert usable._checksum(io.BytesIO(content[:12]), 12) == zlib.crc32(content[:12])
+    assert usable.checksum_of(io.BytesIO(content), 40) == zlib.crc32(pieces)
+    assert usable.checksum_of(io.BytesIO(content[:12]), 12) == zlib.crc32(content[:12])
 
 
 def test_a_few_are_named_and_the_rest_counted() -> None:
@@ -163,14 +166,17 @@ def test_what_has_become_a_pipe_since_it_was_listed_is_a_fault(
     os.mkfifo(folder / "1.png")
     (folder / "2.png").unlink()
     (folder / "2.png").symlink_to("/dev/zero")
-    found = look_at(folder, NAMES, how=how)
+    found = check_pictures(folder, NAMES, how=how)
     assert [x.sample_id for x in found.faults] == ["1.png", "2.png"]
-    assert {x.reason for x in found.faults} == {"it is no regular file"}
+    assert {x.reason for x in found.faults} == {"it is not a regular file"}
 
 
 def test_headers_of_files_that_pillow_closes_are_enough(folder: Path) -> None:
     for kind in READ_ONLY:
         (folder / f"{kind}.png").write_bytes(whole_files(kind)[0])
     names = [f"{kind}.png" for kind in READ_ONLY]
-    assert look_at(folder, names, how="headers").marks == look_at(folder, names).marks
-    assert not look_at(folder, names, how="headers").faults
+    assert (
+        check_pictures(folder, names, how="headers").marks
+        == check_pictures(folder, names).marks
+    )
+    assert not check_pictures(folder, names, how="headers").faults

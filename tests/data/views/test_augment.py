@@ -16,6 +16,7 @@ from invariance_propagation.data.views import chance
 from invariance_propagation.data.views.augment import per_image_keys
 from invariance_propagation.data.views.color import jitter_ranges
 from invariance_propagation.data.views.geometry import crop_box
+from invariance_propagation.data.views.options import Augmentation
 from invariance_propagation.errors import UserError
 from tests.data.pictures import unit
 from tests.reference import augment as oracle
@@ -78,9 +79,8 @@ def uniforms(indices: range) -> np.ndarray:
 @functools.cache
 def draws(indices: range, channels: int = 3, **changes) -> chance.Chance:
     """Chance of the images `indices` under ALL with `changes`, as NumPy arrays."""
-    options = {"blur_sigma": (0.1, 2.0)} | ALL | changes
-    del options["crop_scale"]
-    draw = partial(chance.draw, odds=chance.make_odds(channels, **options))
+    options = Augmentation(**{"size": 8} | ALL | changes)
+    draw = partial(chance.draw, odds=chance.make_odds(channels, options))
     return jax.tree.map(np.asarray, jax.jit(draw)(jnp.asarray(uniforms(indices))))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from invariance_propagation.data.views.augment import keys_of_view, per_image_keys
 from invariance_propagation.data.views.chance import NUMBERS, draw, make_odds
+from invariance_propagation.data.views.options import Augmentation
 from invariance_propagation.data.views.threefry import host_uniforms
 
 INDICES = np.array([0, 1, 2, 255, 70000, 1281166, 2**31 - 1], np.int32)
@@ -36,8 +37,9 @@ def test_numbers_of_any_shape(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_hosts_chance_is_the_devices(channels: int) -> None:
-    odds = make_odds(
-        channels,
+    options = Augmentation(
+        size=8,
+        crop_scale=(),
         flip=0.5,
         jitter=(0.4, 0.3, 0.5, 0.1),
         jitter_probability=0.8,
@@ -45,6 +47,7 @@ def test_the_hosts_chance_is_the_devices(channels: int) -> None:
         blur=0.5,
         blur_sigma=(0.1, 2.0),
     )
+    odds = make_odds(channels, options)
     uniform = host_uniforms(0, 0, np.arange(2000), NUMBERS)
     found = draw(uniform, odds)
     one_by_one = jax.jit(jax.vmap(lambda numbers: draw(numbers, odds)))

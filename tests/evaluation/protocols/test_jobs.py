@@ -13,7 +13,7 @@ from PIL import Image
 from configs.evaluate import get_config
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.data.sources import records
+from invariance_propagation.data.sources.tfds import records
 from invariance_propagation.data.sources.voc import targets_of, voc2007
 from invariance_propagation.devices.runner import make_runner
 from invariance_propagation.errors import UserError

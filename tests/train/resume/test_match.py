@@ -18,15 +18,11 @@ from configs import image_folder
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.order import epoch_order
-from invariance_propagation.data.sources.folder import is_held_out
-from invariance_propagation.data.sources.stored import Records
+from invariance_propagation.data.sources.survey import is_held_out
+from invariance_propagation.data.sources.tfds.stored import Records
 from invariance_propagation.errors import Stopped, UserError
-from invariance_propagation.store.checkpoint import (
-    Checkpoints,
-    read_facts,
-    unpack_checksums,
-    unpack_ids,
-)
+from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.facts import read_facts, unpack_checksums, unpack_ids
 from invariance_propagation.train import loop
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import read_rows

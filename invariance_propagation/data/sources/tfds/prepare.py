@@ -1,7 +1,7 @@
 """Prepares a data set of TFDS, as a program: python prepare.py NAME FOLDER.
 
-TensorFlow, which TFDS's own builders need, takes seconds, memory, and of a GPU all:
-hence a process of its own. What goes wrong is said on standard output.
+TFDS's own builders need TensorFlow, which takes seconds to start, memory, and all of a
+GPU; so they run in a separate process. Errors are printed on standard output.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import sys
 
 
 def main(name: str, folder: str) -> str | None:
-    """Returns what went wrong, if anything did."""
+    """Prepares the set; returns the reason if that fails."""
     try:
         import tensorflow  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""Records of TFDS as they lie in their files: their ids, labels and a digest of them."""
+"""Reads the records of TFDS from their files: ids, labels, and a digest of them."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ class Records(NamedTuple):
     """Reads the encoded picture of an index.
 
     Attributes:
-      source: of TFDS.
+      source: the data source of TFDS.
       content: a digest of what the source holds.
     """
 
@@ -29,10 +29,14 @@ class Records(NamedTuple):
     content: bytes
 
     def __call__(self, index: int) -> bytes:
+        """Returns the encoded picture."""
         return self.source[index]["image"]
 
     def mark(self, index: int) -> bytes:
-        """The same for each: to read all of them would take as long as an epoch."""
+        """Returns the digest of the whole set, the same for every picture.
+
+        Reading each picture for a mark of its content would take as long as an epoch.
+        """
         del index
         return self.content
 
@@ -40,10 +44,10 @@ class Records(NamedTuple):
 
 
 class RecordIds(Sequence):
-    """TFDS's ids, 'FILE__PLACE', made when they are asked for: there may be millions."""
+    """TFDS's ids, 'FILE__PLACE', made on demand: there may be millions."""
 
     def __init__(self, files: Sequence[tuple[str, int, int]]):
-        """`files`: name, first record and number of records of each."""
+        """Takes the name, first record and number of records of each file."""
         self._files = files
         self._ends = list(itertools.accumulate(count for _, _, count in files))
 
@@ -62,14 +66,14 @@ class RecordIds(Sequence):
         return f"{name}__{first + place - self._ends[file] + count}"
 
 
-class Part(NamedTuple):
-    """A split that has been opened.
+class OpenSplit(NamedTuple):
+    """A split whose records can be read.
 
     Attributes:
       name: of the split.
-      source: of TFDS, its records.
-      ids: of them.
-      files: that hold them, with the first record and the number of each.
+      source: the data source of TFDS.
+      ids: of the records.
+      files: path, first record and number of records of each file.
     """
 
     name: str
@@ -79,47 +83,53 @@ class Part(NamedTuple):
 
 
 def read_all(
-    source: Any, part: Callable[[dict[str, Any]], np.ndarray], title: str
+    source: Any, extract: Callable[[dict[str, Any]], np.ndarray], title: str
 ) -> np.ndarray:
-    """That part of each record, stacked."""
+    """Reads all records with a bar; returns what `extract` takes from each, stacked."""
 
     def read(start: int) -> np.ndarray:
         rows = range(start, min(start + RECORDS_AT_ONCE, len(source)))
-        return np.stack([part(row) for row in source.__getitems__(rows)])
+        return np.stack([extract(row) for row in source.__getitems__(rows)])
 
     starts = range(0, len(source), RECORDS_AT_ONCE)
     bar = {"desc": title, "unit_scale": RECORDS_AT_ONCE, "unit": "image"}
     with ThreadPoolExecutor() as pool:
-        found = pool.map(read, starts)
-        parts = tqdm.tqdm(found, total=len(starts), disable=None, leave=False, **bar)
-        return np.concatenate(list(parts))
+        batches = tqdm.tqdm(
+            pool.map(read, starts),
+            total=len(starts),
+            disable=None,
+            leave=False,
+            **bar,
+        )
+        return np.concatenate(list(batches))
 
 
 def label_of(row: dict[str, Any]) -> np.int32:
+    """Returns the label of a record."""
     return np.int32(row["label"])
 
 
-def cached_labels(part: Part, title: str) -> np.ndarray:
-    """Labels lie within the records: they are read once, and kept in a cache.
+def cached_labels(split: OpenSplit, title: str) -> np.ndarray:
+    """Reads the labels of a split, int32 [n], once; later calls take them from a cache.
 
-    They are read again when one of the files has changed, or lies elsewhere.
+    Labels are inside the records. They are read again when a file has changed or moved.
     """
     state = hashlib.sha256(title.encode())
-    for path, skip, take in part.files:
+    for path, skip, take in split.files:
         about = path.stat()
         times = about.st_mtime_ns, about.st_ctime_ns, about.st_ino
-        own = (os.fsencode(path), skip, take, about.st_size, *times)
-        state.update(repr(own).encode())
+        facts = (os.fsencode(path), skip, take, about.st_size, *times)
+        state.update(repr(facts).encode())
     path = cache_path(f"labels-{state.hexdigest()[:16]}.npz")
     labels = read_arrays(path).get("labels")
-    if labels is None or labels.dtype != np.int32 or labels.shape != (len(part.ids),):
-        labels = read_all(part.source, label_of, f"labels of {title}")
+    if labels is None or labels.dtype != np.int32 or labels.shape != (len(split.ids),):
+        labels = read_all(split.source, label_of, f"labels of {title}")
         keep_arrays(path, labels=labels)
     return labels
 
 
 def content_of(source: Any, labels: np.ndarray | None) -> bytes:
-    """A digest of all labels, and of so many pictures, evenly spread, as they lie."""
+    """Returns a digest of all labels and of up to 256 evenly spread pictures."""
     state = hashlib.sha256(b"" if labels is None else labels.tobytes())
     count = len(source)
     rows = np.linspace(0, count - 1, min(count, PICTURES_IN_DIGEST)).round()

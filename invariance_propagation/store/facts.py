@@ -1,0 +1,159 @@
+"""The facts of a checkpoint: JSON beside its arrays, and checksums that prove both.
+
+Orbax returns a flipped bit without noticing; the CRC-32 of each array and the digest of
+the facts tell.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.files.paths import plain
+
+MAX_IDS_BYTES = 2**30  # a thousand for each of a million images
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Reads the facts of one checkpoint; reads and touches nothing else.
+
+    Args:
+      folder: of the checkpoint. If its name is a number, that must be the step.
+
+    Raises:
+      ValueError: the facts have changed since they were written, or are of another step.
+      Exception: they cannot be read.
+    """
+    # Not by Orbax's manager, which removes what another process is still writing.
+    stored = read_item(ocp.JsonCheckpointHandler(), folder / "facts")
+    if "arrays" in stored:  # earlier versions wrote no digest
+        facts = stored
+    else:
+        facts = stored.get("facts")
+        if stored.get("digest") != digest_of_facts(facts):
+            raise ValueError("its facts have changed since they were written")
+    if folder.name.isdigit() and facts["step"] != int(folder.name):
+        raise ValueError(f"it is the checkpoint of step {facts['step']}, renamed")
+    return facts
+
+
+def digest_of_facts(facts: Any) -> str:
+    """Returns the SHA-256 of JSON; the order of its keys does not matter."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_item(handler: ocp.CheckpointHandler, folder: Path, **options: Any) -> Any:
+    """Reads one item of a checkpoint; reads and touches nothing else."""
+    with (
+        plain(folder) as place,
+        ocp.Checkpointer(handler, multiprocessing_options=single_process()) as reader,
+    ):
+        return reader.restore(place, **options)
+
+
+def single_process() -> ocp.options.MultiprocessingOptions:
+    """Tells Orbax to read and write without waiting for other processes."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}
+    )
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by the names that facts use for them.
+
+    Example of a name: ".params['backbone']['stem_conv']['kernel']".
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def path_of(name: str) -> tuple[str, ...]:
+    """Splits a name of `leaves_of` into its keys."""
+    return tuple(re.findall(r"\w+", name))
+
+
+def describe_arrays(state: Any) -> dict[str, dict[str, Any]]:
+    """Returns the shape, dtype and CRC-32 of each array, by its name in `leaves_of`."""
+    return {
+        name: {"shape": list(x.shape), "dtype": str(x.dtype), "crc32": checksum(x)}
+        for name, x in leaves_of(state).items()
+    }
+
+
+def checksum(x: np.ndarray) -> int:
+    """Returns the CRC-32 of an array's bytes."""
+    return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+
+
+def check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
+    """Raises UserError if a checkpoint has arrays of other shapes than `target`."""
+    wanted = {name: list(x.shape) for name, x in leaves_of(target).items()}
+    stored = {name: fact["shape"] for name, fact in arrays.items()}
+    for name in sorted(wanted.keys() | stored.keys()):
+        if wanted.get(name) != stored.get(name):
+            raise UserError(
+                f"the checkpoint of step {step} has {name} of shape "
+                f"{stored.get(name)}, this config makes it {wanted.get(name)}: run "
+                "with the config it was made with, or choose another --workdir"
+            )
+
+
+def check_contents(arrays: dict[str, Any], state: Any) -> None:
+    """Raises ValueError if an array differs from what was written."""
+    for name, x in leaves_of(state).items():
+        if checksum(x) != arrays[name]["crc32"]:
+            raise ValueError(
+                f"the contents of {name} have changed since it was written"
+            )
+
+
+def pack_ids(ids: Sequence[str]) -> str:
+    """Packs ids into text; a million ids of TFDS take 3 MB instead of 60 MB."""
+    return base64.b64encode(zlib.compress(os.fsencode("\0".join(ids)))).decode()
+
+
+def unpack_ids(packed: str, *, count: int | None = None) -> list[str]:
+    """Unpacks ids.
+
+    Args:
+      packed: as from `pack_ids`.
+      count: how many ids there must be; None if that is not known.
+
+    Raises:
+      TrainingError: the number of ids differs, or they take more than `MAX_IDS_BYTES`.
+    """
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(base64.b64decode(packed), MAX_IDS_BYTES)
+        if not unpacking.eof:
+            raise ValueError(f"cut off, or more than {MAX_IDS_BYTES:,} bytes")
+        # Count before splitting, which takes far more memory.
+        if count is not None and text.count(b"\0") + 1 != count:
+            raise ValueError(f"{text.count(0) + 1:,} for {count:,} images")
+    except (ValueError, zlib.error) as error:
+        raise TrainingError(
+            f"the checkpoint's ids of its images are damaged ({error}): choose another"
+        ) from error
+    return os.fsdecode(text).split("\0")
+
+
+def pack_checksums(checksums: np.ndarray) -> str:
+    """Packs uint32 [n] into text: 5.3 MB for a million, as random bits do not compress."""
+    return base64.b64encode(checksums.astype("<u4").tobytes()).decode()
+
+
+def unpack_checksums(packed: str) -> np.ndarray:
+    """Unpacks the checksums uint32 [n] that `pack_checksums` packed."""
+    return np.frombuffer(base64.b64decode(packed), "<u4")

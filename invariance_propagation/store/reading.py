@@ -1,0 +1,115 @@
+"""Finds the checkpoint that a path names, and reads fields of its state.
+
+Needs neither the data set nor the devices of the run. Writes and moves nothing, so the
+run may still be training.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import psutil
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.files.paths import local, reason
+from invariance_propagation.store.checkpoint import FOLDER, steps_in
+from invariance_propagation.store.damage import check_machine, check_noted
+from invariance_propagation.store.facts import (
+    checksum,
+    path_of,
+    read_facts,
+    read_item,
+)
+from invariance_propagation.store.weights import SUFFIXES, check_no_pickle
+
+KEY = "--config.checkpoint"
+
+
+def read_checkpoint(
+    path: str | Path, fields: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads fields of a state.
+
+    Args:
+      path: a run's workdir, whose newest whole checkpoint is read; or the folder of one
+        step.
+      fields: of `TrainState`.
+
+    Returns:
+      The fields as nested dicts of NumPy arrays, and the facts of the run.
+
+    Raises:
+      UserError: there is no checkpoint.
+      TrainingError: there are checkpoints, but none can be read.
+    """
+    reasons = []
+    for folder in _step_folders(local(path, key=KEY)):
+        try:
+            facts = read_facts(folder)
+            state = _read_fields(folder / "state", fields, facts["arrays"])
+        except Exception as error:
+            check_machine(error, folder)
+            reasons.append(f"{folder} cannot be read ({reason(error)})")
+            continue
+        for skipped in reasons:
+            logging.warning("%s: taking step %d instead", skipped, facts["step"])
+        check_noted(facts, folder)
+        return state, facts
+    raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
+
+
+def workdir_of(path: str | Path) -> Path:
+    """Returns the workdir of a checkpoint; `path` is as for `read_checkpoint`."""
+    path = local(path, key=KEY)
+    return path.parents[1] if path.parent.name == FOLDER else path
+
+
+def _step_folders(path: Path) -> list[Path]:
+    """Lists the folders of the steps, newest first; at least one."""
+    if (path / "state").is_dir():
+        return [path]
+    check_no_pickle(path)
+    steps = steps_in(path)
+    if not steps:
+        what = "holds no checkpoint" if path.is_dir() else "is no folder"
+        raise UserError(
+            f"{path} {what}: name a run's workdir, the folder of one step in its "
+            f"{FOLDER}, or a file of weights ({' or '.join(SUFFIXES)})"
+        )
+    return [path / FOLDER / str(step) for step in steps]
+
+
+def _read_fields(
+    folder: Path, fields: tuple[str, ...], arrays: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Reads arrays; raises ValueError if one has changed since it was written."""
+    noted = {path_of(name): fact for name, fact in arrays.items()}
+    wanted = {path: fact for path, fact in noted.items() if path[0] in fields}
+    dtypes = {path: np.dtype(fact["dtype"]) for path, fact in wanted.items()}
+    if any(dtype.hasobject for dtype in dtypes.values()):
+        raise ValueError("it has Python objects among its arrays")
+    sizes = [
+        dtypes[path].itemsize * math.prod(x["shape"]) for path, x in wanted.items()
+    ]
+    # Otherwise the process would grow until the system kills it.
+    if sum(sizes) > psutil.virtual_memory().total:
+        raise MemoryError
+    if not wanted:  # a method without memory
+        return {}
+    target = {path: np.empty(x["shape"], dtypes[path]) for path, x in wanted.items()}
+    state = read_item(
+        ocp.PyTreeCheckpointHandler(),
+        folder,
+        item=unflatten_dict(target),
+        partial_restore=True,
+    )
+    # For a missing array, Orbax returns whatever was in the target's memory.
+    for path, x in flatten_dict(state).items():
+        if checksum(x) != wanted[path]["crc32"]:
+            raise ValueError(f"{'.'.join(path)} has changed since it was written")
+    return state
