@@ -28,7 +28,7 @@ NAME = "invariance_propagation"
 # Who may import whom: a room, which is a folder or a module of the package's root,
 # imports rooms of lower floors. Inside a room imports are free.
 FLOORS = (
-    {"errors", "parallel", "signals", "version"},
+    {"errors", "parallel", "phases", "signals", "version"},
     {"files", "settings"},
     {"core", "devices", "optimizer"},
     {"data", "models", "methods"},

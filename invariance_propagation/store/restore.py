@@ -40,6 +40,7 @@ from invariance_propagation.store.checkpoint import (
     unpack_ids,
 )
 from invariance_propagation.store.damage import check_machine, check_noted
+from invariance_propagation.store.facts import noted_steps_per_epoch
 from invariance_propagation.store.weights import (
     SUFFIXES,
     check_no_pickle,
@@ -265,12 +266,11 @@ def _method_of(facts: dict[str, Any]) -> Method | None:
     config = settings.by_new_names(facts["config"])
     if config["method"]["name"] not in METHODS:
         return None
-    at_first = facts["num_examples"] // facts["batch_size"]
     problem = Problem(
         encoder=settings.call(make_encoder, "encoder", config),
         num_examples=facts["num_examples"],
         batch_size=facts["batch_size"],
-        steps_per_epoch=facts.get("steps_per_epoch", at_first),
+        steps_per_epoch=noted_steps_per_epoch(facts),
         axis_name=None,
         categories=facts.get("categories", {}),
     )

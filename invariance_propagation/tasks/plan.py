@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from invariance_propagation.errors import UserError
 from invariance_propagation.models.norm import fits_devices
 from invariance_propagation.train.build import build
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, lower
 
 # A container's limit, by cgroups version 2 and 1.
 CONTAINER_LIMITS = (
@@ -90,7 +90,7 @@ def make_plan(run: Run) -> Plan:
     always of use to the other.
     """
     batch_size, devices = run.options.batch_size, run.runner.num_devices
-    programs = run.lower()
+    programs = lower(run)
     state = programs.state
     step = programs.step.compile().memory_analysis()
     buffers = run.method.notes.buffers(batch_size, devices)

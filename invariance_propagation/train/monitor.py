@@ -19,7 +19,7 @@ from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.train.averages import NotFinite
 from invariance_propagation.train.journal import METRICS_FILE
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 SUMMARY_FILE = "summary.json"
 PREFIX = "knn"  # of the names of scores

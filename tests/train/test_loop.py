@@ -25,7 +25,7 @@ from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import MetricsLog, read_rows
 from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.resume import failure
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, init_state
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -166,12 +166,12 @@ def test_a_signal_does_not_wait_for_images(
         run = build(config)
 
         def feed(start: int, stop: int) -> Any:
-            for step, given in enumerate(run.feed(start=start, stop=stop), start):
+            for step, given in enumerate(run.input.feed(start=start, stop=stop), start):
                 if step == 7:
                     os.kill(os.getpid(), signal.SIGHUP)
                 yield given
 
-        return run._replace(feed=feed)
+        return run._replace(input=run.input._replace(feed=feed))
 
     monkeypatch.setattr(loop, "build", build_and_interrupt)
     with pytest.raises(Stopped, match="by SIGHUP at step 7 of 32") as caught:
@@ -203,11 +203,16 @@ def test_kNN_against_the_bank_alone_embeds_no_training_image(
 ) -> None:
     embedded = []
 
-    def note(run: Any, state: Any, images: np.ndarray) -> Any:
-        embedded.append(len(images))
-        return run.embed(state.params, state.batch_stats, images)
+    def noting_build(config: Any) -> Run:
+        run = build(config)
 
-    monkeypatch.setattr(monitor, "_embed", note)
+        def embed(params: Any, batch_stats: Any, images: np.ndarray) -> Any:
+            embedded.append(len(images))
+            return run.embed(params, batch_stats, images)
+
+        return run._replace(embed=embed)
+
+    monkeypatch.setattr(loop, "build", noting_build)
     config = tiny_config(knn__embed_anew=False)
     summary = train_and_evaluate(config, str(tmp_path))
     assert set(embedded) == {450}
@@ -480,7 +485,7 @@ def test_without_propagation_nothing_is_announced(
 
 def test_a_bank_may_start_from_embeddings(tmp_path: Path) -> None:
     run = build(tiny_config(method__bank_start="embeddings"))
-    state = run.init()
+    state = init_state(run)
     memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
     images = run.dataset.train.images
     embedding = run.embed(state.params, state.batch_stats, images).embedding
@@ -574,7 +579,7 @@ def test_a_workdir_is_tried_out_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "summary.json").mkdir()
-    monkeypatch.setattr(loop, "_train", None)
+    monkeypatch.setattr(loop, "first_point", None)
     with pytest.raises(UserError, match="summary.json is no file"):
         train_and_evaluate(tiny_config(), str(tmp_path))
 

@@ -19,7 +19,7 @@ from invariance_propagation.train.resume.identity import (
     steps_per_epoch_of,
 )
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 
 def stored_shapes(

@@ -15,7 +15,7 @@ from invariance_propagation.devices import processes
 from invariance_propagation.store.checkpoint import Checkpoints, leaves_of
 from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 
 class Waiting(NamedTuple):

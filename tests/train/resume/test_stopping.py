@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from invariance_propagation.train.stopping import Stopping, stop_requests
+from invariance_propagation.train.resume.stopping import Stopping, stop_requests
 
 RUNNER = SimpleNamespace(compile=lambda *args: None)
 

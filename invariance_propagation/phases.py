@@ -1,0 +1,57 @@
+"""Says what a program is doing when one part of it takes longer than a second."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import tqdm
+
+SAY_AFTER = 1.0  # seconds
+
+
+def say(text: str) -> None:
+    """Prints a line on standard output at once, above any progress bar."""
+    tqdm.tqdm.write(text)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def phase(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
+    """Names the work of a block once it takes longer than `SAY_AFTER`, and times it.
+
+    Prints "reading the data ..." while the work goes on, and "reading the data: 12.3 s"
+    when it is done. A block that is quicker, or that raises, has no second line.
+
+    Args:
+      name: what the block does, such as "reading the data".
+      say: prints a line.
+    """
+
+    def announce() -> None:
+        # The main thread prints too, and reports a closed output.
+        with contextlib.suppress(OSError):
+            say(f"{name} ...")
+
+    begun = time.monotonic()
+    timer = threading.Timer(SAY_AFTER, announce)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+    seconds = time.monotonic() - begun
+    if seconds >= SAY_AFTER:
+        say(f"{name}: {duration(seconds)}")
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds: '4.2 s' below a minute, else '2:05' or '1:02:05'."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
