@@ -3,7 +3,7 @@
 No module below this one sees the config.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -98,18 +98,9 @@ def build(
     inputs = _make_input(config, images, looks, runner=runner, facts=facts)
     example = _make_example(method, inputs)
     schedule, optimizer = _make_optimizer(config, method, example, problem)
-    spec = state_spec(method.memory_spec)
     step = partial(
-        train_step,
-        method=method,
-        optimizer=optimizer,
-        pick=inputs.pick,
-        views=inputs.views,
-        seed=config.seed,
-        steps_per_epoch=problem.steps_per_epoch,
-        axis_name=AXIS,
+        train_step, seed=config.seed, steps_per_epoch=problem.steps_per_epoch
     )
-    specs = (spec, SHARDED, inputs.spec, SHARDED)
     chances = next(iter(looks.values())).chances
     return Run(
         dataset=dataset,
@@ -117,11 +108,11 @@ def build(
         method=method,
         optimizer=optimizer,
         schedule=schedule,
-        spec=spec,
+        spec=state_spec(method.memory_spec),
         input=inputs,
         looks=looks,
         example=example,
-        step=runner.compile(step, specs, (spec, REPLICATED), donate=(0,)),
+        step=_map_step(step, runner, method, optimizer, inputs),
         embed=make_embed(runner, method.encoder, partial(plain_view, chances)),
         steps_per_epoch=problem.steps_per_epoch,
         options=options,
@@ -254,6 +245,27 @@ def _make_example(method: Method, inputs: Input) -> Batch:
     one_device = jax.vmap(make, axis_name=AXIS)
     shapes = jax.eval_shape(one_device, jax.tree.map(of_one, inputs.shapes))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+
+
+def _map_step(
+    step: Callable,
+    runner: Runner,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    inputs: Input,
+) -> Callable:
+    """Maps the step over the devices; the state is donated."""
+    step = partial(
+        step,
+        method=method,
+        optimizer=optimizer,
+        pick=inputs.pick,
+        views=inputs.views,
+        axis_name=AXIS,
+    )
+    spec = state_spec(method.memory_spec)
+    specs = (spec, SHARDED, inputs.spec, SHARDED)
+    return runner.compile(step, specs, (spec, REPLICATED), donate=(0,))
 
 
 def _make_optimizer(

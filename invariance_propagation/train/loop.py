@@ -183,7 +183,6 @@ def _finish(session: Session, point: Point, state: TrainState) -> dict[str, Any]
             trained = monitor.knn(run, state)
     log_scores(session, steps, (steps - 1) // run.steps_per_epoch, trained)
     scores = point.facts["untrained"], trained
-    with phase("measuring for the summary", messages.say):
-        return processes.from_first(
-            monitor.summarize, run, state, steps, session.place.folder, *scores
-        )
+    return processes.from_first(
+        monitor.summarize, run, state, steps, session.place.folder, *scores
+    )

@@ -1,5 +1,6 @@
 """Whole runs: they learn, resume exactly, stop in time, and say what they do."""
 
+import errno
 import gc
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -186,10 +188,15 @@ def test_a_signal_does_not_wait_for_images(
 def test_a_config_may_ask_to_stop(
     uninterrupted: Path, tmp_path: Path, name: str, value: float, step: int
 ) -> None:
-    config = tiny_config(**{f"train__stop_after_{name}": value})
-    with pytest.raises(Stopped, match=f"at step {step} of 32.*same command") as caught:
+    key = f"train.stop_after_{name}"
+    config = tiny_config(**{key.replace(".", "__"): value})
+    expected = f"by {key}={value:g} at step {step} of 32.*same command"
+    with pytest.raises(Stopped, match=expected) as caught:
         train_and_evaluate(config, str(tmp_path))
     assert caught.value.status == 0
+    assert f"--config.{key}=0 to train to the end" in str(caught.value)
+    # What would stop again after one step is no advice.
+    assert ("run the same command" in str(caught.value)) == (step > 1)
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
     if name == "steps":  # so many of each call
         with pytest.raises(Stopped, match="at step 22 of 32"):
@@ -420,6 +427,23 @@ def test_a_finished_run_says_so(
     output = capsys.readouterr().out
     assert "is finished" in output and "knn trained:" in output
     assert summary == json.loads((uninterrupted / "summary.json").read_text())
+
+
+def test_a_finished_run_on_a_disk_that_takes_no_files_says_so(
+    uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    before = files_of(uninterrupted)
+    train_and_evaluate(tiny_config(), str(uninterrupted))
+    assert "is finished" in capsys.readouterr().out
+    # Steps that are still to be taken need writing.
+    longer = tiny_config(optimizer__schedule="steps", train__epochs=5)
+    with pytest.raises(UserError, match="cannot be written \\(Read-only file system"):
+        train_and_evaluate(longer, str(uninterrupted))
+    assert files_of(uninterrupted) == before
 
 
 def test_a_run_killed_before_its_summary_still_makes_it(uninterrupted: Path) -> None:

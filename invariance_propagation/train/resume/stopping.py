@@ -200,7 +200,9 @@ def advise(stop: int, *, taken: int) -> str:
     to_the_end = f"--config.{key}=0 to train to the end"
     if taken > 1:
         return f"{GO_ON} for as long again, or add {to_the_end}"
-    return f"the same command would stop after one step: raise {key}, or add {to_the_end}"
+    return (
+        f"the same command would stop after one step: raise {key}, or add {to_the_end}"
+    )
 
 
 def exit_status(stop: int) -> int:
