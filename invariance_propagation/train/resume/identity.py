@@ -151,7 +151,7 @@ def check_same_run(
     known = _known(found, "sample")
     names = run.dataset.train.ids
     if known is None or names is None:
-        changes, hindrance = None, "without names of images nobody knows which changed"
+        changes, hindrance = None, "its images have no names to show what has changed"
     else:
         changes = compare(known, Known(names, run.dataset.train.checksums()))
         hindrance = _hindrance(run)
