@@ -151,7 +151,7 @@ def host_milliseconds(steps: int = 400) -> float:
     from invariance_propagation.train.build import build
 
     run = build(digits.get_config())
-    feed: Any = run.feed(start=0, stop=steps + 1)
+    feed: Any = run.input.feed(start=0, stop=steps + 1)
     jax.block_until_ready(next(feed))
     start = time.perf_counter()
     for _ in range(steps):

@@ -71,6 +71,7 @@ def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:
     from invariance_propagation.parallel import REPLICATED, SHARDED
     from invariance_propagation.tasks.plan import make_plan
     from invariance_propagation.train.build import build
+    from invariance_propagation.train.run import init_state
 
     def repeated(folder: str) -> sources.Dataset:
         digits = sources.LOADERS["digits"](folder).train
@@ -86,7 +87,7 @@ def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:
     plan = make_plan(run)
 
     def train() -> None:
-        state = run.init()
+        state = init_state(run)
         images = run.runner.put(run.dataset.train.images, REPLICATED)
         for step in range(3):
             indices = np.arange(batch_size, dtype=np.int32) + step * batch_size

@@ -1,4 +1,4 @@
-"""Optax SGD with momentum, decayed as PyTorch does it, and its schedule."""
+"""SGD with momentum and weight decay as in PyTorch, and its learning rate."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,31 +16,23 @@ SCHEDULES = ("cosine", "steps")
 
 def make_optimizer(
     *,
-    learning_rate: float,
     momentum: float,
     weight_decay: float,
-    schedule: str,
-    milestones: Sequence[int],
-    decay: float,
-    warmup_epochs: int,
-    epochs: int,
-    steps_per_epoch: int,
-    restart_epochs: Sequence[int] = (),
-    restart_rates: Sequence[float] = (),
     groups: Mapping[str, Mapping[str, float]] = {},
     labels: Any = None,
+    **schedule: Any,
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """Makes SGD whose weight decay joins the gradient before momentum.
+    """Makes SGD that adds weight decay to the gradient before momentum.
 
     Args:
       momentum: in [0, 1).
-      weight_decay: on all parameters; the released code excepts neither BatchNorm
-        nor biases.
-      groups: by label of parameters, what is different for them: `rate`, a factor of
-        the learning rate; `momentum`; `weight_decay`.
+      weight_decay: applies to all parameters; the released code exempts neither
+        BatchNorm nor biases.
+      groups: by label, what differs for these parameters: `rate`, a factor of the
+        learning rate; `momentum`; `weight_decay`.
       labels: a label for each parameter, or for each part of the tree of parameters;
-        None where all are alike.
-      Others: as in `make_schedule`.
+        None if all are alike.
+      **schedule: the arguments of `make_schedule`.
 
     Returns:
       The learning rate as a function of the step, and the optimiser.
@@ -50,17 +42,7 @@ def make_optimizer(
 
     Source: torch.optim.SGD.
     """
-    rate = make_schedule(
-        learning_rate=learning_rate,
-        schedule=schedule,
-        milestones=milestones,
-        decay=decay,
-        warmup_epochs=warmup_epochs,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        restart_epochs=restart_epochs,
-        restart_rates=restart_rates,
-    )
+    rate = make_schedule(**schedule)
     usual = {"rate": 1.0, "momentum": momentum, "weight_decay": weight_decay}
     known = sorted(set(jax.tree.leaves(labels)))
     check_names(groups, known, prefix="optimizer.groups.")
@@ -113,21 +95,49 @@ def make_schedule(
     """Returns the learning rate as a function of the step.
 
     Args:
-      learning_rate: its largest value.
+      learning_rate: the largest value before the first restart.
       schedule: 'cosine' down to 0 at the last step, or 'steps'.
       milestones: epochs, counted from 0 at the start of the run, at which 'steps'
         multiplies the rate by `decay`.
-      decay: that factor.
+      decay: the factor at a milestone.
       warmup_epochs: epochs of linear growth from 0 before the schedule.
-      epochs: of the whole run, warm-up and restarts included.
+      epochs: length of the whole run, including warm-up and restarts.
       steps_per_epoch: N // B.
-      restart_epochs: epochs, counted from 0, at which the schedule starts again. The
-        one before ends there: a cosine has come down to 0.
-      restart_rates: the learning rate that each of them starts from.
+      restart_epochs: epochs, counted from 0, at which the schedule ends and starts
+        again. A cosine reaches 0 there.
+      restart_rates: the learning rate at each restart.
 
     Raises:
       UserError: an argument out of its range.
     """
+    _check_rate(learning_rate, schedule, decay, warmup_epochs, epochs)
+    _check_restarts(restart_epochs, restart_rates, warmup_epochs, epochs)
+    warmup = warmup_epochs * steps_per_epoch
+    bounds = [epoch * steps_per_epoch for epoch in (*restart_epochs, epochs)]
+    starts = (warmup, *bounds[:-1])
+    parts, joints = [], []
+    if warmup:
+        parts, joints = [optax.linear_schedule(0.0, learning_rate, warmup)], [warmup]
+    rates = (learning_rate, *restart_rates)
+    drops = [epoch * steps_per_epoch for epoch in milestones]
+    for number, (start, end, rate) in enumerate(
+        zip(starts, bounds, rates, strict=True)
+    ):
+        if schedule == "cosine":
+            parts.append(optax.cosine_decay_schedule(rate, end - start))
+        else:
+            # A milestone at a restart is over: the rate of the restart replaces it.
+            factors = {x - start: decay for x in drops if number == 0 or x > start}
+            parts.append(optax.piecewise_constant_schedule(rate, factors))
+    joints += bounds[:-1]
+    rate = optax.join_schedules(parts, joints) if joints else parts[0]
+    # float32 even if JAX_ENABLE_X64 is set; it is exact up to step 16.8 million.
+    return lambda step: rate(jnp.asarray(step, jnp.float32))
+
+
+def _check_rate(
+    learning_rate: float, schedule: str, decay: float, warmup_epochs: int, epochs: int
+) -> None:
     if schedule not in SCHEDULES:
         raise UserError(
             f"optimizer.schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}"
@@ -141,31 +151,6 @@ def make_schedule(
             f"optimizer.warmup_epochs={warmup_epochs}, but train.epochs={epochs}: "
             f"set it from 0 to {epochs - 1}"
         )
-    _check_restarts(restart_epochs, restart_rates, warmup_epochs, epochs)
-    warmup = warmup_epochs * steps_per_epoch
-    parts, joints = [], []
-    if warmup:
-        parts, joints = [optax.linear_schedule(0.0, learning_rate, warmup)], [warmup]
-    starts = (0, *restart_epochs)
-    ends = (*restart_epochs, epochs)
-    rates = (learning_rate, *restart_rates)
-    for number, (start, end, rate) in enumerate(zip(starts, ends, rates, strict=True)):
-        first = warmup if number == 0 else start * steps_per_epoch
-        if schedule == "cosine":
-            parts.append(
-                optax.cosine_decay_schedule(rate, end * steps_per_epoch - first)
-            )
-        else:
-            drops = {
-                epoch * steps_per_epoch - first: decay
-                for epoch in milestones
-                if number == 0 or epoch > start
-            }
-            parts.append(optax.piecewise_constant_schedule(rate, drops))
-    joints += [epoch * steps_per_epoch for epoch in restart_epochs]
-    rate = optax.join_schedules(parts, joints) if joints else parts[0]
-    # In float32 also where JAX_ENABLE_X64 is set; it holds steps up to 16.8 million.
-    return lambda step: rate(jnp.asarray(step, jnp.float32))
 
 
 def _check_restarts(

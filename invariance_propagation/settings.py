@@ -12,15 +12,21 @@ Result = TypeVar("Result")
 
 
 def options(
-    function: Callable, section: str, config: Mapping[str, Any], *, bound: Any = ()
+    function: Callable,
+    section: str,
+    config: Mapping[str, Any],
+    *,
+    bound: Any = (),
+    rest: Callable | None = None,
 ) -> dict[str, Any]:
-    """The section as keyword arguments of `function`, its names checked.
+    """Returns a section as keyword arguments of `function`, after checking its names.
 
     Args:
-      function: what will be called.
+      function: the function to call.
       section: name of the section.
-      config: of which it is a part.
+      config: holds the section.
       bound: names of the parameters that come from elsewhere.
+      rest: takes the function's remaining keyword arguments (`**rest`).
 
     Raises:
       UserError: a key of the section that is no parameter of the function, or a
@@ -30,7 +36,13 @@ def options(
         raise UserError(
             f"config section {section} is missing: start from configs/default.py"
         )
-    parameters = inspect.signature(function).parameters
+    functions = (function,) if rest is None else (function, rest)
+    parameters = {
+        name: parameter
+        for each in functions
+        for name, parameter in inspect.signature(each).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
     known = [name for name in parameters if name not in bound]
     check_names(config[section], known, prefix=f"{section}.")
     for name in known:
@@ -46,10 +58,13 @@ def call(
     function: Callable[..., Result],
     section: str,
     config: Mapping[str, Any],
+    *,
+    rest: Callable | None = None,
     **more: Any,
 ) -> Result:
-    """`function(**config[section], **more)`; raises as `options` does."""
-    return function(**options(function, section, config, bound=more), **more)
+    """Calls `function(**config[section], **more)`; raises as `options` does."""
+    named = options(function, section, config, bound=more, rest=rest)
+    return function(**named, **more)
 
 
 def override(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

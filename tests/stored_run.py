@@ -15,7 +15,7 @@ from invariance_propagation.models import make_encoder
 from invariance_propagation.models.torchvision import variable_shapes
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import pack_ids
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 NUM_EXAMPLES, DIM = 12, 5
 IDS = [f"kind/{i}.png" for i in range(NUM_EXAMPLES)]

@@ -31,6 +31,7 @@ from invariance_propagation.tasks.plan import make_plan
 from invariance_propagation.tasks.preview import draw_preview
 from invariance_propagation.train import build
 from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.run import init_state, state_shapes
 from invariance_propagation.train.step import train_step
 from tests import tiny
 from tests.test_conventions import CORE, MODULES, NAME
@@ -101,8 +102,8 @@ def tiny_encoder(**options: Any) -> Encoder:
 def take_steps(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
     """Takes steps of a run as the training loop does."""
     run = build.build(config)
-    state, metrics = run.init(), []
-    for given in run.feed(start=0, stop=NUM_STEPS):
+    state, metrics = init_state(run), []
+    for given in run.input.feed(start=0, stop=NUM_STEPS):
         with jax.transfer_guard("disallow"):
             state, found = run.step(state, *given)
         metrics.append({name: float(x) for name, x in found.items()})
@@ -122,13 +123,14 @@ def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
     )
     method = make_method(config, problem)
     labels = None
-    state = run.runner.fetch(run.init(), run.spec, run.num_examples)
+    state = run.runner.fetch(init_state(run), run.spec, run.num_examples)
     if method.param_groups is not None:
         labels = method.param_groups(state.params)
     _, optimizer = build.settings.call(
         build.make_optimizer,
         "optimizer",
         config,
+        rest=build.make_schedule,
         epochs=config.train.epochs,
         steps_per_epoch=run.steps_per_epoch,
         labels=labels,
@@ -226,7 +228,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(trained, tmp_path: Path) 
 def state_of(name: str, workdir: Path) -> tuple[int, Any]:
     run = build.build(config_of(name))
     checkpoints = Checkpoints(workdir, keep=9)
-    shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+    shapes = state_shapes(run)
     step, state, _ = checkpoints.restore(shapes)
     checkpoints.close()
     return step, state

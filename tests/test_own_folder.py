@@ -121,7 +121,7 @@ def test_a_picture_that_breaks_later_stops_the_run_by_name(tmp_path: Path) -> No
     broken = run.dataset.train.ids[3]
     (tmp_path / broken).write_bytes(b"no picture any more")
     with pytest.raises(TrainingError) as error:
-        for _ in run.feed(start=0, stop=2 * run.steps_per_epoch):
+        for _ in run.input.feed(start=0, stop=2 * run.steps_per_epoch):
             pass
     assert "cannot be used" in str(error.value) and str(error.value).isprintable()
 

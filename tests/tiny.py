@@ -15,8 +15,7 @@ from invariance_propagation.methods import Method, Problem, invariance_propagati
 from invariance_propagation.models.encoder import Encoder
 from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.optimizer import make_optimizer
-from invariance_propagation.train.state import TrainState, state_spec
-from invariance_propagation.train.step import train_step
+from invariance_propagation.train.step import TrainState, state_spec, train_step
 
 NUM_EXAMPLES = 93  # not a multiple of any number of devices but 1
 BATCH_SIZE = 16

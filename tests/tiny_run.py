@@ -9,6 +9,7 @@ from configs import digits
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import read_rows
+from invariance_propagation.train.run import state_shapes
 
 ROOT = Path(__file__).parent.parent
 CHANGES = {
@@ -48,7 +49,7 @@ def final_state(workdir: Path, **changes: Any) -> tuple[int, Any]:
     """Reads step and arrays of the newest checkpoint of a tiny run."""
     run = build(tiny_config(**changes))
     checkpoints = Checkpoints(workdir, keep=9)
-    shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+    shapes = state_shapes(run)
     step, state, _ = checkpoints.restore(shapes)
     checkpoints.close()
     return step, state

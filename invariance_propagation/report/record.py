@@ -14,6 +14,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.methods import Notes
+from invariance_propagation.store.facts import noted_steps_per_epoch
 from invariance_propagation.store.memory import StoredMemory, notes_of, restore_memory
 from invariance_propagation.store.restore import float32, restore_encoder
 from invariance_propagation.train.journal import METRICS_FILE, read_rows
@@ -57,8 +58,7 @@ class Record(NamedTuple):
     def steps_per_epoch(self) -> int:
         """Returns the number of steps in an epoch."""
         if self.facts:
-            at_first = self.facts["num_examples"] // self.facts["batch_size"]
-            return self.facts.get("steps_per_epoch", at_first)
+            return noted_steps_per_epoch(self.facts)
         # Each epoch ends with a row: this is exact once one has ended.
         return max(row["step"] // (row["epoch"] + 1) for row in self.rows) or 1
 

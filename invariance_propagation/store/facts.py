@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,15 @@ def check_contents(arrays: dict[str, Any], state: Any) -> None:
             raise ValueError(
                 f"the contents of {name} have changed since it was written"
             )
+
+
+def noted_steps_per_epoch(facts: Mapping[str, Any]) -> int:
+    """Returns the steps per epoch that a run began with.
+
+    Earlier versions did not note them: there it is N // B.
+    """
+    at_first = facts["num_examples"] // facts["batch_size"]
+    return facts.get("steps_per_epoch", at_first)
 
 
 def pack_ids(ids: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from invariance_propagation import settings
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods import METHODS, Method, Notes, Problem, make_method
 from invariance_propagation.models import make_encoder
-from invariance_propagation.store.facts import unpack_ids
+from invariance_propagation.store.facts import noted_steps_per_epoch, unpack_ids
 from invariance_propagation.store.reading import read_checkpoint
 
 
@@ -74,12 +74,11 @@ def method_of(facts: dict[str, Any]) -> Method | None:
     config = settings.by_new_names(facts["config"])
     if config["method"]["name"] not in METHODS:
         return None
-    whole_batches = facts["num_examples"] // facts["batch_size"]
     problem = Problem(
         encoder=settings.call(make_encoder, "encoder", config),
         num_examples=facts["num_examples"],
         batch_size=facts["batch_size"],
-        steps_per_epoch=facts.get("steps_per_epoch", whole_batches),
+        steps_per_epoch=noted_steps_per_epoch(facts),
         axis_name=None,
         categories=facts.get("categories", {}),
     )

@@ -14,7 +14,7 @@ from invariance_propagation.errors import UserError, in_bytes
 from invariance_propagation.models.norm import fits_devices
 from invariance_propagation.phases import phase
 from invariance_propagation.train.build import build
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, lower
 
 # Memory limit of a container, in cgroups version 2 and 1.
 CONTAINER_LIMITS = (
@@ -102,7 +102,7 @@ def make_plan(run: Run) -> Plan:
     is not always available to the next.
     """
     batch_size, devices = run.options.batch_size, run.runner.num_devices
-    programs = run.lower()
+    programs = lower(run)
     state = programs.state
     programs_to_compile = (
         programs.step,

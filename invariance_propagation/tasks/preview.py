@@ -15,7 +15,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.train.build import build
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, plain_view, views_of
 
 OUTPUT = "preview.png"
 ROWS, EPOCHS = 12, 7
@@ -44,7 +44,7 @@ def draw_preview(config: ConfigDict) -> Path:
     epochs = range(min(EPOCHS, run.options.epochs))
     columns = {"evaluation": visible(run, _plain(run, indices))}
     for epoch in tqdm.tqdm(epochs, unit="epoch", disable=None, leave=False):
-        for title, views in _titled(run.views(epoch, indices)):
+        for title, views in _titled(views_of(run, epoch, indices)):
             columns[f"epoch {epoch}{title}"] = visible(run, views)
     size, channels = run.chances["size"], columns["evaluation"].shape[3]
     caption = [
@@ -150,7 +150,7 @@ def _titled(groups: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
 def _plain(run: Run, indices: np.ndarray) -> np.ndarray:
     images = run.dataset.train.images
     # Streamed pictures are evaluated by slices.
-    return run.plain_view(np.concatenate([images[i : i + 1] for i in indices]))
+    return plain_view(run.chances, np.concatenate([images[i : i + 1] for i in indices]))
 
 
 def visible(run: Run, views: np.ndarray) -> np.ndarray:

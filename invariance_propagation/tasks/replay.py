@@ -15,14 +15,11 @@ from invariance_propagation.train import messages
 from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.build import build
 from invariance_propagation.train.resume import failure
-from invariance_propagation.train.resume.identity import (
-    check_same_run,
-    identity_of,
-    steps_per_epoch_of,
-)
+from invariance_propagation.train.resume.identity import check_same_run, identity_of
 from invariance_propagation.train.resume.saver import check_finite, try_step
-from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.resume.workdir import with_noted_steps
+from invariance_propagation.train.run import Run, state_shapes
+from invariance_propagation.train.step import TrainState
 
 SHOWN = 10  # steps that are listed, up to the failed one
 FIRST_IMAGES = 5
@@ -52,17 +49,14 @@ def replay(config: ConfigDict, workdir: str) -> bool:
     checkpoints = Checkpoints(folder, keep=1)
     try:
         found = checkpoints.facts()
-        per_epoch = steps_per_epoch_of(found, run)
-        if per_epoch != run.steps_per_epoch:
-            run = build(config, dataset=run.dataset, steps_per_epoch=per_epoch)
+        run = with_noted_steps(run, config, checkpoints)
         own = {"config": json.loads(config.to_json_best_effort())}
         own["config"]["data"]["on_change"] = "refuse"  # the step needs the same images
         check_same_run(found, identity_of(run) | own, run, folder)
         if found is not None:
             before = settings.by_new_names(found["config"])
             messages.changed_settings(before, own["config"])
-        shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
-        restored = checkpoints.restore(shapes)
+        restored = checkpoints.restore(state_shapes(run))
     finally:
         checkpoints.close()
     if restored is None:
@@ -78,7 +72,7 @@ def replay(config: ConfigDict, workdir: str) -> bool:
 
 
 def _replay(run: Run, state: TrainState, start: int, facts: dict[str, Any]) -> bool:
-    feed, end = run.feed(start=start, stop=facts["step"]), facts["step"]
+    feed, end = run.input.feed(start=start, stop=facts["step"]), facts["step"]
     window = Window()
     try:
         for step, given in enumerate(feed, start):

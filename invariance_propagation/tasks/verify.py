@@ -35,7 +35,7 @@ from invariance_propagation.store.facts import leaves_of, path_of, read_facts, r
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
 from invariance_propagation.train.loop import go_on
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 STEPS, SAVED_AT = 6, 3
 FLAG = "--xla_gpu_deterministic_ops=true"

@@ -1,4 +1,4 @@
-"""Training: from a config to a run, its steps, and what is said and kept of it."""
+"""Trains: builds a run from a config, takes its steps, logs, evaluates and saves."""
 
 from invariance_propagation.train.loop import train_and_evaluate
 

@@ -1,4 +1,4 @@
-"""What a run tells people at its start and along the way."""
+"""Tells people about a run, at its start and along the way."""
 
 from pathlib import Path
 from typing import Any
@@ -6,33 +6,39 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
+from invariance_propagation import phases
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import printable
 from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.train import monitor
-from invariance_propagation.train.journal import Progress
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
-# Above this mean cosine of a batch's embeddings the network maps all images to about the
-# same point. Untrained networks do too, so the first epochs are not judged.
+# Above this mean cosine between the embeddings of a batch, the network maps all images to
+# about the same point. Untrained networks do so too: the first epochs are not judged.
 COLLAPSED = 0.9
-FIRST_JUDGED = 10  # epoch, from 0
-# Keys and sections that do not change what is learnt.
+FIRST_JUDGED = 10  # epoch, counted from 0
+# Keys and sections that do not change what a run learns.
 NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
-# What they change of the images, the digest of the data set tells.
+# If these change the images, the digest of the data set changes too.
 NO_MATTER |= {"data.outside_links", "data.scan", "data.max_unreadable"}
 NO_MATTER |= {"data.on_change"}
 NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
 NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
 NO_MATTER |= {"train.num_threads", "train.num_workers", "train.start_over"}
 NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
-# Where the schedule ends, and starts again, is compared in `horizon`.
+# `schedule.check_horizon` compares where the schedule ends and starts again.
 NO_MATTER |= {"optimizer.restart_epochs", "optimizer.restart_rates"}
 
 
+def say(text: str) -> None:
+    """Prints a line above any progress bar, in the first process only."""
+    if processes.is_first():
+        phases.say(text)
+
+
 def run_prepares(run: Run) -> None:
-    """What is trained on, before what may take a while."""
+    """Prints the data set, the number of steps and the devices."""
     for note in run.dataset.notes:
         print(note)
     print(
@@ -46,7 +52,7 @@ def run_prepares(run: Run) -> None:
 
 
 def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
-    """What is trained, what is left out, and where a run goes on."""
+    """Prints the network, the method, what is left out, and where the run goes on."""
     count = sum(x.size for x in jax.tree.leaves(state.params))
     voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
     known = f"encoder of {count:,} parameters", run.method.notes.about, voters
@@ -62,7 +68,7 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """What a workdir's checkpoint was trained with, and this config has otherwise."""
+    """Warns about settings that differ from the checkpoint's."""
     old, new = what_trains(before), what_trains(now)
     for name in sorted(old.keys() & new.keys()):
         if old[name] != new[name]:
@@ -74,7 +80,7 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def what_trains(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that change what is learnt, by their names with dots."""
+    """Returns the settings that change what a run learns, by names with dots."""
     return {
         name: value
         for name, value in flatten_dict(config, sep=".").items()
@@ -82,24 +88,21 @@ def what_trains(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def news(
-    run: Run, row: dict[str, Any], before: dict[str, Any], progress: Progress
-) -> None:
-    """Says what the method finds new in this row."""
-    for line in run.method.notes.notices(row, before):
-        progress.say(line)
+def collapse(row: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Returns a warning for the first row in which all embeddings are nearly the same.
 
-
-def collapse(row: dict[str, Any], before: dict[str, Any], progress: Progress) -> None:
-    """That all images have about the same embedding, in the first row that shows it."""
+    Args:
+      row: of metrics.
+      before: the row before it.
+    """
     if not _collapsed(row) or _collapsed(before):
-        return
-    progress.say(
+        return []
+    return [
         f"warning: in epoch {row['epoch']} all images have nearly the same embedding "
         f"(mean cosine {row['similarity']:.2f}): the training has collapsed and will "
         "hardly recover; start again in another --workdir with a lower "
         "optimizer.learning_rate or a higher optimizer.warmup_epochs"
-    )
+    ]
 
 
 def _collapsed(row: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What is measured of a run: along the way, and in the table at its end."""
+"""Measures how well a run learns: along the way, and in the table at its end."""
 
 import json
 import shlex
@@ -16,16 +16,17 @@ from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import writing
 from invariance_propagation.methods import Notes, part_of
 from invariance_propagation.models import Outputs
+from invariance_propagation.phases import phase
 from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.train.averages import NotFinite
 from invariance_propagation.train.journal import METRICS_FILE
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 SUMMARY_FILE = "summary.json"
-PREFIX = "knn"  # of the names of scores
+PREFIX = "knn"  # begins the name of each score
 ALIKE = "knn_all_alike"
-# Up to so many images a method's scores are of all of them; of more, of a sample.
+# With more images than this, a method's scores come from a sample of this size.
 MEASURED = 4096
 MEASURED_SAMPLE = 0x9D2C7F
 
@@ -35,8 +36,11 @@ def measure(
 ) -> dict[str, Any]:
     """Asks the method for its scores by labels; {} without labels or scores.
 
-    They are of all images, or of a random sample of `num_images`, which the run's seed
-    decides: the first ones would be the first classes of a sorted folder.
+    Args:
+      run: the run.
+      state: on the devices.
+      num_images: the size of the sample, if there are more images. It is random, because
+        the first images of a sorted folder belong to its first classes.
     """
     if not run.has_labels or run.method.notes.measure is None:
         return {}
@@ -46,7 +50,7 @@ def measure(
         seed=run.seed,
         purpose=MEASURED_SAMPLE,
     )
-    # Without the other processes, which need not ask at the same time.
+    # Not `fetch`, which all processes would have to call at the same time.
     memory = run.runner.local(state.memory)
     return run.method.notes.measure(memory, run.dataset.train.labels, indices)
 
@@ -55,11 +59,11 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     """Measures accuracy on held-out images, in [0, 1].
 
     Returns:
-      If training images are embedded anew for it: `knn`, by the backbone's features,
-      which is what one takes away, and `knn_embedding`, by the head's output. If the
-      method's memory holds a row for each image: embeddings against these, by a name
-      such as `knn_ROWS`. If all held-out images have the same features,
-      which no score shows: `knn_all_alike`, 1.
+      With `knn.embed_anew`: `knn`, by the features of the backbone, and `knn_embedding`,
+      by the output of the head, both against training images embedded for this. If the
+      method's memory holds a row for each image: embeddings against these rows, under a
+      name such as `knn_ROWS`. If all held-out images have the same features, which no
+      score shows: `knn_all_alike`, 1.
 
     Raises:
       NotFinite: a feature is NaN or infinite.
@@ -80,7 +84,7 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
 
 
 def remarks(run: Run) -> list[str]:
-    """Says what must be known of the labels and of K to read scores by labels."""
+    """Returns remarks on labels and K that help to read the scores."""
     labels = run.dataset.train.labels
     if not run.has_labels:
         return []
@@ -91,7 +95,7 @@ def remarks(run: Run) -> list[str]:
 
 
 def has_scores(row: dict[str, Any]) -> bool:
-    """Returns whether this row of metrics is what `knn` returned."""
+    """Returns whether a row of metrics holds what `knn` returned."""
     return any(name.startswith(PREFIX) for name in row)
 
 
@@ -103,12 +107,36 @@ def summarize(
     untrained: dict[str, float],
     trained: dict[str, float],
 ) -> dict[str, Any]:
-    """Writes summary.json of a run that has taken `steps`, and prints its table.
+    """Writes summary.json and prints its table.
 
-    `untrained` and `trained` are what `knn` measured before the first step and after the
-    last, {} without held-out labels.
+    Args:
+      run: the run.
+      state: after the last step, on the devices.
+      steps: the number of steps taken.
+      folder: the workdir.
+      untrained: what `knn` measured before the first step; {} without held-out labels.
+      trained: what `knn` measured after the last step, likewise.
+
+    Returns:
+      The summary.
+
+    Raises:
+      TrainingError: the file cannot be written.
     """
-    summary: dict[str, Any] = {"steps": steps, "workdir": str(folder)}
+    with phase("measuring for the summary"):
+        summary = {"steps": steps, "workdir": str(folder)}
+        summary |= _scores(run, state, untrained, trained)
+    path = folder / SUMMARY_FILE
+    with writing(path), draft_of(path) as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(_table(summary, folder, run.method.notes))
+    return summary
+
+
+def _scores(
+    run: Run, state: TrainState, untrained: dict[str, float], trained: dict[str, float]
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
     if trained:
         summary |= {
             "knn_neighbors": run.knn.num_neighbors,
@@ -126,15 +154,11 @@ def summarize(
         known.append("all held-out images have the same features: nothing is learnt")
     if known:
         summary["remarks"] = known
-    path = folder / SUMMARY_FILE
-    with writing(path), draft_of(path) as draft:
-        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    print(_table(summary, folder, run.method.notes))
     return summary
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of the last run that finished in this workdir, if any can be read."""
+    """Reads the summary of the run that finished in a workdir; None if there is none."""
     try:
         text = (folder / SUMMARY_FILE).read_text(encoding="utf-8")
         summary = json.loads(text)
@@ -146,14 +170,21 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 def repeat_summary(
     summary: dict[str, Any], folder: Path, notes: Notes, advice: str
 ) -> dict[str, Any]:
-    """Says that a run is finished and how to go on, and prints its table again."""
+    """Says that a run is finished, prints its table again, and returns its summary.
+
+    Args:
+      summary: of the run.
+      folder: its workdir.
+      notes: of its method.
+      advice: how to train on.
+    """
     print(f"{folder} is finished; {advice}")
     print(_table(summary, folder, notes))
     return summary
 
 
 def describe(scores: dict[str, float]) -> str:
-    """Says what `knn` returns."""
+    """Returns the scores of `knn` as a phrase."""
     known = [
         f"{percent(score)} {_way(name)}"
         for name, score in scores.items()
@@ -165,7 +196,7 @@ def describe(scores: dict[str, float]) -> str:
 
 
 def _way(name: str) -> str:
-    """Says how a score of `knn` was measured: against 'rows' for 'knn_rows'."""
+    """Returns how a score was measured: 'against the rows' for 'knn_rows'."""
     ways = {"knn": "by features", "knn_embedding": "by embedding"}
     return ways.get(name) or f"against the {name.removeprefix(PREFIX + '_')}"
 
@@ -202,7 +233,7 @@ def _table(summary: dict[str, Any], folder: Path, notes: Notes) -> str:
 
 
 def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:
-    """Raises NotFinite, of the step that made the state."""
+    """Embeds images; raises NotFinite, and blames the step that made the state."""
     outputs = run.embed(state.params, state.batch_stats, images)
     for name, values in outputs._asdict().items():
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
@@ -214,7 +245,7 @@ def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:
 
 
 def _knn_of_pixels(run: Run) -> float | None:
-    """None for pictures that are streamed: they do not fit into memory as pixels."""
+    """Returns None for streamed pictures, whose pixels do not fit into memory."""
     train, held_out = run.dataset.train, run.dataset.held_out
     if not isinstance(train.images, np.ndarray):
         return None

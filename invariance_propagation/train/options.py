@@ -1,4 +1,4 @@
-"""The numbers of a run, by section, and whether they can be."""
+"""Holds the options of training, and checks their values."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from invariance_propagation.errors import UserError
 
 
 class TrainOptions(NamedTuple):
-    """The section `train`; configs/default.py says what each key means."""
+    """Holds the section `train`; configs/default.py says what each key means."""
 
     epochs: int
     batch_size: int
@@ -23,7 +23,7 @@ class TrainOptions(NamedTuple):
 
 
 class KnnOptions(NamedTuple):
-    """The section `knn`: K and sigma of the weighted kNN monitor."""
+    """Holds the section `knn`: K and sigma of the weighted kNN monitor."""
 
     num_neighbors: int
     temperature: float
@@ -31,6 +31,7 @@ class KnnOptions(NamedTuple):
 
 
 def check_options(options: TrainOptions, knn: KnnOptions) -> None:
+    """Raises UserError for the first option that is out of its range."""
     for name in (
         "epochs",
         "batch_size",
@@ -43,12 +44,12 @@ def check_options(options: TrainOptions, knn: KnnOptions) -> None:
     if options.evaluate_every < 0:
         raise UserError(
             f"train.evaluate_every={options.evaluate_every}: set it above 0, or to 0 "
-            "for none between the first step and the last"
+            "for no kNN between the first step and the last"
         )
     if options.num_workers < 0:
         raise UserError(
             f"train.num_workers={options.num_workers}: set it above 0, or to 0 for "
-            "threads alone"
+            "threads only"
         )
     if options.keep_checkpoints < 1:
         raise UserError(
@@ -65,6 +66,7 @@ def check_options(options: TrainOptions, knn: KnnOptions) -> None:
 
 
 def check_batch(options: TrainOptions, num_examples: int) -> None:
+    """Raises UserError for a batch that is larger than the training set."""
     if options.batch_size > num_examples:
         raise UserError(
             f"train.batch_size={options.batch_size}, but there are {num_examples} "

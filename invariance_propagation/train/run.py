@@ -1,78 +1,59 @@
-"""What a run consists of, once its config has been read."""
+"""A run: the parts that a config describes, and what can be made from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from invariance_propagation.data import sources
-from invariance_propagation.data.load.feed import Feed
+from invariance_propagation.data.load.feed import Input, ViewGroup
+from invariance_propagation.data.views import augment
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.evaluation.features import Embed
-from invariance_propagation.methods import Method
+from invariance_propagation.methods import Batch, Method
+from invariance_propagation.parallel import REPLICATED, SHARDED
 from invariance_propagation.train.options import KnnOptions, TrainOptions
-from invariance_propagation.train.state import TrainState
-
-
-class Programs(NamedTuple):
-    """What a run is about to compile, and the abstract arguments of a step.
-
-    Attributes:
-      state, indices, images, columns: of jax.ShapeDtypeStruct, on their devices.
-      create_network: makes parameters, statistics and the optimiser's state.
-      create_memory: makes the memory.
-      step: a training step.
-    """
-
-    state: TrainState
-    indices: jax.ShapeDtypeStruct
-    images: Any
-    columns: dict[str, jax.ShapeDtypeStruct]
-    create_network: jax.stages.Lowered
-    create_memory: jax.stages.Lowered
-    step: jax.stages.Lowered
+from invariance_propagation.train.step import TrainState
 
 
 class Run(NamedTuple):
-    """The parts of a run, bound to each other and to the devices.
+    """Holds the parts of a run.
 
     Attributes:
-      dataset: with the training images that the memory is indexed by.
+      dataset: its training images are the rows of the memory.
       runner: maps functions over the devices.
-      method: what is trained.
-      spec: where each part of the state lies.
-      init: (start: (params, batch_stats) on the host, in place of those of the same
-        name, or None) -> TrainState, placed.
-      lower: () -> Programs; allocates nothing.
-      step: (state, *what `feed` yields) -> (state, metrics).
-      feed: (start=, stop=) -> what each of these steps is given, placed.
-      views: (epoch, indices int [n]) -> by group float32 [v, n, size, size, C], what a
-        step of that epoch makes of these training images.
-      plain_view: uint8 [n, H, W, C] -> float32 [n, size, size, C], without chance.
-      chances: options of `augment`, of the method's first group of views.
-      embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host.
+      method: the loss and the memory.
+      optimizer: updates the encoder's parameters.
       schedule: step -> learning rate.
-      steps_per_epoch: N // B, of the N that the run began with.
+      spec: which parts of the state are sharded.
+      input: where a step's images come from; `input.feed(start=, stop=)` yields the
+        arguments of `step` after the state.
+      looks: how the views of each group are made.
+      example: shapes of a batch of one image, without keys, as `forward` takes it.
+      step: (state, indices, images, columns) -> (state, metrics), compiled when it is
+        first called; donates the state.
+      embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host, likewise.
+      steps_per_epoch: N // B, for the N that the run began with.
       options: the section `train`.
-      knn: the section `knn`, its K a number.
-      seed: of weights, order and augmentation.
+      knn: the section `knn`, with a number for K.
+      seed: determines weights, order and augmentation.
     """
 
     dataset: sources.Dataset
     runner: Runner
     method: Method
-    spec: TrainState
-    init: Callable[..., TrainState]
-    lower: Callable[[], Programs]
-    step: Callable
-    feed: Callable[..., Feed]
-    views: Callable[[int, np.ndarray], dict[str, jax.Array]]
-    plain_view: Callable[[jax.Array], jax.Array]
-    chances: dict[str, Any]
-    embed: Embed
+    optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    spec: TrainState
+    input: Input
+    looks: Mapping[str, ViewGroup]
+    example: Batch
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    embed: Embed
     steps_per_epoch: int
     options: TrainOptions
     knn: KnnOptions
@@ -87,6 +68,11 @@ class Run(NamedTuple):
         return self.options.epochs * self.steps_per_epoch
 
     @property
+    def chances(self) -> Mapping[str, Any]:
+        """The options of `augment` for the first group of views."""
+        return next(iter(self.looks.values())).chances
+
+    @property
     def has_labels(self) -> bool:
         return self.dataset.train.labels is not None
 
@@ -94,3 +80,144 @@ class Run(NamedTuple):
     def has_knn(self) -> bool:
         held_out = self.dataset.held_out
         return self.has_labels and held_out is not None and held_out.labels is not None
+
+
+class Programs(NamedTuple):
+    """Holds what a run compiles, and the abstract arguments of a step.
+
+    Attributes:
+      state, indices, images, columns: jax.ShapeDtypeStruct, placed on the devices.
+      create_network: makes parameters, statistics and the optimiser's state.
+      create_memory: makes the memory.
+      step: takes a training step.
+    """
+
+    state: TrainState
+    indices: jax.ShapeDtypeStruct
+    images: Any
+    columns: dict[str, jax.ShapeDtypeStruct]
+    create_network: jax.stages.Lowered
+    create_memory: jax.stages.Lowered
+    step: jax.stages.Lowered
+
+
+def init_state(run: Run, start: tuple[dict, dict] | None = None) -> TrainState:
+    """Makes the state before the first step, on the devices.
+
+    Args:
+      run: the run.
+      start: (params, batch_stats) on the host that replace random weights of the same
+        name. A method with heads of its own ignores other heads.
+    """
+    runner, method = run.runner, run.method
+    params_key, memory_key = _keys(run)
+    network = runner.create(partial(_init_network, run), REPLICATED, params_key)
+    if start is not None:
+        network = _with_weights(run, network, start)
+    _, params, batch_stats, _ = network
+    variables = {"params": params, "batch_stats": batch_stats}
+    variables = runner.fetch(variables, REPLICATED, 0)
+    memory = runner.create(
+        method.init_memory, method.memory_spec, memory_key, variables
+    )
+    if method.begin is not None:
+        images = run.dataset.train.images
+        memory = runner.fetch(memory, method.memory_spec, run.num_examples)
+        memory = method.begin(memory, lambda: run.embed(params, batch_stats, images))
+        memory = runner.put(memory, method.memory_spec)
+    return TrainState(*network, memory)
+
+
+def state_shapes(run: Run) -> TrainState:
+    """Returns the state as jax.ShapeDtypeStruct in global shapes; computes nothing."""
+    params_key, memory_key = _keys(run)
+    network = jax.eval_shape(partial(_init_network, run), params_key)
+    variables = {"params": network[1], "batch_stats": network[2]}
+    memory = jax.eval_shape(run.method.init_memory, memory_key, variables)
+    return TrainState(*network, memory)
+
+
+def lower(run: Run) -> Programs:
+    """Traces everything that a run compiles; allocates nothing on the devices."""
+    runner, method = run.runner, run.method
+    params_key, memory_key = _keys(run)
+    state = state_shapes(run)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    column = jax.ShapeDtypeStruct((run.options.batch_size,), jnp.int32)
+    columns = dict.fromkeys(method.requires.columns, column)
+    arguments = runner.abstract(
+        (state, column, run.input.shapes, columns),
+        (run.spec, SHARDED, run.input.spec, SHARDED),
+    )
+    create_network = runner.creator(partial(_init_network, run), REPLICATED)
+    create_memory = runner.creator(method.init_memory, method.memory_spec)
+    return Programs(
+        *arguments,
+        create_network.lower(params_key),
+        create_memory.lower(memory_key, variables),
+        run.step.lower(*arguments),
+    )
+
+
+def views_of(run: Run, epoch: int, indices: np.ndarray) -> dict[str, jax.Array]:
+    """Makes the views that a step of an epoch trains on.
+
+    Args:
+      run: the run.
+      epoch: counted from 0.
+      indices: int [n], rows of the training set.
+
+    Returns:
+      By group, float32 [v, n, size, size, C].
+    """
+    keys = augment.per_image_keys(run.seed, epoch, jnp.asarray(indices))
+    return jax.jit(run.input.views)(keys, run.input.read(epoch, indices))
+
+
+def plain_view(chances: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """Makes the view for evaluation, without randomness.
+
+    Args:
+      chances: options of `augment`.
+      images: uint8 [n, H, W, C].
+
+    Returns:
+      float32 [n, size, size, C].
+    """
+    names = ("size", "mean", "std")
+    return augment.normalize(images, **{name: chances[name] for name in names})
+
+
+def init_variables(method: Method, example: Batch, key: jax.Array) -> dict[str, Any]:
+    """Draws params and batch_stats of an encoder from a typed key.
+
+    Args:
+      method: with the encoder.
+      example: shapes of a batch of one image, without keys.
+      key: decides the random numbers.
+    """
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+    batch = batch._replace(keys=jax.random.split(jax.random.key(0), 1))
+    variables = method.encoder.init(key, batch, train=False, method=method.forward)
+    return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+
+
+def _init_network(run: Run, key: jax.Array) -> tuple[jax.Array, Any, Any, Any]:
+    variables = init_variables(run.method, run.example, key)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    return jnp.int32(0), params, batch_stats, run.optimizer.init(params)
+
+
+def _with_weights(run: Run, network: tuple, start: tuple[dict, dict]) -> tuple:
+    step, params, batch_stats, opt_state = network
+    new = run.runner.put(start, (REPLICATED, REPLICATED))
+    params, batch_stats = (
+        old | {name: x for name, x in weights.items() if name in old}
+        for old, weights in zip((params, batch_stats), new, strict=True)
+    )
+    return step, params, batch_stats, opt_state
+
+
+def _keys(run: Run) -> tuple[jax.Array, jax.Array]:
+    params_key, memory_key = jax.random.split(jax.random.key(run.seed))
+    return params_key, memory_key

@@ -1,7 +1,7 @@
-"""One device's share of a training step: a free function, mapped by a runner."""
+"""One training step on one device, and the state that it reads and writes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,32 @@ import optax
 from invariance_propagation import parallel
 from invariance_propagation.data.views.augment import per_image_keys
 from invariance_propagation.methods.base import Batch, Memory, Method, Moment
-from invariance_propagation.train.state import TrainState
+
+
+class TrainState(NamedTuple):
+    """Holds everything that a step reads and writes: arrays only.
+
+    There is no random state: randomness is a function of (seed, epoch, image).
+
+    Attributes:
+      step: int32 [], the number of steps taken.
+      params: parameters of the encoder, replicated.
+      batch_stats: running statistics of BatchNorm, averaged over devices.
+      opt_state: state of the Optax optimiser.
+      memory: the method's memory; arrays with one row per image are sharded.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    memory: Any
+
+
+def state_spec(memory_spec: Any) -> TrainState:
+    """Returns which parts of the state are replicated and which are sharded."""
+    whole = parallel.REPLICATED
+    return TrainState(whole, whole, whole, whole, memory_spec)
 
 
 def train_step(
@@ -29,25 +54,25 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step.
 
-    The loss reads the old memory. The method then updates the memory with what this
-    pass found: with the outputs from before the parameter update, and the variables
-    from after it.
+    The loss reads the old memory. The method then updates the memory from what this
+    pass found: from the outputs before the parameter update, and the variables after
+    it.
 
     Args:
-      state: as it was.
-      indices: int32 [b], this device's images.
-      images: what `pick` takes.
-      columns: int32 [b] by name, facts about these images.
-      method: what to minimise and remember.
-      optimizer: of the encoder's parameters.
-      pick: (images, indices) -> what `views` takes of this device's images.
-      views: (keys [b], images) -> float32 [v, b, size, size, C] by group.
-      seed: with epoch and index it determines each view.
+      state: before the step.
+      indices: int32 [b], rows of the training set, this device's share of the batch.
+      images: the input of `pick`.
+      columns: by name, int32 [b], facts about these images.
+      method: the loss and the memory.
+      optimizer: updates the encoder's parameters.
+      pick: (images, indices) -> this device's images, as `views` takes them.
+      views: (keys [b], images) -> by group, float32 [v, b, size, size, C].
+      seed: determines each view, together with epoch and index.
       steps_per_epoch: N // B.
-      axis_name: the device axis, or None for one device.
+      axis_name: the device axis, or None for a single device.
 
     Returns:
-      The next state and scalar metrics, averaged over all images of the step.
+      The next state, and scalar metrics, averaged over all images of the step.
     """
     epoch = state.step // steps_per_epoch
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -65,7 +90,7 @@ def train_step(
             method=method.forward,
         )
         loss, aux = method.loss(outputs, batch, state.memory, moment)
-        # The mean inside and outside of the gradient: right in every runner.
+        # The mean is taken inside and outside of the gradient: right in every runner.
         loss = parallel.pmean(loss.mean(), axis_name)
         return loss, (outputs, updates.get("batch_stats", {}), aux)
 
@@ -74,14 +99,14 @@ def train_step(
     grads = parallel.pmean(grads, axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # Each device has followed the blocks of images that it has a part in.
+    # Each device has only seen its groups of images.
     batch_stats = parallel.pmean(batch_stats, axis_name)
     metrics = {
         "loss": loss,
         **parallel.pmean(aux.metrics, axis_name),
         "gradient_norm": optax.tree.norm(grads),
     }
-    # A step that is not finite ends the run, and leaves zeros.
+    # A step that is not finite ends the run; until then the memory gets zeros.
     outputs, found = zero_unless_finite((outputs, aux.found), metrics)
     aux = aux._replace(found=found)
     variables = {"params": params, "batch_stats": batch_stats}
@@ -105,8 +130,9 @@ def _refresh_if_due(memory: Memory, method: Method, moment: Moment) -> Memory:
 def zero_unless_finite(tree: Any, values: Any) -> Any:
     """Returns `tree`, or zeros if a number in `values` is not finite.
 
-    What is then written into the memory depends on `values`. If they came from all that
-    was read of it, XLA writes in place; it would write into a copy otherwise.
+    This makes what is written into the memory depend on `values`. When `values` were
+    computed from everything that is read from the memory, XLA can then write in place;
+    otherwise it writes into a copy.
     """
     finite = jnp.all(
         jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(values)])

@@ -13,6 +13,7 @@ from invariance_propagation.errors import Stopped
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.train.build import build
 from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.run import state_shapes
 from tests.tiny_run import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,7 +55,7 @@ def test_the_imagenet_run_in_miniature(rehearsal: ModuleType, tmp_path: Path) ->
                 )
         run = build(config_of(tmp_path / "tfds", 0))
         checkpoints = Checkpoints(tmp_path / name, keep=9)
-        shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+        shapes = state_shapes(run)
         step, state, _ = checkpoints.restore(shapes)
         assert step == 4
         ids = checkpoints.sample_ids()

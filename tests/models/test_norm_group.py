@@ -16,8 +16,8 @@ from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.devices import cpu
 from invariance_propagation.errors import UserError
 from invariance_propagation.train import build
-from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.run import Run, init_state
+from invariance_propagation.train.step import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "pictures")
 SHOWN = 40  # images that are embedded
@@ -56,7 +56,7 @@ def config_of(num_devices: int, **changes: Any) -> ConfigDict:
 
 
 def go_on(run: Run, state: TrainState, start: int, stop: int) -> TrainState:
-    feed = run.feed(start=start, stop=stop)
+    feed = run.input.feed(start=start, stop=stop)
     for _ in range(start, stop):
         state, _ = run.step(state, *next(feed))
     feed.close()
@@ -71,7 +71,7 @@ def embeddings(run: Run, state: TrainState) -> np.ndarray:
 
 def after_two_steps(**arguments: Any) -> np.ndarray:
     run = build.build(config_of(**arguments))
-    return embeddings(run, go_on(run, run.init(), 0, 2))
+    return embeddings(run, go_on(run, init_state(run), 0, 2))
 
 
 @pytest.fixture(scope="module")

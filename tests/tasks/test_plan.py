@@ -13,7 +13,7 @@ from invariance_propagation import phases
 from invariance_propagation.errors import UserError
 from invariance_propagation.tasks import plan
 from invariance_propagation.train.build import build
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, init_state
 from tests.tiny_run import tiny_config
 
 
@@ -29,7 +29,7 @@ def planned(request: pytest.FixtureRequest) -> tuple[Run, plan.Plan]:
 
 def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
     run, found = planned
-    state = run.init()
+    state = init_state(run)
     size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.batch_stats)))
     assert found.device["parameters"] == size
     assert found.device["bank"] == 128 * 128 * 4  # half of 256 rows, one for padding

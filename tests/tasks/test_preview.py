@@ -17,6 +17,7 @@ from invariance_propagation.models import Encoder
 from invariance_propagation.tasks import preview
 from invariance_propagation.tasks.preview import describe, draw_preview, sheet
 from invariance_propagation.train import build
+from invariance_propagation.train.run import init_state, plain_view, views_of
 from tests.tiny_run import tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -78,8 +79,8 @@ def test_views_are_those_of_the_step(
     monkeypatch.setattr(build, "make_encoder", make_quick_encoder)
     config = tiny_config() if kind == "resident" else streamed_config(pictures)
     run = build.build(config)
-    state, steps = run.init(), run.steps_per_epoch + 1
-    for step, given in enumerate(run.feed(start=0, stop=steps)):
+    state, steps = init_state(run), run.steps_per_epoch + 1
+    for step, given in enumerate(run.input.feed(start=0, stop=steps)):
         seen.clear()
         state, _ = jax.block_until_ready(run.step(state, *given))
         jax.effects_barrier()
@@ -87,7 +88,7 @@ def test_views_are_those_of_the_step(
             indices = np.concatenate([np.asarray(x[0]) for x in seen])
             views = np.concatenate([np.asarray(x[1]) for x in seen])
             assert len(indices) == run.options.batch_size
-            found = run.views(step // run.steps_per_epoch, indices)["view"][0]
+            found = views_of(run, step // run.steps_per_epoch, indices)["view"][0]
             np.testing.assert_allclose(found, views, atol=1e-4)
 
 
@@ -161,7 +162,7 @@ def test_views_are_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config()
     run = build.build(config)
     images = run.dataset.train.images[:5]
-    shown = preview.visible(run, run.plain_view(images))
+    shown = preview.visible(run, plain_view(run.chances, images))
     np.testing.assert_array_equal(shown, images)
 
 

@@ -12,6 +12,7 @@ from invariance_propagation.store.checkpoint import FOLDER, Checkpoints, steps_i
 from invariance_propagation.store.facts import checksum as crc32
 from invariance_propagation.store.facts import leaves_of, read_facts
 from invariance_propagation.train.build import build
+from invariance_propagation.train.run import state_shapes
 from tests.tiny_run import tiny_config
 from tests.torture.runs import Outcome
 
@@ -65,7 +66,7 @@ def files(folder: Path, finished: Path, *, flips: int) -> Outcome:
       flips: how many single bits to flip in each file; the other ways are tried once.
     """
     run = build(tiny_config())
-    shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+    shapes = state_shapes(run)
     newest, *_ = steps = steps_in(finished)
     expected = {
         step: {

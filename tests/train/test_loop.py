@@ -1,5 +1,6 @@
 """Whole runs: they learn, resume exactly, stop in time, and say what they do."""
 
+import errno
 import gc
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import MetricsLog, read_rows
 from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.resume import failure
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, init_state
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -166,12 +168,12 @@ def test_a_signal_does_not_wait_for_images(
         run = build(config)
 
         def feed(start: int, stop: int) -> Any:
-            for step, given in enumerate(run.feed(start=start, stop=stop), start):
+            for step, given in enumerate(run.input.feed(start=start, stop=stop), start):
                 if step == 7:
                     os.kill(os.getpid(), signal.SIGHUP)
                 yield given
 
-        return run._replace(feed=feed)
+        return run._replace(input=run.input._replace(feed=feed))
 
     monkeypatch.setattr(loop, "build", build_and_interrupt)
     with pytest.raises(Stopped, match="by SIGHUP at step 7 of 32") as caught:
@@ -186,10 +188,15 @@ def test_a_signal_does_not_wait_for_images(
 def test_a_config_may_ask_to_stop(
     uninterrupted: Path, tmp_path: Path, name: str, value: float, step: int
 ) -> None:
-    config = tiny_config(**{f"train__stop_after_{name}": value})
-    with pytest.raises(Stopped, match=f"at step {step} of 32.*same command") as caught:
+    key = f"train.stop_after_{name}"
+    config = tiny_config(**{key.replace(".", "__"): value})
+    expected = f"by {key}={value:g} at step {step} of 32.*same command"
+    with pytest.raises(Stopped, match=expected) as caught:
         train_and_evaluate(config, str(tmp_path))
     assert caught.value.status == 0
+    assert f"--config.{key}=0 to train to the end" in str(caught.value)
+    # What would stop again after one step is no advice.
+    assert ("run the same command" in str(caught.value)) == (step > 1)
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
     if name == "steps":  # so many of each call
         with pytest.raises(Stopped, match="at step 22 of 32"):
@@ -203,11 +210,16 @@ def test_kNN_against_the_bank_alone_embeds_no_training_image(
 ) -> None:
     embedded = []
 
-    def note(run: Any, state: Any, images: np.ndarray) -> Any:
-        embedded.append(len(images))
-        return run.embed(state.params, state.batch_stats, images)
+    def noting_build(config: Any) -> Run:
+        run = build(config)
 
-    monkeypatch.setattr(monitor, "_embed", note)
+        def embed(params: Any, batch_stats: Any, images: np.ndarray) -> Any:
+            embedded.append(len(images))
+            return run.embed(params, batch_stats, images)
+
+        return run._replace(embed=embed)
+
+    monkeypatch.setattr(loop, "build", noting_build)
     config = tiny_config(knn__embed_anew=False)
     summary = train_and_evaluate(config, str(tmp_path))
     assert set(embedded) == {450}
@@ -417,6 +429,23 @@ def test_a_finished_run_says_so(
     assert summary == json.loads((uninterrupted / "summary.json").read_text())
 
 
+def test_a_finished_run_on_a_disk_that_takes_no_files_says_so(
+    uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    before = files_of(uninterrupted)
+    train_and_evaluate(tiny_config(), str(uninterrupted))
+    assert "is finished" in capsys.readouterr().out
+    # Steps that are still to be taken need writing.
+    longer = tiny_config(optimizer__schedule="steps", train__epochs=5)
+    with pytest.raises(UserError, match="cannot be written \\(Read-only file system"):
+        train_and_evaluate(longer, str(uninterrupted))
+    assert files_of(uninterrupted) == before
+
+
 def test_a_run_killed_before_its_summary_still_makes_it(uninterrupted: Path) -> None:
     summary = uninterrupted / "summary.json"
     before = json.loads(summary.read_text())
@@ -480,7 +509,7 @@ def test_without_propagation_nothing_is_announced(
 
 def test_a_bank_may_start_from_embeddings(tmp_path: Path) -> None:
     run = build(tiny_config(method__bank_start="embeddings"))
-    state = run.init()
+    state = init_state(run)
     memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
     images = run.dataset.train.images
     embedding = run.embed(state.params, state.batch_stats, images).embedding
@@ -578,8 +607,8 @@ def test_a_workdir_is_tried_out_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "summary.json").mkdir()
-    monkeypatch.setattr(loop, "_train", None)
-    with pytest.raises(UserError, match="summary.json is not a file"):
+    monkeypatch.setattr(loop, "first_point", None)
+    with pytest.raises(UserError, match="summary.json is no file"):
         train_and_evaluate(tiny_config(), str(tmp_path))
 
 

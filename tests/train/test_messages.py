@@ -3,12 +3,6 @@
 from invariance_propagation.train.messages import changed_settings, collapse
 
 
-class Spoken(list):
-    """Stands in for a `Progress`."""
-
-    say = list.append
-
-
 def test_what_is_learnt_otherwise_from_here_on_is_named(capsys) -> None:
     before = {"method": {"temperature": 0.1, "old": 1}, "train": {"epochs": 3}}
     changed_settings(before, before)
@@ -23,10 +17,10 @@ def test_what_is_learnt_otherwise_from_here_on_is_named(capsys) -> None:
 
 
 def test_a_collapse_is_told_once_and_not_of_the_first_epochs() -> None:
-    said, before = Spoken(), {}
+    said, before = [], {}
     for epoch, similarity in enumerate([0.99] * 10 + [0.5, 0.95, 0.96, 0.2]):
         row = {"epoch": epoch, "similarity": similarity}
-        collapse(row, before, said)
+        said += collapse(row, before)
         before = row
     (warning,) = said
     assert warning.startswith("warning: in epoch 11 all images have nearly the same")

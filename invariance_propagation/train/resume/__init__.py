@@ -1,1 +1,1 @@
-"""How a run stops and goes on: the same one, or with other data, epochs or weights."""
+"""Stops runs and goes on with them, also with other images, epochs or weights."""

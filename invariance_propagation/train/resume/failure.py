@@ -1,7 +1,7 @@
-"""What is kept of a step that has made NaN or infinity, so that it can be run again.
+"""Keeps what is needed to repeat a step that has made NaN or infinity.
 
-A folder of the workdir, `failed_step_17`, holds `failure.json` and, under
-`checkpoints/`, the state that the run was last known to be sound in.
+A folder in the workdir, such as `failed_step_17`, holds `failure.json` and, under
+`checkpoints/`, the last sound state of the run.
 """
 
 import itertools
@@ -40,19 +40,19 @@ def indices_of(run: Run, step: int) -> np.ndarray:
 def keep(run: Run, workdir: Path, error: NotFinite) -> str:
     """Writes the folder of a failed step.
 
-    The checkpoint in it is made of links to the files of the newest checkpoint there
-    is, so it takes no space and stays when the run deletes that one.
+    Its checkpoint consists of links to the files of the newest checkpoint. So it takes
+    no space, and it stays when the run deletes that one.
 
     Args:
-      run: that the step is of.
-      workdir: of the run; its checkpoints are all sound and wholly written.
-      error: of the step.
+      run: the run of the step.
+      workdir: of the run; its checkpoints are sound and completely written.
+      error: says which step and which numbers.
 
     Returns:
-      The message to end the run with: how to look at the step and how to go on.
+      The message that ends the run: how to look at the step, and how to go on.
 
     Raises:
-      TrainingError: it cannot be written.
+      TrainingError: the folder cannot be written.
     """
     step, ids = error.step, run.dataset.train.ids
     good = next(iter(steps_in(workdir)), None)
@@ -81,8 +81,8 @@ def keep(run: Run, workdir: Path, error: NotFinite) -> str:
             draft.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return (
         f"{error}. The last good step is {good}, and its checkpoint stays. To look at "
-        f"the failed step, run the same command with --config.task=replay (what it "
-        f"needs is in {folder}). To go on from step {good}, run the same command with "
+        f"the failed step, run the same command with --config.task=replay (it reads "
+        f"{folder}). To go on from step {good}, run the same command with "
         "another setting, such as a smaller optimizer.learning_rate or a larger "
         "method.temperature"
     )
@@ -92,7 +92,7 @@ def find(workdir: Path) -> Path:
     """Returns the newest folder of a failed step in a workdir, or the folder itself.
 
     Raises:
-      UserError: there is none.
+      UserError: no step of the run has failed.
     """
     if (workdir / FILE).is_file():
         return workdir
@@ -109,7 +109,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Reads the facts of a failed step.
 
     Raises:
-      UserError: the file cannot be read, or is not what was written.
+      UserError: the file cannot be read, or somebody has changed it.
     """
     path = folder / FILE
     try:
@@ -128,7 +128,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _folder_for(workdir: Path, facts: dict[str, Any]) -> Path:
-    """Names a folder that is free, or holds the same failure already."""
+    """Returns a folder that does not exist, or holds the same failure already."""
     first = workdir / f"{NAME}{facts['step']}"
     for number in itertools.count(1):
         folder = first if number == 1 else Path(f"{first}_{number}")
@@ -144,5 +144,5 @@ def _folder_for(workdir: Path, facts: dict[str, Any]) -> Path:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a disk without links, as a Drive in Colab
+    except OSError:  # a disk without links, such as a Drive in Colab
         shutil.copy2(source, target)

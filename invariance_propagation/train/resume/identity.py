@@ -1,4 +1,4 @@
-"""What a run is of, as its checkpoints note it, and whether another run may go on."""
+"""Notes what a run trains on, and decides whether another run may go on from it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,24 +11,27 @@ from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.store.facts import (
+    noted_steps_per_epoch,
     pack_checksums,
     pack_ids,
     unpack_checksums,
     unpack_ids,
 )
 from invariance_propagation.train.run import Run
+from invariance_propagation.version import versions
 
-# 2: marks of content besides names, a random sample; runs of version 1 note none.
+# Version 2 covers marks of content besides names, and data.num_train is a random sample.
+# Runs of version 1 note no version.
 DIGEST_VERSION = 2
 MATCH = "--config.data.on_change=match"
 
 
 class Difference(NamedTuple):
-    """How the images of a config differ from those of a checkpoint.
+    """Holds how the images of a config differ from those of a checkpoint.
 
     Attributes:
-      train: of the training images; None where they are the same.
-      held_out: says it of the held-out images; '' where they are the same.
+      train: changes of the training images; None if they are the same.
+      held_out: describes the changes of the held-out images; '' if there are none.
     """
 
     train: Changes | None
@@ -36,7 +39,7 @@ class Difference(NamedTuple):
 
 
 def identity_of(run: Run) -> dict[str, Any]:
-    """Returns what a checkpoint must share with a run that goes on from it."""
+    """Returns what a checkpoint must have in common with a run that goes on from it."""
     return {
         "dataset": run.dataset.name,
         "num_examples": run.num_examples,
@@ -48,8 +51,13 @@ def identity_of(run: Run) -> dict[str, Any]:
     }
 
 
-def method_of(run: Run) -> dict[str, Any]:
-    """Returns what those who read a checkpoint need to know of its method."""
+def facts_of(run: Run) -> dict[str, Any]:
+    """Returns what a checkpoint notes for its readers, besides `identity_of`."""
+    return {"versions": versions(), **names_of(run), **_crop_of(run), **_method_of(run)}
+
+
+def _method_of(run: Run) -> dict[str, Any]:
+    """Returns what readers of a checkpoint need to know about its method."""
     notes = run.method.notes
     return {
         "memory": {"rows": notes.rows, "neighbors": notes.neighbors},
@@ -58,37 +66,46 @@ def method_of(run: Run) -> dict[str, Any]:
 
 
 def names_of(run: Run) -> dict[str, str]:
-    """Returns which image each row of the memory belongs to, where images have names.
+    """Returns the name and checksum of each training and held-out image, if known.
 
-    Likewise of the held-out images. By names and checksums a later run tells what has
-    changed.
+    Row i of the memory belongs to training image i. A later run compares names and
+    checksums to find out which images have changed.
     """
     return _names("sample", run.dataset.train) | _names(
         "held_out", run.dataset.held_out
     )
 
 
-def crop_of(run: Run) -> dict[str, float]:
-    """Returns the part of an image's shorter side that evaluation looks at."""
+def _crop_of(run: Run) -> dict[str, float]:
+    """Returns the share of an image's shorter side that evaluation crops."""
     images = run.dataset.train.images
     return {"share": images.share if isinstance(images, Pictures) else 1.0}
 
 
 def steps_per_epoch_of(found: Mapping[str, Any] | None, run: Run) -> int:
-    """Returns the steps of an epoch, which stay as they were when a run began.
+    """Returns the steps per epoch, which stay what they were when a run began.
 
-    Another number of images would else move the learning rate and all that counts epochs.
+    Otherwise another number of images would shift the learning rate and everything else
+    that counts epochs.
+
+    Args:
+      found: the facts of its checkpoint; None without one.
+      run: the run that goes on.
     """
     if found is None or found["batch_size"] != run.options.batch_size:
         return run.steps_per_epoch
-    at_first = found["num_examples"] // found["batch_size"]
-    return found.get("steps_per_epoch", at_first)
+    return noted_steps_per_epoch(found)
 
 
 def same_images(found: Mapping[str, Any], own: Mapping[str, Any], run: Run) -> bool:
-    """Returns whether a checkpoint is of this run's training images.
+    """Returns whether a checkpoint was trained on the same images as this run.
 
-    What the data set is called does not matter: a folder may have been renamed.
+    The name of the data set does not matter, because a folder may have been renamed.
+
+    Args:
+      found: the facts of the checkpoint.
+      own: `identity_of` this run.
+      run: this run.
     """
     if found["num_examples"] != own["num_examples"]:
         return False
@@ -99,7 +116,7 @@ def same_images(found: Mapping[str, Any], own: Mapping[str, Any], run: Run) -> b
 def check_same_run(
     found: Mapping[str, Any] | None, own: Mapping[str, Any], run: Run, folder: Path
 ) -> Difference | None:
-    """Compares the run of a workdir with the one that is to go on in it.
+    """Compares the run in a workdir with the run that is to go on there.
 
     Args:
       found: the facts of its checkpoint; None without one.
@@ -108,33 +125,33 @@ def check_same_run(
       folder: the workdir, for messages.
 
     Returns:
-      How the images differ; None where they do not.
+      How the images differ; None if they do not.
 
     Raises:
-      UserError: another batch; or other images, and data.on_change is 'refuse' or what
-        was there cannot be matched.
+      UserError: another batch size; or other images, and either data.on_change is
+        'refuse' or the memory cannot be matched.
     """
     if found is None:
         return None
     if found["batch_size"] != run.options.batch_size:
         raise UserError(
             f"{folder} holds a run with train.batch_size={found['batch_size']}, this "
-            f"config has {run.options.batch_size}, and steps would be other images: set "
-            "it back, or choose another --workdir"
+            f"config has {run.options.batch_size}, so step numbers would refer to "
+            "different images: set it back, or choose another --workdir"
         )
     held_out = _compare_held_out(found, own, run.dataset.held_out)
     if same_images(found, own, run):
         if held_out and not _matches(own) and (run.has_knn or found.get("untrained")):
             raise UserError(
-                f"{folder} holds a checkpoint with other held-out images, so that kNN "
-                f"before and after could not be compared ({held_out}): set them back, "
+                f"{folder} holds a checkpoint with other held-out images, so kNN before "
+                f"and after could not be compared ({held_out}): set them back, "
                 f"add {MATCH} to go on all the same, or choose another --workdir"
             )
         return Difference(None, held_out) if held_out else None
     known = _known(found, "sample")
     names = run.dataset.train.ids
     if known is None or names is None:
-        changes, hindrance = None, "its images have no names to tell what has changed"
+        changes, hindrance = None, "its images have no names to show what has changed"
     else:
         changes = compare(known, Known(names, run.dataset.train.checksums()))
         hindrance = _hindrance(run)
@@ -169,7 +186,7 @@ def _other_images(
 
 
 def _matches(own: Mapping[str, Any]) -> bool:
-    # A config of before the key refuses, as it did.
+    # Configs from before this key existed refused.
     return own["config"]["data"].get("on_change") == "match"
 
 
@@ -209,7 +226,7 @@ def _known(found: Mapping[str, Any], kind: str) -> Known | None:
 def _compare_held_out(
     found: Mapping[str, Any], own: Mapping[str, Any], split: Split | None
 ) -> str:
-    """Says what has changed; '' for nothing, or where an earlier version noted nothing."""
+    """Says what has changed; '' for nothing, or if an earlier version noted nothing."""
     if "held_out" not in found or found["held_out"] == own["held_out"]:
         return ""
     before, now = (

@@ -1,4 +1,4 @@
-"""Carries a run over to other images: rows that stay, new ones, and what is said of it."""
+"""Carries a run over to other images: keeps rows, adds new ones, and says so."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,16 +19,16 @@ from invariance_propagation.train.resume.identity import (
     steps_per_epoch_of,
 )
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 
 def stored_shapes(
     shapes: TrainState, own: Mapping[str, Any], run: Run, found: Mapping[str, Any]
 ) -> TrainState:
-    """Returns the shapes of a checkpoint, whose memory may be of other images.
+    """Returns the shapes of a checkpoint, whose memory may belong to other images.
 
     Args:
-      shapes: of this run, jax.ShapeDtypeStruct.
+      shapes: the state of this run, jax.ShapeDtypeStruct.
       own: `identity_of` this run.
       run: this run.
       found: the facts of the checkpoint.
@@ -52,24 +52,25 @@ def carry_over(
     saved: Mapping[str, Any],
     folder: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Takes a checkpoint to this run's images, and says so where they are others.
+    """Adapts a checkpoint to this run's images, and says what has changed.
 
-    It may be an older one than the newest, and of other images than that.
+    The checkpoint may be older than the newest one, which is damaged then, and may
+    belong to yet other images.
 
     Args:
       run: this run.
-      arrays: NumPy arrays of the checkpoint.
-      shapes: of this run's state.
+      arrays: the state in the checkpoint, NumPy arrays.
+      shapes: the state of this run.
       own: `identity_of` this run, and its config.
       saved: the facts of the checkpoint.
       folder: its workdir, for messages.
 
     Returns:
-      The state to go on with, and what stays of the facts.
+      The state to go on with, and the facts that stay.
 
     Raises:
       UserError: as `check_same_run`.
-      TrainingError: it is of another run than the one that was found at the start.
+      TrainingError: another run has written the checkpoint since this one began.
     """
     untrained = saved.get("untrained", {})
     noted = {name: saved[name] for name in ("data_changes",) if name in saved}
@@ -92,30 +93,30 @@ def carry_over(
 def match_state(
     run: Run, state: TrainState, shapes: TrainState, difference: Difference
 ) -> TrainState:
-    """Makes the memory that of this run's images; everything else stays as it is.
+    """Fits the memory to this run's images; everything else stays as it is.
 
-    Images whose content was there before keep what the memory holds of them. New ones,
-    and those whose content has changed, are embedded by the network of the checkpoint, in
-    the way of evaluation. What the memory becomes, its method says (`match`).
+    Images with the same content as before keep their part of the memory. The checkpoint's
+    network embeds new and changed images as evaluation does. The method's `match` makes
+    the memory from both.
 
-    An image's place among the others decides the order of an epoch and, with the seed and
-    the epoch, its views. From here on they are those of a run with the present images.
+    The position of an image decides its place in an epoch and, with seed and epoch, its
+    views. From here on both are the same as in a run with the present images.
 
     Args:
       run: this run.
-      state: NumPy arrays of a checkpoint.
-      shapes: of this run's state.
-      difference: between the images of both.
+      state: the state in a checkpoint, NumPy arrays.
+      shapes: the state of this run.
+      difference: between the images of the checkpoint and those of this run.
 
     Raises:
-      UserError: the memory does not become what this config makes it.
+      UserError: the memory does not have the shapes that this config needs.
     """
     if difference.train is None or not jax.tree.leaves(state.memory):
         return state
     rows = difference.train.rows
     new = np.flatnonzero(rows == GONE)
     images = run.dataset.train.images
-    shown = new if len(new) else np.array([0])  # there is no pass over no images
+    shown = new if len(new) else np.array([0])  # a pass needs at least one image
     chosen = images.take(shown) if isinstance(images, Pictures) else images[shown]
     network = run.runner.put((state.params, state.batch_stats), (REPLICATED,) * 2)
     embeddings = run.embed(*network, chosen).embedding[: len(new)]
@@ -125,12 +126,12 @@ def match_state(
 
 
 def tell(difference: Difference, run: Run, step: int, *, scored: bool) -> list[str]:
-    """Says what has changed and how the run goes on, a few lines.
+    """Returns lines that say what has changed and how the run goes on.
 
     Args:
-      difference: between the images of its checkpoint and the present ones.
+      difference: between the images of the checkpoint and the present ones.
       run: this run.
-      step: of the checkpoint.
+      step: the step of the checkpoint.
       scored: whether kNN of the untrained network was measured on the earlier images.
     """
     lines = []
@@ -155,7 +156,7 @@ def tell(difference: Difference, run: Run, step: int, *, scored: bool) -> list[s
 
 
 def counts(difference: Difference, step: int) -> dict[str, Any]:
-    """Returns what the facts of a run keep of a change, JSON."""
+    """Returns what checkpoints note about a change, as JSON."""
     known: dict[str, Any] = {"step": step, "held_out": difference.held_out}
     if difference.train is not None:
         kinds = ("added", "removed", "renamed", "changed")
@@ -177,7 +178,7 @@ def _about_steps(run: Run, step: int) -> str:
     size, per_epoch = run.options.batch_size, run.steps_per_epoch
     text = (
         f"the run goes on at step {step:,}, in epoch {step // per_epoch}, in the order "
-        f"of the images that there are now; an epoch stays {per_epoch:,} steps of {size}"
+        f"of the present images; an epoch stays {per_epoch:,} steps of {size}"
     )
     at_once = run.num_examples // size
     if at_once > per_epoch:

@@ -1,9 +1,8 @@
-"""Saves a state only once a step taken from it has shown that it is sound.
+"""Saves a state only after a further step has shown that it is sound.
 
-A step can break the weights and still have a finite loss, which was computed before the
-update. So a state waits on the host until the next step's loss is known, and is
-written then. A state that no step follows, as at the end of a run, is tried by a step
-whose result is thrown away.
+A step can break the weights and still report a finite loss, because the loss was computed
+before the update. So a state waits on the host until the loss of the next step is known.
+If no step follows, as at the end of a run, one is taken and its result thrown away.
 """
 
 from typing import Any, NamedTuple
@@ -16,11 +15,11 @@ from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import leaves_of
 from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.run import Run
-from invariance_propagation.train.state import TrainState
+from invariance_propagation.train.step import TrainState
 
 
 class Waiting(NamedTuple):
-    """A state on the host that is to be written, with its facts."""
+    """Holds a state on the host that is to be written, with its facts."""
 
     step: int
     state: Any
@@ -36,19 +35,19 @@ class Saver:
 
     @property
     def holds(self) -> bool:
-        """Whether a state waits to be written."""
+        """Returns whether a state waits to be written."""
         return self._waiting is not None
 
     def hold(self, step: int, state: TrainState, facts: dict[str, Any]) -> None:
         """Copies a state to the host, to be written by `write`.
 
         Args:
-          step: steps done.
-          state: placed; the next step may donate it.
+          step: the number of steps taken.
+          state: on the devices; the next step may donate it.
           facts: as for `Checkpoints.save`.
 
         Raises:
-          NotFinite: an array of it has NaN or infinity.
+          NotFinite: the state has NaN or infinity.
         """
         run = self._run
         host_state = run.runner.fetch(state, run.spec, run.num_examples)
@@ -56,12 +55,12 @@ class Saver:
         self._waiting = Waiting(step, host_state, facts)
 
     def write(self) -> None:
-        """Starts to write the state that waits, if one does.
+        """Starts to write the waiting state, if there is one.
 
-        To be called once the loss of the next step is known to be finite.
+        Call this once the loss of the next step is known to be finite.
 
         Raises:
-          TrainingError: it cannot be written.
+          TrainingError: the state cannot be written.
         """
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
@@ -70,18 +69,18 @@ class Saver:
                 self._checkpoints.on_disk = waiting.step
 
     def try_and_write(self, state: TrainState, given: tuple) -> TrainState:
-        """Tries the state that waits by one more step, writes it, and waits for the disk.
+        """Tries the waiting state by one more step, writes it, and waits for the disk.
 
         Args:
-          state: the same, placed; donated.
-          given: indices and images of any step, placed.
+          state: the waiting state, on the devices; donated.
+          given: the arguments of any step after the state.
 
         Returns:
-          The state as it was, placed.
+          The state as it was, on the devices.
 
         Raises:
           NotFinite: the step's loss is not finite.
-          TrainingError: it cannot be written.
+          TrainingError: the state cannot be written.
         """
         waiting = self._waiting
         try_step(self._run, waiting.step, state, given)
@@ -91,16 +90,16 @@ class Saver:
 
 
 def try_step(run: Run, step: int, state: TrainState, given: tuple) -> None:
-    """Takes a step whose result is thrown away.
+    """Takes a step and throws its result away.
 
     Args:
-      run: that the state is of.
-      step: steps done, at least 1; the last of them made the state.
-      state: placed; donated.
-      given: indices and images of any step, placed.
+      run: the run of the state.
+      step: the number of steps taken, at least 1; the last one made the state.
+      state: on the devices; donated.
+      given: the arguments of any step after the state.
 
     Raises:
-      NotFinite: of the step that made the state, since the loss after it is not finite.
+      NotFinite: the loss is not finite; blames the step that made the state.
     """
     _, metrics = run.step(state, *given)
     tried = Window()
@@ -116,12 +115,12 @@ def check_finite(step: int, state: Any) -> None:
     """Raises NotFinite for the first array of a state that has NaN or infinity.
 
     Args:
-      step: steps done, at least 1; the last of them made the state.
+      step: the number of steps taken, at least 1; the last one made the state.
       state: pytree of NumPy arrays.
     """
     for name, leaf in leaves_of(state).items():
         if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
-            # bfloat16 is no floating type to NumPy.
+            # NumPy does not count bfloat16 among its floating types.
             broken = ~np.isfinite(leaf.astype(np.float32, copy=False))
             if broken.any():
                 raise NotFinite(step - 1, {name: float(leaf[broken][0])})

@@ -1,7 +1,7 @@
-"""How long a run trains, when that changes: what its learning rate was, and would be.
+"""Checks the learning rate of a run that goes on with another number of epochs.
 
-A cosine knows its end. With other epochs it is another cosine, whose past the run has
-not had: its learning rate would jump, and only some epochs later fall again.
+A cosine depends on its end. With more epochs it would have been higher all along: the
+learning rate would jump, and fall again only some epochs later.
 """
 
 import shlex
@@ -26,22 +26,22 @@ def check_horizon(
     steps_per_epoch: int,
     folder: Path,
 ) -> str | None:
-    """Compares the end of the schedule that a run had with the one it is given.
+    """Compares the epochs and restarts of a run with those that it is to go on with.
 
-    Epochs and restarts are compared; of the other keys both have what `now` has.
+    Other keys of the schedule may change: both schedules take them from `now`.
 
     Args:
       before: the config of the newest checkpoint.
       now: the config that the run is to go on with.
-      step: steps done, at least 1.
+      step: the number of steps taken, at least 1.
       steps_per_epoch: N // B, which a run cannot change.
       folder: its workdir, for the message.
 
     Returns:
-      A line that names what has changed, if anything has.
+      A line that says what has changed; None if nothing has.
 
     Raises:
-      UserError: in some step that is done, the learning rate was not what `now` says.
+      UserError: by `now`, a step that was taken would have had another learning rate.
     """
     old = {name: before["optimizer"].get(name, ()) for name in ENDS}
     new = {name: now["optimizer"].get(name, ()) for name in ENDS}
@@ -56,7 +56,7 @@ def check_horizon(
     }
     was = make_schedule(**rates | old, epochs=epochs)
     will_be = make_schedule(**rates | new, epochs=more)
-    # Within an epoch a schedule does not change its kind.
+    # The parts of a schedule begin and end with epochs, so these steps show any change.
     done = np.array([*range(0, step, steps_per_epoch), step - 1])
     jump = f"{float(was(step - 1)):.2g} to {float(will_be(step)):.2g}"
     changed = f"train.epochs={epochs}"
@@ -81,7 +81,7 @@ def check_horizon(
 
 
 def how_to_train_on(config: Mapping[str, Any], folder: Path) -> str:
-    """Says how a finished run is trained for twice its epochs, by exact options."""
+    """Says which options train a finished run for twice its epochs."""
     epochs = config["train"]["epochs"]
     more = f"--config.train.epochs={2 * epochs}"
     if config["optimizer"]["schedule"] == "steps":
@@ -96,13 +96,21 @@ def how_to_train_on(config: Mapping[str, Any], folder: Path) -> str:
 
 
 def another_workdir(folder: Path, epochs: int) -> str:
+    """Returns the option that puts a longer run beside a workdir."""
     return f"--workdir={shlex.quote(f'{folder}-{epochs}-epochs')}"
 
 
 def restart_options(
     config: Mapping[str, Any], old: Mapping[str, Any], *, epochs: int, more: int
 ) -> str:
-    """The options that add a schedule after the `epochs` there are, up to `more`."""
+    """Returns the options that start the schedule again after `epochs`, up to `more`.
+
+    Args:
+      config: of the run.
+      old: the restarts that it has already.
+      epochs: of the run so far.
+      more: epochs of the longer run.
+    """
     starts = (*old["restart_epochs"], epochs)
     rates = (*old["restart_rates"], config["optimizer"]["learning_rate"])
     return (

@@ -1,4 +1,4 @@
-"""Weights to start from: of another run, or of a file; everything else is new."""
+"""Reads the weights that a new run starts from: of another run, or of a file."""
 
 from typing import Any, NamedTuple
 
@@ -18,12 +18,12 @@ from invariance_propagation.store.weights import is_weights
 
 
 class Start(NamedTuple):
-    """What a network starts from instead of random weights.
+    """Holds weights that a network starts from instead of random ones.
 
     Attributes:
-      params, batch_stats: of the backbone, and of the head if it is alike; NumPy
+      params, batch_stats: of the backbone, and of the head if its shapes fit; NumPy
         arrays.
-      facts: where they are from.
+      facts: the path and digest of the weights, as JSON.
     """
 
     params: dict[str, Any]
@@ -32,7 +32,7 @@ class Start(NamedTuple):
 
 
 def start_of(config: ConfigDict) -> Start | None:
-    """The weights that a config names for a new run, if it names any; says which."""
+    """Reads the weights that a config names, and says so; None if it names none."""
     if not config.weights:
         return None
     encoder = settings.call(make_encoder, "encoder", config)
@@ -40,7 +40,9 @@ def start_of(config: ConfigDict) -> Start | None:
         config.weights, encoder=encoder, channels=len(config.augment.mean)
     )
     what = "backbone and head" if start.facts["head"] else "the backbone"
-    print(f"starting from {what} of {config.weights}: 'untrained' below is as they are")
+    print(
+        f"starting from {what} of {config.weights}: 'untrained' below means these weights"
+    )
     return start
 
 
@@ -49,12 +51,12 @@ def read_start(path: str, *, encoder: Encoder, channels: int) -> Start:
 
     Args:
       path: as for `restore_backbone`.
-      encoder: that will train.
+      encoder: the encoder to train.
       channels: of its images.
 
     Raises:
-      UserError: there are none, or they are of another backbone.
-      TrainingError: a checkpoint that cannot be read.
+      UserError: there are no weights, or they belong to another backbone.
+      TrainingError: a checkpoint cannot be read.
     """
     if is_weights(path):
         backbone, head = restore_backbone(path), {}

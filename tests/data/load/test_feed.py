@@ -17,7 +17,7 @@ from invariance_propagation.store.facts import unpack_ids
 from invariance_propagation.train import loop
 from invariance_propagation.train.build import build
 from invariance_propagation.train.loop import train_and_evaluate
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.run import Run, lower, state_shapes, views_of
 from tests.tiny_run import rows_without_times, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -59,7 +59,7 @@ def folder_config(folder: Path, **changes: Any):
 
 def final_state(workdir: Path, run: Run) -> tuple[int, Any, dict]:
     checkpoints = Checkpoints(workdir, keep=9)
-    shapes = run.runner.shapes(run.init(), run.spec, run.num_examples)
+    shapes = state_shapes(run)
     found = checkpoints.restore(shapes)
     checkpoints.close()
     return found
@@ -153,8 +153,8 @@ def test_views_made_on_the_host_are_the_devices(folder: Path, make_config) -> No
     indices = np.arange(20, dtype=np.int32)
     std = np.array(on_host.chances["std"])
     for epoch in (0, 3):
-        expected = np.asarray(on_device.views(epoch, indices)["view"])
-        found = np.asarray(on_host.views(epoch, indices)["view"])
+        expected = np.asarray(views_of(on_device, epoch, indices)["view"])
+        found = np.asarray(views_of(on_host, epoch, indices)["view"])
         gray_levels = 255 * std * np.abs(found - expected)
         assert gray_levels.mean() < 0.5 and gray_levels.max() < 6
 
@@ -163,8 +163,8 @@ def test_views_made_on_the_host_are_the_devices(folder: Path, make_config) -> No
 def test_a_step_is_given_the_hosts_views(folder: Path, make_config) -> None:
     run = build(make_config(folder, augmentation="host"))
     per_epoch = run.steps_per_epoch
-    feed = run.feed(start=per_epoch + 1, stop=per_epoch + 3)
-    shapes = run.lower()
+    feed = run.input.feed(start=per_epoch + 1, stop=per_epoch + 3)
+    shapes = lower(run)
     for _ in range(2):
         indices, images, columns = next(feed)
         images, shape = images["view"], shapes.images["view"]
@@ -175,7 +175,7 @@ def test_a_step_is_given_the_hosts_views(folder: Path, make_config) -> None:
         # Both devices' rows, one after the other.
         indices, images = (np.concatenate(np.asarray(x)) for x in (indices, images))
         std, mean = (np.array(run.chances[name]) for name in ("std", "mean"))
-        views = 255 * (np.asarray(run.views(1, indices)["view"][0]) * std + mean)
+        views = 255 * (np.asarray(views_of(run, 1, indices)["view"][0]) * std + mean)
         np.testing.assert_allclose(images[:, 0], views, atol=1e-3)
     assert next(feed, None) is None
 

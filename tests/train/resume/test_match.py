@@ -23,7 +23,6 @@ from invariance_propagation.data.sources.tfds.stored import Records
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import read_facts, unpack_checksums, unpack_ids
-from invariance_propagation.train import loop
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import read_rows
 from invariance_propagation.train.loop import train_and_evaluate
@@ -34,7 +33,8 @@ from invariance_propagation.train.resume.identity import (
     names_of,
     steps_per_epoch_of,
 )
-from invariance_propagation.train.run import Run
+from invariance_propagation.train.resume.workdir import with_noted_steps
+from invariance_propagation.train.run import Run, state_shapes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 COUNT, BATCH, STEP = 72, 16, 5
@@ -114,10 +114,9 @@ def restored(place: Path, **changes: Any) -> tuple[Run, Any, Any, dict[str, Any]
     """The run, the arrays of its newest checkpoint, those to go on with, and facts."""
     config = config_of(place / "pictures", **changes)
     checkpoints = Checkpoints(place / "run", keep=9)
-    run = loop._with_steps_of(checkpoints, build(config), config)
+    run = with_noted_steps(build(config), config, checkpoints)
     facts = identity_of(run) | {"config": config.to_dict()}
-    state = run.init()
-    shapes = run.runner.shapes(state, run.spec, run.num_examples)
+    shapes = state_shapes(run)
     target = partial(match.stored_shapes, shapes, facts, run)
     _, arrays, saved = checkpoints.restore(target)
     checkpoints.close()
@@ -225,7 +224,7 @@ def test_an_epoch_keeps_its_steps(
     assert run.steps_per_epoch == 4 and run.total_steps == 8
     sizes = {"num_examples": run.num_examples, "batch_size": BATCH, "steps": 4}
     order = epoch_order(seed=0, epoch=1, **sizes)
-    feed = run.feed(start=STEP, stop=8)
+    feed = run.input.feed(start=STEP, stop=8)
     for batch in order[STEP - 4 :]:
         np.testing.assert_array_equal(np.ravel(next(feed)[0]), batch)
     feed.close()
@@ -287,8 +286,8 @@ def records(content: bytes) -> Callable[[Any], Pictures]:
 def run_of(train: Split, *, held_out: Split | None = None, match: Any = len) -> Any:
     method = SimpleNamespace(memory_spec={"bank": 1}, match=match)
     return SimpleNamespace(
-        dataset=Dataset("some", loop, held_out),
-        num_examples=len(loop.images),
+        dataset=Dataset("some", train, held_out),
+        num_examples=len(train.images),
         options=SimpleNamespace(batch_size=2),
         steps_per_epoch=2,
         method=method,

@@ -17,6 +17,7 @@ from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.train.build import build
 from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.resume.start import read_start
+from invariance_propagation.train.run import init_state
 from tests.stored_run import ENCODER, state_of, store_run
 from tests.tiny_run import tiny_config
 
@@ -91,11 +92,11 @@ def test_another_backbone_is_refused(
 def test_a_run_starts_from_them_with_a_bank_of_its_own(stored: Path) -> None:
     run = build(tiny_config(method__bank_start="embeddings"))
     start = read_start(str(stored), encoder=encoder_of(hidden=8, dim=128), channels=1)
-    state = run.init(start=start[:2])
+    state = init_state(run, start[:2])
     params, batch_stats = jax.device_get((state.params, state.batch_stats))
     same(params["backbone"], start.params["backbone"])
     same(batch_stats, start.batch_stats)
-    new = jax.device_get(run.init().params)
+    new = jax.device_get(init_state(run).params)
     same(params["head_output"], new["head_output"])
     memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
     embedding = run.embed(params, batch_stats, run.dataset.train.images).embedding

@@ -1,4 +1,4 @@
-"""What ends a run before its last step, and that all processes end at the same one."""
+"""Stops a run before its last step, in all processes after the same step."""
 
 import contextlib
 import math
@@ -14,23 +14,27 @@ from invariance_propagation import parallel, signals
 from invariance_propagation.devices import processes
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.train.options import TrainOptions
 
 Result = TypeVar("Result")
 
-LIMIT = 128  # above the number of each signal: a limit that the user has set
+# Reasons to stop besides the numbers of signals, which are all below.
+STEPS, HOURS = 128, 129
 ASK_EVERY = 8  # steps at most between two exchanges
-ASK_WITHIN = 2.0  # seconds, where steps are slower than that
+ASK_WITHIN = 2.0  # seconds between two exchanges, if steps are slow
+GO_ON = "run the same command to go on"
 
 
 class _AskedToStop(BaseException):
-    """Leaves work that a stop need not wait for."""
+    """Interrupts work that a stop need not wait for."""
 
 
 class Stopping:
-    """Asked after each step; it answers all processes the same.
+    """Decides after each step whether to stop, the same in all processes.
 
-    What one process alone knows, a signal or its clock, it tells the others every few
-    steps; what they told is read when they are asked next, so that no step waits.
+    Only one process may know of a signal, and clocks differ. So every few steps the
+    processes exchange what they know. The result is read at the next exchange, so that
+    no step waits for it.
     """
 
     def __init__(
@@ -43,16 +47,15 @@ class Stopping:
         on_disk: Callable[[], int],
         describe: Callable[[str, int, int], str],
     ):
-        """Prepares to be asked.
+        """Starts to count hours.
 
         Args:
-          runner: of the steps.
-          start: steps that a checkpoint on disk holds.
-          last_step: to stop after; None for no such limit.
-          hours: from now, to stop after; 0 or None for no such limit.
-          on_disk: returns the step of the last checkpoint that is on disk.
-          describe: (what stopped the run, step on disk, steps that are lost) -> what to
-            tell people.
+          runner: runs the exchange.
+          start: the step of the checkpoint on disk.
+          last_step: the step to stop after; None for no such limit.
+          hours: from now, after which to stop; 0 or None for no such limit.
+          on_disk: returns the step of the newest checkpoint on disk.
+          describe: (what stopped the run, step on disk, number of lost steps) -> message.
         """
         self._start = self._done = start
         self._last_step = last_step
@@ -67,26 +70,30 @@ class Stopping:
         )
 
     def __call__(self, done: int) -> int:
-        """0 to go on; to stop after `done` steps, a signal's number or `LIMIT`."""
+        """Returns 0 to go on; to stop, a signal's number, `STEPS` or `HOURS`.
+
+        Args:
+          done: the number of steps taken.
+        """
         self._done = done
         if done == self._last_step:
-            return LIMIT
+            return STEPS
         if not processes.several():
             return self._known()
         if done < self._next:
             return 0
         told, self._told = self._told, self._tell(self._known())
         known, milliseconds = (0, 0) if told is None else self._runner.local(told)[0]
-        # All have read the same figures, so all ask after the same step.
+        # All processes have read the same figures, so all exchange at the same step.
         fast = int(1000 * ASK_WITHIN / milliseconds) if milliseconds else 1
         self._next = done + min(ASK_EVERY, max(1, fast))
         return int(known)
 
     def unless_asked(self, work: Callable[[], Result]) -> Result | None:
-        """Returns what `work` returns, or None once the main thread has a signal.
+        """Returns what `work` returns, or None if the main thread gets a signal.
 
-        For work that leaves the state as it is, and may take long. Several processes
-        finish it: one of them cannot leave what all take part in.
+        `work` may take long, and must not change the state. Several processes always
+        finish it, because one process cannot leave work that all take part in.
         """
         if processes.several():
             return work()
@@ -100,37 +107,37 @@ class Stopping:
             return None
 
     def note(self, number: int) -> None:
-        """Takes a signal, in the main thread."""
+        """Notes a signal, in the main thread."""
         self._noted.append(signal.Signals(number))
         if self._can_leave:
             self._can_leave = False
             raise _AskedToStop
 
     def ask_to_stop(self, number: signal.Signals) -> str | None:
-        """Is `ending.Work`'s."""
+        """Implements `signals.Work`."""
         if self._is_idle():
             return None
         self._noted.append(number)
         return "saving a checkpoint after this step; a second one ends the run at once"
 
     def last_words(self, number: signal.Signals) -> str:
-        """Is `ending.Work`'s."""
+        """Implements `signals.Work`."""
         lost = 0 if self._is_idle() else self._done - self._on_disk()
         return self._describe(number.name, self._on_disk(), lost)
 
     def _is_idle(self) -> bool:
-        """Whether no step was taken that is not on disk."""
-        if processes.several():  # of which the first alone knows what is on disk
+        """Returns whether every step taken is on disk."""
+        if processes.several():  # only the first process knows what is on disk
             return self._done == self._start
         return self._done == self._on_disk()
 
     def _known(self) -> int:
         if self._noted:
             return int(self._noted[0])
-        return LIMIT if time.monotonic() > self._deadline else 0
+        return HOURS if time.monotonic() > self._deadline else 0
 
     def _tell(self, known: int) -> jax.Array:
-        """Tells what is known, and the milliseconds of a step, 0 before they are."""
+        """Sends the reason to stop, and milliseconds per step (0 if not known yet)."""
         now, steps, milliseconds = time.monotonic(), self._done - self._asked_at, 0
         if self._asked_time is not None:
             taken = 1000 * (now - self._asked_time) / steps
@@ -143,7 +150,7 @@ class Stopping:
 
 @contextlib.contextmanager
 def stop_requests(stopping: Stopping) -> Iterator[None]:
-    """Has `stopping` take the first signal; a second one acts as it always does."""
+    """Makes `stopping` take the first signal; a second one acts as usual."""
     before: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
@@ -164,10 +171,40 @@ def stop_requests(stopping: Stopping) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def describe(stop: int) -> str:
-    return "train.stop_after_*" if stop == LIMIT else signal.Signals(stop).name
+def is_limit(stop: int) -> bool:
+    """Returns whether a limit that the user has set stops the run, and no signal."""
+    return stop in (STEPS, HOURS)
+
+
+def describe(stop: int, options: TrainOptions) -> str:
+    """Names what stops a run: a signal, or a config key with its value."""
+    if stop == STEPS:
+        return f"train.stop_after_steps={options.stop_after_steps}"
+    if stop == HOURS:
+        return f"train.stop_after_hours={options.stop_after_hours:g}"
+    return signal.Signals(stop).name
+
+
+def advise(stop: int, *, taken: int) -> str:
+    """Says how to go on with a run that has stopped.
+
+    The same command would not get anywhere if its limit allows a single step.
+
+    Args:
+      stop: the reason.
+      taken: the number of steps since this command began.
+    """
+    if not is_limit(stop):
+        return GO_ON
+    key = "train.stop_after_steps" if stop == STEPS else "train.stop_after_hours"
+    to_the_end = f"--config.{key}=0 to train to the end"
+    if taken > 1:
+        return f"{GO_ON} for as long again, or add {to_the_end}"
+    return (
+        f"the same command would stop after one step: raise {key}, or add {to_the_end}"
+    )
 
 
 def exit_status(stop: int) -> int:
-    """As a shell has it: a limit that was set is no failure."""
-    return 0 if stop == LIMIT else 128 + stop
+    """Returns the exit status as a shell has it; 0 for a limit that the user has set."""
+    return 0 if is_limit(stop) else 128 + stop

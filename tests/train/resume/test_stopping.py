@@ -6,7 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from invariance_propagation.train.stopping import Stopping, stop_requests
+from invariance_propagation.train.resume.stopping import (
+    HOURS,
+    STEPS,
+    Stopping,
+    advise,
+    describe,
+    exit_status,
+    stop_requests,
+)
 
 RUNNER = SimpleNamespace(compile=lambda *args: None)
 
@@ -70,3 +78,41 @@ def test_an_ignored_signal_is_not_taken() -> None:
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("stop", "name", "status"),
+    [
+        (STEPS, "train.stop_after_steps=11", 0),
+        (HOURS, "train.stop_after_hours=0.5", 0),
+        (signal.SIGTERM, "SIGTERM", 143),
+    ],
+)
+def test_a_stop_is_named_by_its_key_and_value(
+    stop: int, name: str, status: int
+) -> None:
+    options = SimpleNamespace(stop_after_steps=11, stop_after_hours=0.5)
+    assert describe(stop, options) == name
+    assert exit_status(stop) == status
+
+
+def test_the_same_command_is_advised_only_if_it_gets_somewhere() -> None:
+    again = "run the same command to go on"
+    assert advise(signal.SIGINT, taken=0) == again
+    for stop, key in ((STEPS, "stop_after_steps"), (HOURS, "stop_after_hours")):
+        assert advise(stop, taken=2).startswith(again)
+        assert again not in advise(stop, taken=1)
+        for taken in (1, 2):
+            assert f"--config.train.{key}=0" in advise(stop, taken=taken)
+
+
+def test_hours_and_steps_are_told_apart() -> None:
+    late = Stopping(
+        RUNNER,
+        start=0,
+        last_step=2,
+        hours=1e-9,
+        on_disk=lambda: 0,
+        describe=lambda by, step, lost: by,
+    )
+    assert [late(done) for done in (1, 2)] == [HOURS, STEPS]
