@@ -46,7 +46,7 @@ def get_config(method: str = "") -> ConfigDict:
     config.augmentation = "device"
 
     config.data = ConfigDict()
-    config.data.name = "imagenet"  # docs/datasets.md lists the names
+    config.data.name = "imagenet"  # README lists the names
     # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets. Of an
     # image folder it must be given.
     config.data.folder = ""
