@@ -231,7 +231,7 @@ def test_a_machine_that_cannot_read_moves_nothing(
     if which == "facts":
         monkeypatch.setattr(facts_module, "read_item", fail)
     else:
-        monkeypatch.setattr(Checkpoints, "_read_state", fail)
+        monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
     with pytest.raises(TrainingError, match=os.strerror(number)) as caught:
         restore(tmp_path)
     assert "2 cannot be read now" in str(caught.value)

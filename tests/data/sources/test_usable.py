@@ -100,14 +100,14 @@ def test_work_that_is_interrupted_is_kept(
     folder: Path, decoded: list[bytes], monkeypatch
 ) -> None:
     monkeypatch.setattr(usable, "AT_ONCE", 2)
-    keep = usable._keep
+    keep = usable.keep_arrays
 
-    def interrupted(*given) -> None:
-        keep(*given)
+    def interrupted(path: Path, **arrays: np.ndarray) -> None:
+        keep(path, **arrays)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(usable, "_keep", interrupted)
+        context.setattr(usable, "keep_arrays", interrupted)
         check_pictures(folder, NAMES)
     assert len(decoded) == 2
     check_pictures(folder, NAMES)
