@@ -17,7 +17,7 @@ from invariance_propagation.errors import UserError
 def test_classes_are_the_topmost_folders() -> None:
     labels, names = classes_of(["b/1.png", "a/x/2.png", "a/3.png"])
     assert labels.tolist() == [1, 0, 0] and names == ["a", "b"]
-    with pytest.raises(UserError, match=r"4.png lies in no folder.*classes=False"):
+    with pytest.raises(UserError, match=r"4.png is not in the folder.*classes=False"):
         classes_of(["b/1.png", "4.png"])
 
 
@@ -81,7 +81,7 @@ def test_val_comes_before_test_which_is_then_not_used(tmp_path: Path) -> None:
     fill(tmp_path, [*SPLITS, "test/a/1.png", "test/b/2.png"])
     dataset = read(tmp_path, classes=True)
     assert dataset.train.ids == SPLITS[:4] and dataset.held_out.ids == SPLITS[4:]
-    assert "2 pictures in test/ are not used, beside train/" in dataset.notes
+    assert "2 pictures in test/ are not used: only train/ and val/ are" in dataset.notes
 
 
 def test_train_alone_is_no_class_and_a_share_may_be_held_out(tmp_path: Path) -> None:
