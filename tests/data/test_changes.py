@@ -1,4 +1,4 @@
-"""What has changed between two sets of images, by names and contents."""
+"""Tests what counts as changed between two sets of images."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from invariance_propagation.data.changes import GONE, Changes, Known, compare
 
 
 def known(text: str, *, contents: bool = True) -> Known:
-    """'a1 b2': names of one letter, contents of one digit."""
+    """Parses 'a1 b2': names of one letter, contents of one digit."""
     words = text.split()
     checksums = np.array([int(word[1]) for word in words], np.uint32)
     return Known([word[0] for word in words], checksums if contents else None)

@@ -1,4 +1,4 @@
-"""A workdir is tried out before the first step, and nothing of that stays."""
+"""Tests that a workdir is tried out before the first step, without a trace."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set: parts, classes, what is left out, the digest."""
+"""Tests a folder of pictures as a data set: splits, classes, faults, the digest."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""How a folder's pictures are divided, and which classes they have."""
+"""Tests how a folder's pictures are divided, and which classes they have."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The look at every picture before training: once, and again where one has changed."""
+"""Tests that every picture is checked once, and again when it has changed."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What was decoded, as it is decoded."""
+    """Collects the files that are decoded."""
     found, decode = [], usable.decode
 
     def noted(content: bytes, **options: bool) -> np.ndarray:
