@@ -33,7 +33,7 @@ class Work(Protocol):
     """Work that must be saved when a signal comes."""
 
     def ask_to_stop(self, number: signal.Signals) -> str | None:
-        """Asks to save and stop; says what it waits for, or None if for nothing."""
+        """Asks to save and stop; returns what it waits for, None if it does not wait."""
 
     def last_words(self, number: signal.Signals) -> str:
         """Says what is left of the work if the process ends now."""

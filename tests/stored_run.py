@@ -1,4 +1,4 @@
-"""Makes a checkpoint such as a run leaves, without training."""
+"""Writes a checkpoint as a run leaves it, without training."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ ENCODER = {"width": 4, "hidden": 6, "dim": DIM}
 
 
 def random_tree(shapes: Any, seed: int) -> Any:
-    """As of a trained network: nothing at 0 or 1, features of order 1."""
+    """Makes variables like a trained network's: none 0 or 1, features of order 1."""
     random = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A process ends within seconds of a signal, whatever its main thread is doing."""
+"""Tests that a signal ends a process within seconds, whatever its main thread does."""
 
 import os
 import select
@@ -44,7 +44,7 @@ with draft_of(Path(sys.argv[1]) / "file") as draft:
 
 
 class Program:
-    """A process that has half written a file, and whose main thread is not in Python."""
+    """Starts a process that is writing a file, with its main thread outside of Python."""
 
     def __init__(self, folder: Path, *options: str, save_within: float = 30.0):
         self.folder = folder
@@ -77,7 +77,7 @@ class Program:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Program]]:
-    """All at once: what takes time is to start them."""
+    """Starts all processes at once, because starting takes the most time."""
     folder = tmp_path_factory.mktemp("programs")
     started = {
         "idle": Program(folder / "idle"),

@@ -1,4 +1,4 @@
-"""One of two processes, which test_processes.py starts: python -m tests.two_processes."""
+"""Runs one of two processes that test_processes.py starts: python -m tests.two_processes."""
 
 import sys
 from functools import partial

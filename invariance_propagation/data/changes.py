@@ -54,7 +54,7 @@ class Changes(NamedTuple):
             if x
         ]
         text = ", ".join(counts) or "the same images in another order"
-        return text if self.by_content else f"{text}; told by names alone"
+        return text if self.by_content else f"{text}; compared by names only"
 
 
 def compare(before: Known, now: Known) -> Changes:

@@ -86,7 +86,7 @@ class Peers:
             time.sleep(BEAT_EVERY)
             now = time.monotonic()
             if now - woken > SILENT_AFTER / 2:
-                # This process was paused itself, so start waiting for the others anew.
+                # This process was paused itself, so start to wait for the others again.
                 self._seen = {i: (text, now) for i, (text, _) in self._seen.items()}
             woken = now
             for i, (text, since) in self._seen.items():
@@ -112,6 +112,6 @@ def first_is_gone() -> NoReturn:
     """Ends this process because process 0 has ended before it."""
     signals.end_now(
         1,
-        "error: process 0 has ended or was killed: look at what it said, and run the "
+        "error: process 0 has ended or was killed: look at its messages, and run the "
         "same command on every host to go on from the last checkpoint",
     )

@@ -206,7 +206,10 @@ class Checkpoints:
         facts = read_facts(self.folder / str(step))
         target = target(facts) if callable(target) else target
         check_shapes(facts["arrays"], target, step)
-        state = self._read_state(step, target)
+        # NumPy leaves make Orbax return NumPy arrays, whatever devices wrote them.
+        target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state = self._open().restore(step, args=args).state
         check_contents(facts["arrays"], state)
         return state, facts
 
@@ -223,12 +226,6 @@ class Checkpoints:
                 ),
             )
         return self._manager
-
-    def _read_state(self, step: int, target: Any) -> Any:
-        # NumPy leaves make Orbax return NumPy arrays, whatever devices wrote them.
-        target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
-        args = ocp.args.StandardRestore(target)
-        return self._open().restore(step, args=ocp.args.Composite(state=args)).state
 
     def _set_aside(self, step: int, why: str) -> None:
         logging.warning(

@@ -32,7 +32,7 @@ NOTED = {
 def check_noted(facts: Mapping[str, Any], folder: Path) -> None:
     """Checks that the facts of a checkpoint are those of a run of this program.
 
-    Their digest shows that nobody has changed them; it does not show who wrote them.
+    Their digest shows that nobody has changed them, but not who wrote them.
 
     Args:
       facts: as from `read_facts`.

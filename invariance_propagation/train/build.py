@@ -139,7 +139,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)
-        augment.check_chances(chances)
+        augment.check_chances(chances, section=f"views.{group}")
         looks[group] = ViewGroup(count, chances)
     return looks
 

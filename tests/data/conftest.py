@@ -1,4 +1,4 @@
-"""Real pictures, small ones among them."""
+"""Provides real pictures, some of them small."""
 
 import numpy as np
 import pytest

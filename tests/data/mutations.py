@@ -1,4 +1,4 @@
-"""Damaged picture files, and a program that decodes them by the thousand.
+"""Damages picture files, and decodes thousands of them in a program.
 
     python -m tests.data.mutations COUNT [SEED]
 

@@ -1,4 +1,4 @@
-"""Pictures as the oracles and as the package have them."""
+"""Converts pictures between the forms of the oracles and of the package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from invariance_propagation.data.sources.folder import Files
 
 
 def pictures_of(folder: Path, ids: Sequence[str], size: int) -> Pictures:
-    """The files `ids` of a folder."""
+    """Returns the files `ids` of a folder as pictures."""
     return Pictures(ids, Files(folder, ids), size=size, where=str(folder))
 
 
 def planes(image: np.ndarray) -> jax.Array:
-    """[height, width, C] in [0, 1] -> planes."""
+    """Turns [height, width, C] in [0, 1] into planes."""
     return jnp.asarray(np.moveaxis(image, -1, 0), jnp.float32)
 
 

@@ -1,4 +1,4 @@
-"""What has changed between two sets of images, by names and contents."""
+"""Tests what counts as changed between two sets of images."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from invariance_propagation.data.changes import GONE, Changes, Known, compare
 
 
 def known(text: str, *, contents: bool = True) -> Known:
-    """'a1 b2': names of one letter, contents of one digit."""
+    """Parses 'a1 b2': names of one letter, contents of one digit."""
     words = text.split()
     checksums = np.array([int(word[1]) for word in words], np.uint32)
     return Known([word[0] for word in words], checksums if contents else None)
@@ -46,11 +46,11 @@ def test_names_alone_where_contents_are_not_known(known_before: bool) -> None:
     before = known("a1 b2", contents=known_before)
     changes = compare(before, known("a9 c2", contents=not known_before))
     assert changes.rows.tolist() == [0, GONE]
-    assert str(changes) == "1 added (c), 1 removed (b); told by names alone"
+    assert str(changes) == "1 added (c), 1 removed (b); compared by names only"
     # A digest has told that it is another set: what stays the same is not known.
     changes = compare(before, known("a1 b2", contents=not known_before))
     assert changes.rows.tolist() == [GONE, GONE]
-    assert str(changes) == "2 changed (a, b); told by names alone"
+    assert str(changes) == "2 changed (a, b); compared by names only"
 
 
 def test_the_first_few_are_named_in_one_line() -> None:

@@ -1,4 +1,4 @@
-"""The order of an epoch: a function of (seed, epoch), in NumPy alone."""
+"""Tests that the order of an epoch is a function of (seed, epoch), in NumPy only."""
 
 import ast
 import hashlib

@@ -1,4 +1,4 @@
-"""One pass: arrays and files with the same pixels crop the same."""
+"""Tests that one pass crops arrays and files with the same pixels alike."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The images of a step are its row of the order of its epoch."""
+"""Tests that the images of a step are a row of the order of its epoch."""
 
 import numpy as np
 import pytest

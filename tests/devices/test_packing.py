@@ -1,4 +1,4 @@
-"""Values pass between processes as they are, and nothing of them is run."""
+"""Tests that values pass between processes unchanged, and none of them is run."""
 
 import math
 from typing import Any, NamedTuple

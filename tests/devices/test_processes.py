@@ -1,4 +1,4 @@
-"""Several processes, really started: what one would have done, wherever it began."""
+"""Tests several real processes: they do what one process would have done."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def by_slurm(address: str, own: int) -> tuple[list[str], dict[str, str]]:
 
 
 def start_two(mode: str, workdir: Path, meet: Callable) -> list[subprocess.Popen]:
-    """Both know each other by `meet`, (address, number) -> flags and variables."""
+    """Starts two processes; `meet`: (address, number) -> flags and variables."""
     shared = [*TINY, *FLAGS, f"--workdir={workdir}", f"--config.parallel={mode}"]
     address, started = free_address(), []
     for own in range(2):
@@ -102,7 +102,7 @@ GLOO = re.compile(
 
 
 def finish(started: list[subprocess.Popen]) -> list[tuple[int, list[str], str]]:
-    """Status, lines of output without Gloo's, and errors of each."""
+    """Returns the status, output without Gloo's lines, and errors of each process."""
     results = []
     try:
         for process in started:
@@ -116,7 +116,7 @@ def finish(started: list[subprocess.Popen]) -> list[tuple[int, list[str], str]]:
 
 
 def same_run(workdir: Path, other: Path) -> None:
-    """Within what another order of sums changes."""
+    """Compares within what another order of sums changes."""
     rows, expected = rows_without_times(workdir), rows_without_times(other)
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
@@ -137,7 +137,7 @@ def same_run(workdir: Path, other: Path) -> None:
 def one_process(
     quick_compilation: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, ConfigDict]]:
-    """Workdir and config of four devices of one process that were not interrupted.
+    """Trains on four devices of one process without interruption.
 
     What is trained by this config then is so by the same programs.
     """

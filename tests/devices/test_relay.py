@@ -1,4 +1,4 @@
-"""A process learns from us, and not from JAX, that process 0 has ended."""
+"""Tests that we, and not JAX, notice that process 0 has ended."""
 
 import socket
 import threading

@@ -125,13 +125,13 @@ def over_devices(
 
 @functools.cache
 def undivided(**options: Any) -> Callable:
-    """The step of one device that holds everything, without an axis."""
+    """Takes a step on one device that holds everything, without an axis."""
     return jax.jit(functools.partial(one_step, axis_name=None, **options))
 
 
 @functools.cache
 def divided(runner: str, num_devices: int, **options: Any) -> Callable:
-    """The same step over devices."""
+    """Takes the same step over devices."""
     function = functools.partial(one_step, axis_name="batch", **options)
     return over_devices(runner, num_devices, function)
 

@@ -1,4 +1,4 @@
-"""A file is as it was, or whole."""
+"""Tests that a file is written whole or stays as it was."""
 
 from pathlib import Path
 

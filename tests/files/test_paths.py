@@ -1,4 +1,4 @@
-"""What people type means one thing, and what is in the way is named."""
+"""Tests what typed paths mean, and that messages name what is in the way."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from tests.odd_names import ODD_NAMES
 
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
-    """A folder of another user than root, whom permissions bind, and being that user."""
+    """Becomes another user than root, whom permissions bind; returns a folder of theirs."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
         before = os.geteuid()

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, atomic, checked, and loud when something is wrong."""
+"""Tests that checkpoints are exact, atomic, checked, and loud when something fails."""
 
 import contextlib
 import errno
@@ -86,7 +86,7 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
 
 
 def test_arrays_may_change_after_save_returns(tmp_path: Path) -> None:
-    """The next step donates its buffers while Orbax still writes."""
+    """Donates the buffers in the next step while Orbax still writes."""
     runner = devices.make_runner("pmap", 2)
     parts = tiny.make_parts(parallel.AXIS)
     step, state = tiny.start(runner, parts)
@@ -231,7 +231,7 @@ def test_a_machine_that_cannot_read_moves_nothing(
     if which == "facts":
         monkeypatch.setattr(facts_module, "read_item", fail)
     else:
-        monkeypatch.setattr(Checkpoints, "_read_state", fail)
+        monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
     with pytest.raises(TrainingError, match=os.strerror(number)) as caught:
         restore(tmp_path)
     assert "2 cannot be read now" in str(caught.value)
@@ -260,7 +260,7 @@ def test_too_many_open_files_are_not_damage(tmp_path: Path, free: int) -> None:
 
 @contextlib.contextmanager
 def few_open_files(free: int) -> Iterator[None]:
-    """So many more files can be opened."""
+    """Lets the process open only this many more files."""
     importlib.import_module("tracemalloc")  # as pytest does when something is amiss
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(x) for x in os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""A workdir is tried out before the first step, and nothing of that stays."""
+"""Tests that a workdir is tried out before the first step, without a trace."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orbax.checkpoint as ocp
 import pytest
 
 from invariance_propagation.errors import UserError
@@ -126,10 +127,10 @@ def test_the_systems_own_reason_is_said(
 def test_a_checkpoint_that_cannot_be_written_is_the_users_to_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Checkpoints) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr(Checkpoints, "_open", refuse)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
     with pytest.raises(UserError, match=r"run cannot be written \(Disk quota exceeded"):
         claim(tmp_path / "run", FILES)
 

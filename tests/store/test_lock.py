@@ -1,4 +1,4 @@
-"""One run at a time in a workdir, and no run locked out by one that is gone."""
+"""Tests that one run uses a workdir at a time, and a dead run locks nobody out."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def left(folder: Path, *, age: float = 0, **changes: Any) -> Path:
-    """A lock that somebody has left there."""
+    """Writes a lock as another process may have left it."""
     path = folder / FILE
     path.write_text(json.dumps(whoever_this_is() | changes))
     then = time.time() - age

@@ -1,4 +1,4 @@
-"""What comes back of a checkpoint or a file, without the run it is of."""
+"""Tests what is restored from a checkpoint or a file without the run."""
 
 import errno
 import gc
@@ -85,7 +85,7 @@ def test_a_save_that_goes_on_is_left_alone(tmp_path: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    """What is said of a checkpoint that cannot be read."""
+    """Returns the message about a checkpoint that cannot be read."""
     text = "it could"
     try:
         restore_encoder(path)

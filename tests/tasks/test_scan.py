@@ -65,8 +65,8 @@ def test_train_and_val_and_their_classes_are_said(
     assert print_scan(config) == []
     lines = capsys.readouterr().out.splitlines()
     assert "train/ is trained on (3), val/ is held out (1)" in lines
-    assert "1 picture in test/ is not used, beside train/" in lines
-    assert "1 picture in no folder is not used, beside train/" in lines
+    assert "1 picture in test/ is not used: only train/ and val/ are" in lines
+    assert "1 picture in no folder is not used: only train/ and val/ are" in lines
     assert "2 classes: a, b" in lines
     assert any(line.startswith("question: 1 of the classes has a ") for line in lines)
     assert lines[-1] == "4 pictures can be used; 2 files are not (above)"

@@ -165,10 +165,9 @@ def from_host(
                 num_workers=threads.num_workers,
             )
         ) as batches:
-            put = runner.put_share
+            put, columns = runner.put_share, facts.columns.items()
             for indices, *views in batches:
-                columns = {name: x[indices] for name, x in facts.columns.items()}
-                placed = {name: put(x) for name, x in columns.items()}
+                placed = {name: put(x[indices]) for name, x in columns}
                 yield put(indices), named(map(put, views)), placed
 
     def views(keys: jax.Array, images: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from invariance_propagation.data.views.host import views as host_views
 
 # Makes a view on the device: (keys [b], uint8 [b, H, W, C]) -> float32 [b, size, size, C].
 View = Callable[[jax.Array, jax.Array], jax.Array]
-# (images, options of `augment`) -> what the host does, and what is left to the device.
+# (images, options of `augment`) -> the function for the host and that for the device.
 Divide = Callable[[np.ndarray | Pictures, Mapping[str, Any]], tuple[Make, View]]
 
 

@@ -146,7 +146,7 @@ class Load:
 def stream(
     load: Load, *, start: int, stop: int, num_threads: int, num_workers: int = 0
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields the batches of steps; threads and workers do not change what they hold.
+    """Yields the batches of steps; their content does not depend on threads or workers.
 
     Args:
       load: makes the pieces.

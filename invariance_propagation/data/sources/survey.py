@@ -95,7 +95,7 @@ def divide(ids: Sequence[str], held_out: float) -> Division:
       held_out: the share to hold out.
 
     Raises:
-      UserError: a share is asked for besides val/, or it leaves nothing to train on.
+      UserError: a share is set although there is a val/, or leaves nothing to train on.
     """
     tops: dict[str, list[str]] = {}
     for name in ids:
@@ -147,7 +147,7 @@ def classes_of(ids: Sequence[str], depth: int = 0) -> tuple[np.ndarray, list[str
     flat = [name for name in ids if name.count("/") <= depth]
     if flat:
         raise UserError(
-            f"{flat[0]} lies in no folder of a class: put each class into a separate "
+            f"{flat[0]} is not in the folder of a class: put each class into a separate "
             "folder, or set --config.data.classes=False to train without labels"
         )
     folders = [name.split("/", depth + 1)[depth] for name in ids]
@@ -176,22 +176,24 @@ def describe_pictures(root: Path, listing: Listing, division: Division) -> list[
     count = f"{len(listing.ids):,} picture" + "s" * (len(listing.ids) != 1)
     pictures = ", ".join(filter(None, (count, listing.about_links())))
     lines = [printable(f"found {pictures}, in {root}")]
-    train, held_out = division.train, division.held_out
-    if division.depth and held_out:
-        line = f"{train[0].split('/')[0]}/ is trained on ({len(train):,}), "
-        line += f"{held_out[0].split('/')[0]}/ is held out ({len(held_out):,})"
-        lines.append(printable(line))
-    for name, number in division.unused.items():
-        where = f"{name}/" if name else "no folder"
-        what = f"picture in {where} is" if number == 1 else f"pictures in {where} are"
-        line = f"{number:,} {what} not used, beside train/"
-        lines.append(printable(line))
+    if division.depth and division.held_out:
+        counts = len(division.train), len(division.held_out)
+        train, test = (x[0].split("/")[0] for x in (division.train, division.held_out))
+        line = f"{train}/ is trained on ({counts[0]:,}), {test}/ is held out "
+        lines.append(printable(f"{line}({counts[1]:,})"))
+        for name, number in division.unused.items():
+            where = f"{name}/" if name else "no folder"
+            what = (
+                f"picture in {where} is" if number == 1 else f"pictures in {where} are"
+            )
+            line = f"{number:,} {what} not used: only {train}/ and {test}/ are"
+            lines.append(printable(line))
     passed = listing.passed_over()
     return [*lines, f"passed over: {passed}"] if passed else lines
 
 
 def describe_classes(labels: np.ndarray | None, names: Sequence[str]) -> list[str]:
-    """Says how many classes there are, and asks about what is rarely intended."""
+    """Says how many classes there are, and asks about what is rarely meant."""
     if labels is None:
         return ["no classes (--config.data.classes=False)"]
     some = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)

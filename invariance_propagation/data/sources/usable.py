@@ -87,7 +87,7 @@ def check_pictures(
       ids: paths relative to the folder.
       how: 'decode' reads and decodes each picture; 'headers' reads only its header.
       stretch_depth: as in `decode`.
-      anew: whether to check those again that the cache knows.
+      anew: whether to check pictures again that the cache knows.
 
     Raises:
       UserError: `how` is neither.

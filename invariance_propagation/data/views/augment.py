@@ -144,24 +144,25 @@ def _check(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> No
         )
 
 
-def check_chances(chances: Mapping[str, Any]) -> None:
-    """Raises UserError if an option of `augment` is out of range."""
+def check_chances(chances: Mapping[str, Any], *, section: str = "augment") -> None:
+    """Raises UserError if an option of `augment` is out of range.
+
+    Args:
+      chances: all options.
+      section: of the config that they are from, for the message.
+    """
+    key = f"--config.{section}"
     if chances["size"] < 1:
-        raise UserError(
-            f"--config.augment.size={chances['size']}: set it above 0 pixels"
-        )
+        raise UserError(f"{key}.size={chances['size']}: set it above 0 pixels")
     for name in ("rotation", "shear", "stretch"):
         if not chances[name] >= 0:
-            raise UserError(
-                f"--config.augment.{name}={chances[name]}: set it to 0 or above"
-            )
+            raise UserError(f"{key}.{name}={chances[name]}: set it to 0 or above")
     for name in ("flip", "jitter_probability", "grayscale", "blur"):
         if not 0 <= chances[name] <= 1:
             raise UserError(
-                f"--config.augment.{name}={chances[name]}: it is a probability; set it "
-                "from 0 to 1"
+                f"{key}.{name}={chances[name]}: it is a probability; set it from 0 to 1"
             )
-    check_crop_scale("augment", chances["crop_scale"])
+    check_crop_scale(section, chances["crop_scale"])
 
 
 def check_crop_scale(section: str, scale: Sequence[float]) -> None:

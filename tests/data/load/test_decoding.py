@@ -1,4 +1,4 @@
-"""Files become the pixels that Pillow shows, or one line that says why not."""
+"""Tests that files become the pixels that Pillow shows, or one line says why not."""
 
 import io
 import os
@@ -138,7 +138,7 @@ def test_nothing_is_warned_of(picture: Image.Image, action: str, capfd) -> None:
 
 
 def jpeg_of(width: int, height: int) -> bytes:
-    """A JPEG of 8 x 8 pixels that claims others."""
+    """Writes a JPEG of 8 x 8 pixels whose header claims another size."""
     content = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
     place = content.index(b"\xff\xc0") + 5
     content[place : place + 4] = struct.pack(">HH", height, width)

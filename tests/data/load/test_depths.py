@@ -1,4 +1,4 @@
-"""Every mode and depth against values worked out by hand."""
+"""Compares every mode and depth with values worked out by hand."""
 
 import struct
 import zlib
@@ -17,7 +17,7 @@ STEPS = np.rint(255 * RAMP).astype(int)
 
 
 def gray(pixels: np.ndarray) -> np.ndarray:
-    """The one channel of a grey picture."""
+    """Takes the one channel out of a grey picture [H, W, 3]."""
     assert pixels.shape[2] == 3 and (np.ptp(pixels, axis=2) == 0).all()
     return pixels[..., 0].astype(int)
 
@@ -145,7 +145,7 @@ def test_sixteen_bits_keep_the_upper_eight() -> None:
 
 
 def tiff(levels: np.ndarray, photometric: int, bits: int = 16) -> bytes:
-    """A TIFF, little-endian, of uint16 [H, W]."""
+    """Writes uint16 [H, W] as a little-endian TIFF."""
     height, width = levels.shape
     data = levels.astype("<u2").tobytes()
     if bits == 12:  # two values in three bytes

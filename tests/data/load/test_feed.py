@@ -1,4 +1,4 @@
-"""What a step is given, and runs on a folder of pictures, resumed exactly."""
+"""Tests runs on a folder of pictures: what their steps receive, and exact resumption."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ COUNT = 72
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits of three kinds as PNG files, a folder each."""
+    """Writes three classes of digits as PNG files, a folder each."""
     folder = tmp_path_factory.mktemp("pictures")
     digits = load_digits(n_class=3)
     for i in range(COUNT):

@@ -1,4 +1,4 @@
-"""Kinds of files that can be read here, and what to install for the others."""
+"""Tests which kinds of files can be read, and what the others need."""
 
 import io
 import sys
@@ -18,7 +18,7 @@ CACHES = (formats.readable_suffixes, formats.register_heif, decoding.known_forma
 
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
-    """Asks again what there is, before and after."""
+    """Clears what is cached about Pillow, before and after a test."""
     for cached in CACHES:
         cached.cache_clear()
     yield

@@ -1,4 +1,4 @@
-"""Pictures and their crops against Pillow and torchvision's definitions."""
+"""Compares pictures and their crops with Pillow and torchvision's definitions."""
 
 import io
 import pickle
@@ -31,7 +31,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def pillows(image: np.ndarray, size: int, box: tuple[int, ...]) -> np.ndarray:
-    """Pillow's crop of (x0, y0, x1, y1) and antialiased bilinear, as torchvision's."""
+    """Crops (x0, y0, x1, y1) and resizes by Pillow, as torchvision does."""
     part = Image.fromarray(image).crop(box)
     return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
 

@@ -1,4 +1,4 @@
-"""Streamed batches: order, chance, shares, and going on in the middle."""
+"""Tests streamed batches: order, randomness, shares, and starts in the middle."""
 
 import ctypes
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set: parts, classes, what is left out, the digest."""
+"""Tests a folder of pictures as a data set: splits, classes, faults, the digest."""
 
 import os
 import shutil
@@ -10,24 +10,8 @@ from PIL import Image
 
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.data.sources.folder import image_folder
-from invariance_propagation.data.sources.survey import classes_of, divide, is_held_out
+from invariance_propagation.data.sources.survey import is_held_out
 from invariance_propagation.errors import UserError
-
-
-def test_classes_are_the_topmost_folders() -> None:
-    labels, names = classes_of(["b/1.png", "a/x/2.png", "a/3.png"])
-    assert labels.tolist() == [1, 0, 0] and names == ["a", "b"]
-    with pytest.raises(UserError, match=r"4.png lies in no folder.*classes=False"):
-        classes_of(["b/1.png", "4.png"])
-
-
-def test_what_is_held_out_depends_on_the_name_alone() -> None:
-    names = [f"{i}.png" for i in range(4000)]
-    held = [name for name in names if is_held_out(name, 0.25)]
-    assert abs(len(held) / 4000 - 0.25) < 0.03
-    assert not any(is_held_out(name, 0.0) for name in names)
-    # A larger share keeps what a smaller one held out.
-    assert all(is_held_out(name, 0.5) for name in held)
 
 
 def test_holding_out_everything_is_refused(tmp_path: Path) -> None:
@@ -81,7 +65,7 @@ def test_val_comes_before_test_which_is_then_not_used(tmp_path: Path) -> None:
     fill(tmp_path, [*SPLITS, "test/a/1.png", "test/b/2.png"])
     dataset = read(tmp_path, classes=True)
     assert dataset.train.ids == SPLITS[:4] and dataset.held_out.ids == SPLITS[4:]
-    assert "2 pictures in test/ are not used, beside train/" in dataset.notes
+    assert "2 pictures in test/ are not used: only train/ and val/ are" in dataset.notes
 
 
 def test_train_alone_is_no_class_and_a_share_may_be_held_out(tmp_path: Path) -> None:
@@ -89,14 +73,6 @@ def test_train_alone_is_no_class_and_a_share_may_be_held_out(tmp_path: Path) -> 
     dataset = read(tmp_path, classes=True, held_out=0.5)
     assert dataset.classes == ["a", "b"]
     assert len(dataset.train.ids) + len(dataset.held_out.ids) == 18
-
-
-@pytest.mark.parametrize(
-    "names", [["train/1.png", "car/1.png"], ["val/1.png", "a/1.png"]]
-)
-def test_a_class_may_be_called_train(names: list[str]) -> None:
-    parts = divide(names, 0.0)
-    assert parts.train == names and parts.depth == 0 and not parts.held_out
 
 
 def test_a_share_besides_val_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures: links, loops, and what is passed over."""
+"""Tests which files of a folder are listed: links, loops, and what is passed over."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A new data set is one module and one line: unchanged shared code trains on it."""
+"""Tests that a new data set is one module and one line, without other changes."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(autouse=True)
 def one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line that a new data set adds to the table."""
+    """Adds the line of the new data set to the table."""
     monkeypatch.setitem(sources.LOADERS, "stripes", stripes)
 
 

@@ -1,4 +1,4 @@
-"""The data sources: what they yield, and what they say about bad input."""
+"""Tests what the data sources yield, and what they say about bad input."""
 
 import gzip
 import struct
@@ -29,7 +29,7 @@ FILES = {
 
 
 def idx(array: np.ndarray, *, kind: int = 8) -> bytes:
-    """The idx format: two zeros, element type, rank, big-endian sizes, elements."""
+    """Writes the idx format: two zeros, type, rank, big-endian sizes, elements."""
     header = struct.pack(">BBBB", 0, 0, kind, array.ndim)
     return header + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
@@ -40,7 +40,7 @@ def make_dataset(images: np.ndarray, labels: np.ndarray | None = None) -> Datase
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The four files of Fashion-MNIST, with pictures of 4x3 pixels."""
+    """Writes the four files of Fashion-MNIST, with pictures of 4x3 pixels."""
     for name, array in FILES.items():
         (tmp_path / name).write_bytes(gzip.compress(idx(array)))
     return tmp_path
@@ -191,7 +191,7 @@ def test_classes_without_names_are_numbers() -> None:
 
 
 def rows_of(dataset: Dataset) -> list[int]:
-    """Which of TRAIN_IMAGES they are."""
+    """Finds the images of a set in TRAIN_IMAGES."""
     return [
         int(np.flatnonzero((TRAIN_IMAGES == image[..., 0]).all((1, 2)))[0])
         for image in dataset.train.images

@@ -1,4 +1,4 @@
-"""The look at every picture before training: once, and again where one has changed."""
+"""Tests that every picture is checked once, and again when it has changed."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What was decoded, as it is decoded."""
+    """Collects the files that are decoded."""
     found, decode = [], usable.decode
 
     def noted(content: bytes, **options: bool) -> np.ndarray:
@@ -100,14 +100,14 @@ def test_work_that_is_interrupted_is_kept(
     folder: Path, decoded: list[bytes], monkeypatch
 ) -> None:
     monkeypatch.setattr(usable, "AT_ONCE", 2)
-    keep = usable._keep
+    keep = usable.keep_arrays
 
-    def interrupted(*given) -> None:
-        keep(*given)
+    def interrupted(path: Path, **arrays: np.ndarray) -> None:
+        keep(path, **arrays)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(usable, "_keep", interrupted)
+        context.setattr(usable, "keep_arrays", interrupted)
         check_pictures(folder, NAMES)
     assert len(decoded) == 2
     check_pictures(folder, NAMES)

@@ -1,4 +1,4 @@
-"""The augmentation against torchvision's definitions, PIL, OpenCV and statistics."""
+"""Compares the augmentation with torchvision's definitions, PIL, OpenCV and statistics."""
 
 import functools
 import inspect
@@ -46,7 +46,7 @@ PROBABILITIES = ("jitter_probability", "grayscale", "blur", "flip")
 
 
 def compiled(function):
-    """`function` with its keyword-only options static, under strict promotion."""
+    """Compiles a function with static keyword-only options, under strict promotion."""
     parameters = inspect.signature(function).parameters.values()
     options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     jitted = jax.jit(function, static_argnames=options)
@@ -63,14 +63,14 @@ augment, normalize = compiled(module.augment), compiled(module.normalize)
 
 
 def standardized(image: np.ndarray) -> np.ndarray:
-    """[..., C] in [0, 1] -> what `augment` and `normalize` return."""
+    """Turns [..., C] in [0, 1] into what `augment` and `normalize` return."""
     statistics = STATISTICS[image.shape[-1]]
     return (image - np.array(statistics["mean"])) / np.array(statistics["std"])
 
 
 @functools.cache
 def uniforms(indices: range) -> np.ndarray:
-    """The numbers [n, *NUMBERS] of the images `indices`."""
+    """Draws the numbers [n, *NUMBERS] of the images `indices`."""
     keys = per_image_keys(3, 5, jnp.arange(indices.start, indices.stop))
     numbers = jax.jit(jax.vmap(partial(jax.random.uniform, shape=chance.NUMBERS)))
     return np.asarray(numbers(keys))
@@ -78,7 +78,7 @@ def uniforms(indices: range) -> np.ndarray:
 
 @functools.cache
 def draws(indices: range, channels: int = 3, **changes) -> chance.Chance:
-    """Chance of the images `indices` under ALL with `changes`, as NumPy arrays."""
+    """Draws the choices for images under ALL with `changes`, as NumPy arrays."""
     options = Augmentation(**{"size": 8} | ALL | changes)
     draw = partial(chance.draw, odds=chance.make_odds(channels, options))
     return jax.tree.map(np.asarray, jax.jit(draw)(jnp.asarray(uniforms(indices))))
@@ -87,7 +87,7 @@ def draws(indices: range, channels: int = 3, **changes) -> chance.Chance:
 def boxes_of(
     indices: range, shape: tuple[int, int], scale: tuple[float, float]
 ) -> np.ndarray:
-    """Crops [n, 4] of the images `indices`, each of `shape`."""
+    """Draws the crops [n, 4] of the images `indices`, each of `shape`."""
     box = partial(crop_box, shape=shape, scale=scale, ratio=FULL_RATIO)
     return np.asarray(jax.jit(jax.vmap(box))(uniforms(indices)))
 
@@ -177,7 +177,7 @@ def test_a_part_switched_off_or_always_on_leaves_the_others_alone() -> None:
 
 
 def expected_views(images: np.ndarray, size: int, *, jitter_first: bool) -> np.ndarray:
-    """What `augment` makes of images 0, 1, ... under ALL, by the oracle."""
+    """Makes the views of images 0, 1, ... under ALL by the oracle."""
     chances = draws(range(len(images)), images.shape[3])
     boxes = boxes_of(range(len(images)), images.shape[1:3], ALL["crop_scale"])
     names, _ = jitter_ranges(ALL["jitter"], images.shape[3])
@@ -287,7 +287,7 @@ def test_flip_and_grayscale_alone(patches) -> None:
 
 
 def compiled_text(channels: int, options: dict) -> str:
-    """The program XLA makes of `augment` for two images of 16 x 16."""
+    """Returns XLA's program of `augment` for two images of 16 x 16."""
     make = jax.jit(partial(module.augment, size=16, **STATISTICS[channels], **options))
     keys = per_image_keys(0, 0, jnp.arange(2))
     images = np.zeros((2, 16, 16, channels), np.uint8)
@@ -349,3 +349,15 @@ def test_bad_images_are_named() -> None:
         augment(keys, images, size=8, **STATISTICS[3], **OFF)
     with pytest.raises(UserError, match="4 channels"):
         normalize(np.zeros((2, 8, 8, 4), np.uint8), size=8, mean=(0,) * 4, std=(1,) * 4)
+
+
+def test_an_option_out_of_range_is_named_by_its_flag() -> None:
+    options = {"size": 8, "rotation": 0.0, "shear": 0.0, "stretch": 0.0} | ALL
+    module.check_chances(options)
+    with pytest.raises(UserError, match=r"^--config.augment.blur=2: .*probability"):
+        module.check_chances(options | {"blur": 2})
+    # A group of views has a section of the config to itself.
+    with pytest.raises(UserError, match=r"^--config.views.small.size=0: "):
+        module.check_chances(options | {"size": 0}, section="views.small")
+    with pytest.raises(UserError, match=r"^--config.views.small.crop_scale=\(2, 1\)"):
+        module.check_chances(options | {"crop_scale": (2, 1)}, section="views.small")

@@ -1,4 +1,4 @@
-"""Colours against torchvision's definitions and the oracles."""
+"""Compares colours with torchvision's definitions and the oracles."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Crops, resizing, warps and blur against PIL, OpenCV and the oracles."""
+"""Compares crops, resizing, warps and blur with PIL, OpenCV and the oracles."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The host's random numbers, and what is made of them, against the device's."""
+"""Compares the host's random numbers and choices with the device's."""
 
 import jax
 import jax.numpy as jnp

@@ -330,7 +330,7 @@ def test_records_are_told_by_names_alone() -> None:
     more = [*ids, "t__3"]
     found = compared(one, run_of(Split(records(b"other")(more), None, more))).train
     assert found.rows.tolist() == [0, 1, 2, -1]
-    assert str(found) == "1 added (t__3); told by names alone"
+    assert str(found) == "1 added (t__3); compared by names only"
     same_names = compared(one, run_of(Split(records(b"other")(ids), None, ids))).train
     assert same_names.rows.tolist() == [-1, -1, -1]
 

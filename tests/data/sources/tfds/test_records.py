@@ -1,4 +1,4 @@
-"""TFDS's sets, as TFDS stores them: found, read without TensorFlow, and prepared."""
+"""Tests that TFDS's sets are found, read without TensorFlow, and prepared."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def run(*command: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TFDS's mock data, by TensorFlow in a process of its own."""
+    """Writes TFDS's mock data, by TensorFlow in a separate process."""
     folder = tmp_path_factory.mktemp("tfds")
     made = run("-m", "tests.mock_tfds", str(folder), *NAMES, f"--examples={EXAMPLES}")
     assert made.returncode == 0, made.stderr
@@ -186,7 +186,7 @@ def prepare_again(folder: Path, name: str, change: Callable[[bytes], bytes]) -> 
 
 
 def changed_example(record: bytes, name: str, change: Callable) -> bytes:
-    """A serialised tf.train.Example with another value of a feature."""
+    """Replaces a feature's value in a serialised tf.train.Example."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example.FromString(record)
@@ -351,7 +351,7 @@ def change_json(path: Path, change: Callable[[str], str]) -> None:
 
 @pytest.fixture
 def copied(folder: Path, tmp_path: Path) -> Path:
-    """A set that may be damaged, and its only version."""
+    """Copies a set, for tests that damage it; returns its only version."""
     shutil.copytree(folder / "imagenet2012", tmp_path / "sets" / "imagenet2012")
     (place,) = (tmp_path / "sets" / "imagenet2012").iterdir()
     return place
