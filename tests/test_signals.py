@@ -16,8 +16,8 @@ from tests.tiny_run import ROOT
 PROGRAM = """
 import ctypes, signal, sys
 from pathlib import Path
-from invariance_propagation import ending
-from invariance_propagation.drafts import draft_of
+from invariance_propagation import signals
+from invariance_propagation.files.atomic import draft_of
 
 class Work:
     def ask_to_stop(self, number):
@@ -25,10 +25,10 @@ class Work:
     def last_words(self, number):
         return f"stopped by {number.name}; three steps are lost"
 
-ending.SAVE_WITHIN = float(sys.argv[2])
+signals.SAVE_WITHIN = float(sys.argv[2])
 if "nohup" in sys.argv:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-ending.watch()
+signals.watch()
 # As while XLA compiles: other threads run, and no handler of Python's.
 lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
 lock(mutex)
@@ -36,7 +36,7 @@ with draft_of(Path(sys.argv[1]) / "file") as draft:
     draft.write_text("half")
     print("ready", flush=True)
     if "work" in sys.argv:
-        with ending.kept(Work()):
+        with signals.kept(Work()):
             lock(mutex)
     else:
         lock(mutex)

@@ -198,10 +198,11 @@ def test_two_processes_go_on_where_one_stopped(
 
 WAITING = """
 import ctypes, sys
-from invariance_propagation import ending, peers, processes
+from invariance_propagation import signals
+from invariance_propagation.devices import peers, processes
 
 peers.SILENT_AFTER = 4.0
-ending.watch()
+signals.watch()
 processes.join(
     coordinator=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]), timeout=120
 )

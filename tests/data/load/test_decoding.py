@@ -368,7 +368,7 @@ def test_mutated_files_are_pictures_or_a_line(kind: str, tmp_path: Path) -> None
 
 def test_ghostscript_is_not_started() -> None:
     content = encoded(Image.new("RGB", (8, 8)), "EPS")
-    with pytest.raises(ValueError, match="no picture that Pillow knows"):
+    with pytest.raises(ValueError, match="not a picture that Pillow knows"):
         decode(content)
 
 

@@ -51,7 +51,7 @@ def test_heic_is_read_where_pillow_heif_is(monkeypatch) -> None:
     fake.register_heif_opener = lambda: registered.append(True)
     monkeypatch.setitem(sys.modules, "pillow_heif", fake)
     assert {".heic", ".heif", ".hif"} <= formats.readable_suffixes()
-    with pytest.raises(ValueError, match="no picture that Pillow knows"):
+    with pytest.raises(ValueError, match="not a picture that Pillow knows"):
         decode(HEIC)  # the opener of the fake opens nothing
     assert registered == [True]
 
