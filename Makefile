@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 BIN := $(VENV)/bin
-DOCS := .venv-docs
 
 .PHONY: demo test test-all torture lint docs browser evidence benchmark growth clean
 
@@ -25,9 +24,6 @@ lint: $(VENV)/installed-dev  ## What pre-commit checks.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: $(DOCS)/installed  ## The site of docs/ in site/; a link that leads nowhere is an error.
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
-
 browser: $(VENV)/installed-dev  ## The report in Chromium: apt-get install chromium.
 	$(BIN)/python -m pip install --quiet playwright==1.65.2
 	$(BIN)/python -m pytest tests/browser/check_report.py
@@ -47,6 +43,16 @@ benchmark: $(VENV)/installed-dev  ## The objective beside eager PyTorch; the mem
 growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million images need 16 GB.
 	$(BIN)/python benchmarks/growth.py
 
+DOCS := .venv-docs
+
+docs: $(DOCS)/installed  ## The site of docs/ in site/; a link that leads nowhere is an error.
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+$(DOCS)/installed: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 clean:  ## Remove the environment; runs stay.
 	rm -rf $(VENV) $(DOCS) .venv-3.11 .venv-3.13
 
@@ -57,9 +63,4 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@
-
-$(DOCS)/installed: requirements-docs.txt
-	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/python -m pip install --disable-pip-version-check -r requirements-docs.txt
 	touch $@
