@@ -1,4 +1,4 @@
-"""From config sections to function calls, with a line for what does not fit."""
+"""Calls functions with config sections, and reports keys that do not fit in one line."""
 
 import difflib
 import inspect
@@ -12,21 +12,15 @@ Result = TypeVar("Result")
 
 
 def options(
-    function: Callable,
-    section: str,
-    config: Mapping[str, Any],
-    *,
-    bound: Any = (),
-    rest: Callable | None = None,
+    function: Callable, section: str, config: Mapping[str, Any], *, bound: Any = ()
 ) -> dict[str, Any]:
-    """Returns a section as keyword arguments of `function`, after checking its names.
+    """The section as keyword arguments of `function`, its names checked.
 
     Args:
-      function: the function to call.
+      function: what will be called.
       section: name of the section.
-      config: holds the section.
+      config: of which it is a part.
       bound: names of the parameters that come from elsewhere.
-      rest: takes the function's remaining keyword arguments (`**rest`).
 
     Raises:
       UserError: a key of the section that is no parameter of the function, or a
@@ -36,13 +30,7 @@ def options(
         raise UserError(
             f"config section {section} is missing: start from configs/default.py"
         )
-    functions = (function,) if rest is None else (function, rest)
-    parameters = {
-        name: parameter
-        for each in functions
-        for name, parameter in inspect.signature(each).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+    parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in bound]
     check_names(config[section], known, prefix=f"{section}.")
     for name in known:
@@ -58,31 +46,26 @@ def call(
     function: Callable[..., Result],
     section: str,
     config: Mapping[str, Any],
-    *,
-    rest: Callable | None = None,
     **more: Any,
 ) -> Result:
-    """Calls `function(**config[section], **more)`; raises as `options` does."""
-    named = options(function, section, config, bound=more, rest=rest)
-    return function(**named, **more)
+    """`function(**config[section], **more)`; raises as `options` does."""
+    return function(**options(function, section, config, bound=more), **more)
 
 
-def override(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces values of a section by those that are set in `given`.
+def override(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a section with the values that `changes` sets.
 
-    None alone means that a key is not set: 0, False, '' and () are values.
+    Only None means that a key is not set: 0, False, '' and () are values.
     """
-    return {
-        **section,
-        **{name: value for name, value in given.items() if value is not None},
-    }
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return {**section, **changed}
 
 
 def check_names(
-    given: Iterable[str], known: Iterable[str], *, prefix: str = ""
+    names: Iterable[str], known: Iterable[str], *, prefix: str = ""
 ) -> None:
-    """Raises UserError for the first name in `given` that is not in `known`."""
-    for name in given:
+    """Raises UserError for the first of `names` that is not known."""
+    for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = (
@@ -92,14 +75,14 @@ def check_names(
 
 
 def is_auto(value: Any, name: str) -> bool:
-    """Returns whether a setting is to follow from the data.
+    """Returns whether a setting is 'auto', to be derived from the data.
 
     Args:
-      value: of the setting.
-      name: of it in the config.
+      value: the setting's value.
+      name: its key in the config.
 
     Raises:
-      UserError: it is neither a whole number nor 'auto'.
+      UserError: the value is neither a whole number nor 'auto'.
     """
     if value != AUTO and (not isinstance(value, int) or isinstance(value, bool)):
         raise UserError(f"{name}={value!r}: set it to a whole number, or to 'auto'")
@@ -107,14 +90,32 @@ def is_auto(value: Any, name: str) -> bool:
 
 
 def by_new_names(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames the keys of a checkpoint's config that an earlier version wrote.
+    """Translates a checkpoint's config from an earlier version's keys.
 
-    Before 'norm_group', BatchNorm took its statistics over all devices
-    (`cross_replica_norm`), which is 0 now, or over each device's images. How many those
-    were is not in the config: None, which makes no difference to a trained network.
+    Before `norm_group`, `cross_replica_norm` chose between batch statistics over all
+    devices, which is 0 now, and over each device's images. The config does not say how
+    many images a device had, so that becomes None; a trained network is not affected.
     """
     encoder = dict(stored["encoder"])
     if "cross_replica_norm" in encoder:
         over_all = encoder.pop("cross_replica_norm")
         encoder["norm_group"] = 0 if over_all else None
     return {**stored, "encoder": encoder}
+
+
+def keywords_of(fields: Callable) -> Callable[[Result], Result]:
+    """Declares which keywords a function takes as `**options`: the fields of a NamedTuple.
+
+    `options` reads a function's signature to check a config section. With this decorator
+    a function of many options need not list them a second time.
+    """
+    listed = inspect.signature(fields).parameters.values()
+
+    def declare(function: Result) -> Result:
+        signature = inspect.signature(function)
+        named = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        parameters = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in listed)]
+        function.__signature__ = signature.replace(parameters=parameters)
+        return function
+
+    return declare

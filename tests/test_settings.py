@@ -1,4 +1,4 @@
-"""Config sections as keyword arguments: what fits, and what is said of the rest."""
+"""Config sections as keyword arguments: what fits, and the errors for what does not."""
 
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def test_a_misspelt_key_is_told_before_the_one_it_leaves_missing() -> None:
 
 
 def test_a_section_may_not_set_what_comes_from_elsewhere() -> None:
-    # Else it would be a TypeError: two values for one argument.
+    # Without the check it would be a TypeError: two values for one argument.
     config = make_config(color="red", num_examples=3)
     with pytest.raises(UserError, match=r"unknown config key paint\.num_examples"):
         settings.call(blend, "paint", config, num_examples=7)
@@ -128,3 +128,18 @@ def test_a_checkpoint_of_before_norm_group_is_read(over_all: bool, group) -> Non
     assert config == {"seed": 1, "encoder": encoder | {"norm_group": group}}
     assert settings.call(make_encoder, "encoder", config).backbone.norm_group == 0
     assert settings.by_new_names(config) == config
+
+
+@settings.keywords_of(Options)
+def mix(*, num_examples: int, **options: Any) -> tuple[Options, int]:
+    return Options(**options), num_examples
+
+
+def test_options_of_a_named_tuple_are_checked_as_keywords() -> None:
+    config = make_config(color="red", amount=0.1)
+    mixed = settings.call(mix, "paint", config, num_examples=3)
+    assert mixed == (Options("red", 0.1), 3)
+    with pytest.raises(UserError, match="did you mean paint.color"):
+        settings.call(mix, "paint", make_config(colour="red"), num_examples=3)
+    with pytest.raises(UserError, match=r"paint\.amount is missing"):
+        settings.call(mix, "paint", make_config(color="red"), num_examples=3)

@@ -14,7 +14,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.methods import Notes
-from invariance_propagation.store.facts import noted_steps_per_epoch
+from invariance_propagation.store.epochs import noted_steps_per_epoch
 from invariance_propagation.store.restore import (
     StoredMemory,
     float32,

@@ -40,7 +40,7 @@ from invariance_propagation.store.checkpoint import (
     unpack_ids,
 )
 from invariance_propagation.store.damage import check_machine, check_noted
-from invariance_propagation.store.facts import noted_steps_per_epoch
+from invariance_propagation.store.epochs import noted_steps_per_epoch
 from invariance_propagation.store.weights import (
     SUFFIXES,
     check_no_pickle,

@@ -28,7 +28,7 @@ from invariance_propagation.train.resume.stopping import Stopping, stop_requests
 from invariance_propagation.train.resume.workdir import (
     PARAMETERS_FILE,
     Workdir,
-    check_place,
+    check_workdir,
     opened,
     prepare,
     with_noted_steps,
@@ -94,7 +94,7 @@ def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
     # With several processes only the first needs the folder, but which process is the
     # first is not known before JAX starts.
     if not processes.joined():
-        check_place(folder)
+        check_workdir(folder)
     return build(config), folder
 
 

@@ -16,7 +16,7 @@ from invariance_propagation.store.checkpoint import (
     unpack_checksums,
     unpack_ids,
 )
-from invariance_propagation.store.facts import noted_steps_per_epoch
+from invariance_propagation.store.epochs import noted_steps_per_epoch
 from invariance_propagation.train.run import Run
 from invariance_propagation.version import versions
 

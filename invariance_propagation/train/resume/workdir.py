@@ -73,7 +73,7 @@ def opened(folder: Path, *, keep: int) -> Iterator[Workdir]:
         yield Workdir(folder, checkpoints, lock)
 
 
-def check_place(folder: Path) -> None:
+def check_workdir(folder: Path) -> None:
     """Checks that a run can write into a workdir, before the data is read.
 
     A run that is finished writes nothing, so its folder may be read-only.

@@ -1,4 +1,4 @@
-"""Reads facts that a checkpoint notes about its run."""
+"""Reads the length of an epoch from the facts of a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
