@@ -9,11 +9,67 @@ import jax.numpy as jnp
 import optax
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.settings import check_names
+from invariance_propagation.settings import check_names, keywords_of
 
 SCHEDULES = ("cosine", "steps")
 
 
+def make_schedule(
+    *,
+    learning_rate: float,
+    schedule: str,
+    milestones: Sequence[int],
+    decay: float,
+    warmup_epochs: int,
+    epochs: int,
+    steps_per_epoch: int,
+    restart_epochs: Sequence[int] = (),
+    restart_rates: Sequence[float] = (),
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the step.
+
+    Args:
+      learning_rate: the largest value before the first restart.
+      schedule: 'cosine' down to 0 at the last step, or 'steps'.
+      milestones: epochs, counted from 0 at the start of the run, at which 'steps'
+        multiplies the rate by `decay`.
+      decay: the factor at a milestone.
+      warmup_epochs: epochs of linear growth from 0 before the schedule.
+      epochs: length of the whole run, including warm-up and restarts.
+      steps_per_epoch: N // B.
+      restart_epochs: epochs, counted from 0, at which the schedule ends and starts
+        again. A cosine reaches 0 there.
+      restart_rates: the learning rate at each restart.
+
+    Raises:
+      UserError: an argument out of its range.
+    """
+    _check_rate(learning_rate, schedule, decay, warmup_epochs, epochs)
+    _check_restarts(restart_epochs, restart_rates, warmup_epochs, epochs)
+    warmup = warmup_epochs * steps_per_epoch
+    bounds = [epoch * steps_per_epoch for epoch in (*restart_epochs, epochs)]
+    starts = (warmup, *bounds[:-1])
+    parts, joints = [], []
+    if warmup:
+        parts, joints = [optax.linear_schedule(0.0, learning_rate, warmup)], [warmup]
+    rates = (learning_rate, *restart_rates)
+    drops = [epoch * steps_per_epoch for epoch in milestones]
+    for number, (start, end, rate) in enumerate(
+        zip(starts, bounds, rates, strict=True)
+    ):
+        if schedule == "cosine":
+            parts.append(optax.cosine_decay_schedule(rate, end - start))
+        else:
+            # A milestone at a restart is over: the rate of the restart replaces it.
+            factors = {x - start: decay for x in drops if number == 0 or x > start}
+            parts.append(optax.piecewise_constant_schedule(rate, factors))
+    joints += bounds[:-1]
+    rate = optax.join_schedules(parts, joints) if joints else parts[0]
+    # float32 even if JAX_ENABLE_X64 is set; it is exact up to step 16.8 million.
+    return lambda step: rate(jnp.asarray(step, jnp.float32))
+
+
+@keywords_of(make_schedule)
 def make_optimizer(
     *,
     momentum: float,
@@ -78,61 +134,6 @@ def _sgd(
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(scaled, momentum=momentum)
     )
-
-
-def make_schedule(
-    *,
-    learning_rate: float,
-    schedule: str,
-    milestones: Sequence[int],
-    decay: float,
-    warmup_epochs: int,
-    epochs: int,
-    steps_per_epoch: int,
-    restart_epochs: Sequence[int] = (),
-    restart_rates: Sequence[float] = (),
-) -> optax.Schedule:
-    """Returns the learning rate as a function of the step.
-
-    Args:
-      learning_rate: the largest value before the first restart.
-      schedule: 'cosine' down to 0 at the last step, or 'steps'.
-      milestones: epochs, counted from 0 at the start of the run, at which 'steps'
-        multiplies the rate by `decay`.
-      decay: the factor at a milestone.
-      warmup_epochs: epochs of linear growth from 0 before the schedule.
-      epochs: length of the whole run, including warm-up and restarts.
-      steps_per_epoch: N // B.
-      restart_epochs: epochs, counted from 0, at which the schedule ends and starts
-        again. A cosine reaches 0 there.
-      restart_rates: the learning rate at each restart.
-
-    Raises:
-      UserError: an argument out of its range.
-    """
-    _check_rate(learning_rate, schedule, decay, warmup_epochs, epochs)
-    _check_restarts(restart_epochs, restart_rates, warmup_epochs, epochs)
-    warmup = warmup_epochs * steps_per_epoch
-    bounds = [epoch * steps_per_epoch for epoch in (*restart_epochs, epochs)]
-    starts = (warmup, *bounds[:-1])
-    parts, joints = [], []
-    if warmup:
-        parts, joints = [optax.linear_schedule(0.0, learning_rate, warmup)], [warmup]
-    rates = (learning_rate, *restart_rates)
-    drops = [epoch * steps_per_epoch for epoch in milestones]
-    for number, (start, end, rate) in enumerate(
-        zip(starts, bounds, rates, strict=True)
-    ):
-        if schedule == "cosine":
-            parts.append(optax.cosine_decay_schedule(rate, end - start))
-        else:
-            # A milestone at a restart is over: the rate of the restart replaces it.
-            factors = {x - start: decay for x in drops if number == 0 or x > start}
-            parts.append(optax.piecewise_constant_schedule(rate, factors))
-    joints += bounds[:-1]
-    rate = optax.join_schedules(parts, joints) if joints else parts[0]
-    # float32 even if JAX_ENABLE_X64 is set; it is exact up to step 16.8 million.
-    return lambda step: rate(jnp.asarray(step, jnp.float32))
 
 
 def _check_rate(

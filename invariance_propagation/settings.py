@@ -12,21 +12,15 @@ Result = TypeVar("Result")
 
 
 def options(
-    function: Callable,
-    section: str,
-    config: Mapping[str, Any],
-    *,
-    bound: Any = (),
-    rest: Callable | None = None,
+    function: Callable, section: str, config: Mapping[str, Any], *, bound: Any = ()
 ) -> dict[str, Any]:
-    """Returns a section as keyword arguments of `function`, after checking its names.
+    """The section as keyword arguments of `function`, its names checked.
 
     Args:
-      function: the function to call.
+      function: what will be called.
       section: name of the section.
-      config: holds the section.
+      config: of which it is a part.
       bound: names of the parameters that come from elsewhere.
-      rest: takes the function's remaining keyword arguments (`**rest`).
 
     Raises:
       UserError: a key of the section that is no parameter of the function, or a
@@ -36,13 +30,7 @@ def options(
         raise UserError(
             f"config section {section} is missing: start from configs/default.py"
         )
-    functions = (function,) if rest is None else (function, rest)
-    parameters = {
-        name: parameter
-        for each in functions
-        for name, parameter in inspect.signature(each).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+    parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in bound]
     check_names(config[section], known, prefix=f"{section}.")
     for name in known:
@@ -58,13 +46,10 @@ def call(
     function: Callable[..., Result],
     section: str,
     config: Mapping[str, Any],
-    *,
-    rest: Callable | None = None,
     **more: Any,
 ) -> Result:
-    """Calls `function(**config[section], **more)`; raises as `options` does."""
-    named = options(function, section, config, bound=more, rest=rest)
-    return function(**named, **more)
+    """`function(**config[section], **more)`; raises as `options` does."""
+    return function(**options(function, section, config, bound=more), **more)
 
 
 def override(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

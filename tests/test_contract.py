@@ -130,7 +130,6 @@ def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
         build.make_optimizer,
         "optimizer",
         config,
-        rest=build.make_schedule,
         epochs=config.train.epochs,
         steps_per_epoch=run.steps_per_epoch,
         labels=labels,

@@ -37,7 +37,7 @@ from invariance_propagation.files.paths import local
 from invariance_propagation.methods import Batch, Method, Moment, Problem, make_method
 from invariance_propagation.models import make_encoder
 from invariance_propagation.models.norm import check_norm_group, fits_devices
-from invariance_propagation.optimizer import make_optimizer, make_schedule
+from invariance_propagation.optimizer import make_optimizer
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from invariance_propagation.phases import phase
 from invariance_propagation.train.options import (
@@ -280,7 +280,6 @@ def _make_optimizer(
         make_optimizer,
         "optimizer",
         config,
-        rest=make_schedule,
         epochs=config.train.epochs,
         steps_per_epoch=problem.steps_per_epoch,
         labels=labels,

@@ -88,16 +88,16 @@ def _loop(
 ) -> TrainState:
     run, state, window = session.run, point.state, point.window
     saver, checkpoints = session.saver, session.place.checkpoints
-    before, given, ahead = _last_row(session.place.folder), None, None
+    before, batch, ahead = _last_row(session.place.folder), None, None
     numbers = range(point.step, run.total_steps)
-    for step, taken in zip(numbers, batches, strict=False):
-        if taken is None:
+    for step, next_batch in zip(numbers, batches, strict=False):
+        if next_batch is None:
             if step != checkpoints.newest:
                 _hold(session, step, state, window, point.facts)
-                saver.try_and_write(state, given)
+                saver.try_and_write(state, batch)
             raise _stopped(session, point, step, stopping(step))
-        given = taken
-        state, metrics = run.step(state, *given)
+        batch = next_batch
+        state, metrics = run.step(state, *batch)
         # At most one step runs ahead: before a stop all of them would have to end.
         jax.block_until_ready(ahead)
         ahead = metrics
@@ -120,7 +120,7 @@ def _loop(
             _hold(session, done, state, window, point.facts)
         if last or stop:
             with phase(f"saving the checkpoint of step {done:,}", messages.say):
-                state = saver.try_and_write(state, given)
+                state = saver.try_and_write(state, batch)
         if stop and not (last and is_limit(stop)):
             raise _stopped(session, point, done, stop)
     return state
@@ -162,12 +162,12 @@ def _first_batch(
       The arguments of the first step; None if a signal asks to stop.
     """
     with phase("reading the first images", messages.say):
-        given = take()
-    if given is not None and hasattr(run.step, "lower"):
+        batch = take()
+    if batch is not None and hasattr(run.step, "lower"):
         # The step itself then finds the program in JAX's cache.
         with phase("compiling the step", messages.say):
-            run.step.lower(state, *given).compile()
-    return given
+            run.step.lower(state, *batch).compile()
+    return batch
 
 
 def _later_batches(
@@ -175,8 +175,8 @@ def _later_batches(
 ) -> Iterator[tuple | None]:
     while True:
         with clock.waiting():
-            given = take()
-        yield given
+            batch = take()
+        yield batch
 
 
 @contextlib.contextmanager

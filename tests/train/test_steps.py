@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from configs import image_folder
 from invariance_propagation import phases
+from invariance_propagation.data import sources
 from invariance_propagation.train import averages, loop
 from invariance_propagation.train.averages import Clock
 from invariance_propagation.train.build import build
@@ -103,3 +106,18 @@ def test_a_clock_counts_steps_time_and_waiting(
         "waiting_for_data": 0.25,
         "seconds_left": 16.0,
     }
+
+
+def test_a_look_at_pictures_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(phases, "SAY_AFTER", 0.0)
+    for i in range(4):
+        path = tmp_path / f"{i % 2}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), (60 * i, 0, 0)).save(path)
+    config = image_folder.get_config()
+    config.data.folder, config.data.held_out = str(tmp_path), 0.0
+    sources.load(**config.data, size=8, seed=0)
+    said = capsys.readouterr().out
+    assert "checking 4 pictures ...\n" in said and "checking 4 pictures: " in said

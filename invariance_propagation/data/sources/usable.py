@@ -31,6 +31,7 @@ from invariance_propagation.data.load.decoding import (
 from invariance_propagation.errors import UserError, printable
 from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.cache import cache_path, keep_arrays, read_arrays
+from invariance_propagation.phases import phase
 
 HOW = ("decode", "headers")
 # Increase this when `decode` refuses or accepts other pictures than before.
@@ -106,7 +107,7 @@ def check_pictures(
             return Fault(name, reason_of(error))
 
     bar = tqdm.tqdm(total=len(ids), unit="picture", disable=None, leave=False)
-    with ThreadPoolExecutor() as pool, bar:
+    with phase(f"checking {len(ids):,} pictures"), ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(ids), AT_ONCE):
             some = ids[start : start + AT_ONCE]
             for name, result in zip(some, pool.map(check, some), strict=True):

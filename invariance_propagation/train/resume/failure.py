@@ -96,13 +96,13 @@ def find(workdir: Path) -> Path:
     """
     if (workdir / FILE).is_file():
         return workdir
-    found = [path.parent for path in workdir.glob(f"{NAME}*/{FILE}")]
-    if not found:
+    folders = [path.parent for path in workdir.glob(f"{NAME}*/{FILE}")]
+    if not folders:
         raise UserError(
             f"{workdir} has no {NAME}*: no step of this run has failed, so there is "
             "nothing to replay"
         )
-    return max(found, key=lambda folder: (folder / FILE).stat().st_mtime_ns)
+    return max(folders, key=lambda folder: (folder / FILE).stat().st_mtime_ns)
 
 
 def read(folder: Path) -> dict[str, Any]:

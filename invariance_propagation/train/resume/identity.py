@@ -82,45 +82,45 @@ def _crop_of(run: Run) -> dict[str, float]:
     return {"share": images.share if isinstance(images, Pictures) else 1.0}
 
 
-def steps_per_epoch_of(found: Mapping[str, Any] | None, run: Run) -> int:
+def steps_per_epoch_of(saved: Mapping[str, Any] | None, run: Run) -> int:
     """Returns the steps per epoch, which stay what they were when a run began.
 
     Otherwise another number of images would shift the learning rate and everything else
     that counts epochs.
 
     Args:
-      found: the facts of its checkpoint; None without one.
+      saved: the facts of its checkpoint; None without one.
       run: the run that goes on.
     """
-    if found is None or found["batch_size"] != run.options.batch_size:
+    if saved is None or saved["batch_size"] != run.options.batch_size:
         return run.steps_per_epoch
-    return noted_steps_per_epoch(found)
+    return noted_steps_per_epoch(saved)
 
 
-def same_images(found: Mapping[str, Any], own: Mapping[str, Any], run: Run) -> bool:
+def same_images(saved: Mapping[str, Any], facts: Mapping[str, Any], run: Run) -> bool:
     """Returns whether a checkpoint was trained on the same images as this run.
 
     The name of the data set does not matter, because a folder may have been renamed.
 
     Args:
-      found: the facts of the checkpoint.
-      own: `identity_of` this run.
+      saved: the facts of the checkpoint.
+      facts: `identity_of` this run.
       run: this run.
     """
-    if found["num_examples"] != own["num_examples"]:
+    if saved["num_examples"] != facts["num_examples"]:
         return False
-    same = found["digest"] == own["digest"]
-    return same or run.dataset.has_digest(found["digest"])
+    same = saved["digest"] == facts["digest"]
+    return same or run.dataset.has_digest(saved["digest"])
 
 
 def check_same_run(
-    found: Mapping[str, Any] | None, own: Mapping[str, Any], run: Run, folder: Path
+    saved: Mapping[str, Any] | None, facts: Mapping[str, Any], run: Run, folder: Path
 ) -> Difference | None:
     """Compares the run in a workdir with the run that is to go on there.
 
     Args:
-      found: the facts of its checkpoint; None without one.
-      own: `identity_of` this run, and its config.
+      saved: the facts of its checkpoint; None without one.
+      facts: `identity_of` this run, and its config.
       run: this run.
       folder: the workdir, for messages.
 
@@ -131,38 +131,38 @@ def check_same_run(
       UserError: another batch size; or other images, and either data.on_change is
         'refuse' or the memory cannot be matched.
     """
-    if found is None:
+    if saved is None:
         return None
-    if found["batch_size"] != run.options.batch_size:
+    if saved["batch_size"] != run.options.batch_size:
         raise UserError(
-            f"{folder} holds a run with train.batch_size={found['batch_size']}, this "
+            f"{folder} holds a run with train.batch_size={saved['batch_size']}, this "
             f"config has {run.options.batch_size}, so step numbers would refer to "
             "different images: set it back, or choose another --workdir"
         )
-    held_out = _compare_held_out(found, own, run.dataset.held_out)
-    if same_images(found, own, run):
-        if held_out and not _matches(own) and (run.has_knn or found.get("untrained")):
+    held_out = _compare_held_out(saved, facts, run.dataset.held_out)
+    if same_images(saved, facts, run):
+        if held_out and not _matches(facts) and (run.has_knn or saved.get("untrained")):
             raise UserError(
                 f"{folder} holds a checkpoint with other held-out images, so kNN before "
                 f"and after could not be compared ({held_out}): set them back, "
                 f"add {MATCH} to go on all the same, or choose another --workdir"
             )
         return Difference(None, held_out) if held_out else None
-    known = _known(found, "sample")
+    known = _known(saved, "sample")
     names = run.dataset.train.ids
     if known is None or names is None:
         changes, hindrance = None, "its images have no names to show what has changed"
     else:
         changes = compare(known, Known(names, run.dataset.train.checksums()))
         hindrance = _hindrance(run)
-    if changes is None or hindrance or not _matches(own):
-        raise _other_images(found, own, folder, changes, held_out, hindrance)
+    if changes is None or hindrance or not _matches(facts):
+        raise _other_images(saved, facts, folder, changes, held_out, hindrance)
     return Difference(changes, held_out)
 
 
 def _other_images(
-    found: Mapping[str, Any],
-    own: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    facts: Mapping[str, Any],
     folder: Path,
     changes: Changes | None,
     held_out: str,
@@ -172,22 +172,22 @@ def _other_images(
     parts += [f"the held-out images too: {held_out}"] if held_out else []
     parts += [f"{hindrance}, so the memory cannot be matched"] if hindrance else []
     advice = "" if hindrance else f"add {MATCH} to go on with those that stay, or "
-    if own["config"]["data"]["num_train"] and "digest_version" not in found:
+    if facts["config"]["data"]["num_train"] and "digest_version" not in saved:
         advice = (
             "an earlier version began it, in which data.num_train took the first "
             f"images and not a random sample: go on with that version, or {advice}"
         )
     return UserError(
-        f"{folder} holds a checkpoint of {found['dataset']} with "
-        f"{found['num_examples']} images (digest {found['digest']}), this config "
-        f"trains on {own['dataset']} with {own['num_examples']} (digest "
-        f"{own['digest']}): {'; '.join(parts)}: {advice}choose another --workdir"
+        f"{folder} holds a checkpoint of {saved['dataset']} with "
+        f"{saved['num_examples']} images (digest {saved['digest']}), this config "
+        f"trains on {facts['dataset']} with {facts['num_examples']} (digest "
+        f"{facts['digest']}): {'; '.join(parts)}: {advice}choose another --workdir"
     )
 
 
-def _matches(own: Mapping[str, Any]) -> bool:
+def _matches(facts: Mapping[str, Any]) -> bool:
     # Configs from before this key existed refused.
-    return own["config"]["data"].get("on_change") == "match"
+    return facts["config"]["data"].get("on_change") == "match"
 
 
 def _hindrance(run: Run) -> str:
@@ -213,27 +213,27 @@ def _names(kind: str, split: Split | None) -> dict[str, str]:
     return known
 
 
-def _known(found: Mapping[str, Any], kind: str) -> Known | None:
-    if f"{kind}_ids" not in found:
+def _known(saved: Mapping[str, Any], kind: str) -> Known | None:
+    if f"{kind}_ids" not in saved:
         return None
-    checksums = found.get(f"{kind}_checksums")
+    checksums = saved.get(f"{kind}_checksums")
     return Known(
-        unpack_ids(found[f"{kind}_ids"]),
+        unpack_ids(saved[f"{kind}_ids"]),
         None if checksums is None else unpack_checksums(checksums),
     )
 
 
 def _compare_held_out(
-    found: Mapping[str, Any], own: Mapping[str, Any], split: Split | None
+    saved: Mapping[str, Any], facts: Mapping[str, Any], split: Split | None
 ) -> str:
     """Says what has changed; '' for nothing, or if an earlier version noted nothing."""
-    if "held_out" not in found or found["held_out"] == own["held_out"]:
+    if "held_out" not in saved or saved["held_out"] == facts["held_out"]:
         return ""
     before, now = (
-        x and x["num_examples"] for x in (found["held_out"], own["held_out"])
+        x and x["num_examples"] for x in (saved["held_out"], facts["held_out"])
     )
     text = f"{before or 'none'} then, {now or 'none'} now"
-    known = _known(found, "held_out")
+    known = _known(saved, "held_out")
     if known is None or split is None or split.ids is None:
         return text
     return f"{text}: {compare(known, Known(split.ids, split.checksums()))}"

@@ -23,21 +23,21 @@ from invariance_propagation.train.step import TrainState
 
 
 def stored_shapes(
-    shapes: TrainState, own: Mapping[str, Any], run: Run, found: Mapping[str, Any]
+    shapes: TrainState, facts: Mapping[str, Any], run: Run, saved: Mapping[str, Any]
 ) -> TrainState:
     """Returns the shapes of a checkpoint, whose memory may belong to other images.
 
     Args:
       shapes: the state of this run, jax.ShapeDtypeStruct.
-      own: `identity_of` this run.
+      facts: `identity_of` this run.
       run: this run.
-      found: the facts of the checkpoint.
+      saved: the facts of the checkpoint.
     """
-    if same_images(found, own, run):
+    if same_images(saved, facts, run):
         return shapes
 
     def stored(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        fact = found["arrays"].get(".memory" + jax.tree_util.keystr(path))
+        fact = saved["arrays"].get(".memory" + jax.tree_util.keystr(path))
         shape = leaf.shape if fact is None else tuple(fact["shape"])
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
@@ -48,7 +48,7 @@ def carry_over(
     run: Run,
     arrays: TrainState,
     shapes: TrainState,
-    own: Mapping[str, Any],
+    facts: Mapping[str, Any],
     saved: Mapping[str, Any],
     folder: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -61,7 +61,7 @@ def carry_over(
       run: this run.
       arrays: the state in the checkpoint, NumPy arrays.
       shapes: the state of this run.
-      own: `identity_of` this run, and its config.
+      facts: `identity_of` this run, and its config.
       saved: the facts of the checkpoint.
       folder: its workdir, for messages.
 
@@ -74,7 +74,7 @@ def carry_over(
     """
     untrained = saved.get("untrained", {})
     noted = {name: saved[name] for name in ("data_changes",) if name in saved}
-    difference = check_same_run(saved, own, run, folder)
+    difference = check_same_run(saved, facts, run, folder)
     if difference is None:
         return arrays, noted | {"untrained": untrained}
     step = saved["step"]

@@ -68,12 +68,12 @@ class Saver:
             if not processes.is_first():
                 self._checkpoints.on_disk = waiting.step
 
-    def try_and_write(self, state: TrainState, given: tuple) -> TrainState:
+    def try_and_write(self, state: TrainState, batch: tuple) -> TrainState:
         """Tries the waiting state by one more step, writes it, and waits for the disk.
 
         Args:
           state: the waiting state, on the devices; donated.
-          given: the arguments of any step after the state.
+          batch: the arguments of any step after the state.
 
         Returns:
           The state as it was, on the devices.
@@ -83,25 +83,25 @@ class Saver:
           TrainingError: the state cannot be written.
         """
         waiting = self._waiting
-        try_step(self._run, waiting.step, state, given)
+        try_step(self._run, waiting.step, state, batch)
         self.write()
         processes.from_first(self._checkpoints.finish)
         return self._run.runner.put(waiting.state, self._run.spec)
 
 
-def try_step(run: Run, step: int, state: TrainState, given: tuple) -> None:
+def try_step(run: Run, step: int, state: TrainState, batch: tuple) -> None:
     """Takes a step and throws its result away.
 
     Args:
       run: the run of the state.
       step: the number of steps taken, at least 1; the last one made the state.
       state: on the devices; donated.
-      given: the arguments of any step after the state.
+      batch: the arguments of any step after the state.
 
     Raises:
       NotFinite: the loss is not finite; blames the step that made the state.
     """
-    _, metrics = run.step(state, *given)
+    _, metrics = run.step(state, *batch)
     tried = Window()
     tried.add(step, metrics)
     try:

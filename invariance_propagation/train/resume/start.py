@@ -73,12 +73,12 @@ def read_start(path: str, *, encoder: Encoder, channels: int) -> Start:
     return Start(params, {"backbone": backbone.batch_stats}, facts)
 
 
-def _check_backbone(path: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:
-    given, wanted = _shapes(given), _shapes(wanted)
-    for name in sorted(given | wanted):
-        if given.get(name) != wanted.get(name):
+def _check_backbone(path: str, weights: dict[str, Any], wanted: dict[str, Any]) -> None:
+    weights, wanted = _shapes(weights), _shapes(wanted)
+    for name in sorted(weights | wanted):
+        if weights.get(name) != wanted.get(name):
             raise UserError(
-                f"weights={path} are of another backbone ({name}: {given.get(name)}, "
+                f"weights={path} are of another backbone ({name}: {weights.get(name)}, "
                 f"this config has {wanted.get(name)}): set encoder.depth, stem and "
                 "width, and the channels of augment.mean, as they were"
             )

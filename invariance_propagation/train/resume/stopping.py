@@ -143,8 +143,8 @@ class Stopping:
             taken = 1000 * (now - self._asked_time) / steps
             milliseconds = round(min(1e6, max(1, taken)))
         self._asked_at, self._asked_time = self._done, now
-        own = self._runner.share(self._runner.num_devices)
-        placed = np.tile(np.int32([known, milliseconds]), (own.stop - own.start, 1))
+        share = self._runner.share(self._runner.num_devices)
+        placed = np.tile(np.int32([known, milliseconds]), (share.stop - share.start, 1))
         return self._exchange(self._runner.put_share(placed))
 
 

@@ -125,14 +125,14 @@ def prepare(
       UserError: the workdir holds another run, or traces of a run without a
         checkpoint; or it cannot be written.
     """
-    folder, found = place.folder, place.checkpoints.facts()
-    difference = check_same_run(found, facts, run, folder)
-    if found is not None:
-        _check_changes(found, facts, run, folder)
-        summary = _finished_summary(found, run, folder, difference)
+    folder, saved = place.folder, place.checkpoints.facts()
+    difference = check_same_run(saved, facts, run, folder)
+    if saved is not None:
+        _check_changes(saved, facts, run, folder)
+        summary = _finished_summary(saved, run, folder, difference)
         if summary is not None:
             return summary, None
-    left = _traces(folder) if found is None else []
+    left = _traces(folder) if saved is None else []
     if left and not run.options.start_over:
         raise UserError(
             f"{folder} has {', '.join(left)} of a run, but no checkpoint that can be "
@@ -140,10 +140,10 @@ def prepare(
             f"{START_OVER}, which moves what is left of the run aside and begins at "
             "step 0"
         )
-    start = start_of(config) if found is None else None
+    start = start_of(config) if saved is None else None
     if not place.lock.held:
         enter(folder, place.lock)
-        if _step_of(place.checkpoints.facts()) != _step_of(found):
+        if _step_of(place.checkpoints.facts()) != _step_of(saved):
             # Another run has just ended here.
             return prepare(place, run, config, facts)
     if left:
@@ -163,17 +163,17 @@ def _has_finished(folder: Path) -> bool:
 
 
 def _check_changes(
-    found: dict[str, Any], facts: dict[str, Any], run: Run, folder: Path
+    saved: dict[str, Any], facts: dict[str, Any], run: Run, folder: Path
 ) -> None:
     """Says which settings have changed, and refuses a jump of the learning rate."""
-    before, now = settings.by_new_names(found["config"]), facts["config"]
+    before, now = settings.by_new_names(saved["config"]), facts["config"]
     messages.changed_settings(before, now)
-    if found["step"] >= run.total_steps:
+    if saved["step"] >= run.total_steps:
         return
     change = check_horizon(
         before,
         now,
-        step=found["step"],
+        step=saved["step"],
         steps_per_epoch=run.steps_per_epoch,
         folder=folder,
     )
@@ -182,18 +182,18 @@ def _check_changes(
 
 
 def _finished_summary(
-    found: dict[str, Any], run: Run, folder: Path, difference: Difference | None
+    saved: dict[str, Any], run: Run, folder: Path, difference: Difference | None
 ) -> dict[str, Any] | None:
     """Repeats the summary of a finished run; None if the run has more to do.
 
     A run that was killed before its summary goes on, to make it.
     """
     summary = monitor.read_summary(folder)
-    if summary is None or summary.get("steps") != found["step"]:
+    if summary is None or summary.get("steps") != saved["step"]:
         return None
-    if found["step"] < run.total_steps:
+    if saved["step"] < run.total_steps:
         return None
-    advice = how_to_train_on(settings.by_new_names(found["config"]), folder)
+    advice = how_to_train_on(settings.by_new_names(saved["config"]), folder)
     if difference is not None:
         advice += (
             "; its images have changed since, and its summary is of the earlier ones"
