@@ -177,7 +177,7 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every = 1000  # steps between checkpoints
     config.train.keep_checkpoints = 2  # the newest so many
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
-    config.train.tensorboard = False  # event files too (imports TensorFlow)
+    config.train.tensorboard = False  # event files for TensorBoard too
     # Threads that read, decode and crop pictures, and make the views of
     # augmentation='host'.
     config.train.num_threads = 4

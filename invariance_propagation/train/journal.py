@@ -102,7 +102,7 @@ class MetricsLog:
         self._writer = None
         if tensorboard:
             with _writing_for_tensorboard(workdir):
-                self._writer = _tensorboard_writer(workdir)
+                self._writer = _Events(workdir)
 
     def write(self, row: Mapping[str, Any]) -> None:
         with writing(self._path):
@@ -110,10 +110,8 @@ class MetricsLog:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         if self._writer is not None:
-            scalars = {k: v for k, v in row.items() if isinstance(v, int | float)}
             with _writing_for_tensorboard(self.folder):
-                self._writer.write_scalars(scalars.pop("step"), scalars)
-                self._writer.flush()  # else it tells only minutes later what failed
+                self._writer.write(row)
 
     def close(self) -> None:
         with writing(self._path):
@@ -162,23 +160,48 @@ def _drop_rows_after(path: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def _writing_for_tensorboard(workdir: Path) -> Iterator[None]:
-    """Raises TrainingError for an error of any type, as TensorFlow has its own."""
+    """Raises TrainingError for an OSError, with what to do about it."""
     try:
         yield
-    except Exception as error:
+    except OSError as error:
         raise TrainingError(
             f"{workdir}/events.* of TensorBoard could not be written ({reason(error)}): "
             f"{remedy(error)}"
         ) from error
 
 
-def _tensorboard_writer(workdir: Path):
-    # TensorFlow says what has failed, and raises it, too.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Imported here: it brings TensorFlow in, which takes seconds and memory.
-    from clu import metric_writers
+class _Events:
+    """Writes rows as events for TensorBoard, and raises OSError where it cannot.
 
-    return metric_writers.SummaryWriter(str(workdir))
+    tensorboardX's SummaryWriter writes in a thread, whose errors nobody would see.
+    """
+
+    def __init__(self, workdir: Path):
+        # Imported here: few runs write events.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        # Its names count seconds, and a file of the same name would be replaced.
+        suffix = f".{time.time_ns()}"
+        self._file = EventsWriter(str(workdir / "events"), filename_suffix=suffix)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
+        step = numbers.pop("step")
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in numbers.items()
+        ]
+        summary = self._summary(value=values)
+        self._file.write_event(
+            self._event(wall_time=time.time(), step=step, summary=summary)
+        )
+        self._file.flush()  # so that a full disk is known at once
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _duration(seconds: float) -> str:
