@@ -20,12 +20,13 @@ test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.
 torture: $(VENV)/installed-dev  ## Kills, damages and fills what a run has, for up to an hour: docs/reliability.md.
 	$(BIN)/python -m tests.torture
 
-lint: $(VENV)/installed-dev  ## What pre-commit checks.
+lint: $(VENV)/installed-dev  ## What pre-commit checks, and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 browser: $(VENV)/installed-dev  ## The report in Chromium: apt-get install chromium.
-	$(BIN)/python -m pip install --quiet playwright==1.65.2
+	$(BIN)/python $(PIP_INSTALL) playwright==1.65.2
 	$(BIN)/python -m pytest tests/browser/check_report.py
 
 evidence: $(VENV)/installed  ## The tables of docs/results.md, cell by cell: some hours.
@@ -46,11 +47,14 @@ growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million ima
 clean:  ## Remove the environment; runs stay.
 	rm -rf $(VENV) .venv-3.11 .venv-3.13
 
+# Most modules are never imported; those that are, Python compiles once.
+PIP_INSTALL := -m pip install --disable-pip-version-check --no-compile
+
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
 	touch $@

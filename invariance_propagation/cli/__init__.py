@@ -7,6 +7,7 @@ before JAX is imported.
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 HELP = {"--help", "-help", "-h", "--h", "-?", "--?", "--helpshort", "--helpfull"}
@@ -25,7 +26,7 @@ def main() -> None:
         run()
 
 
-def _handle_signals(handler) -> None:
+def _handle_signals(handler: Callable | signal.Handlers) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)

@@ -4,11 +4,12 @@ Statuses: 2 for bad input, 1 for work that cannot go on, 128 + N for signal numb
 """
 
 import contextlib
+import io
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import app, logging
 from ml_collections import ConfigDict
@@ -25,7 +26,7 @@ def run() -> None:
     sys.excepthook = _print_uncaught
     sys.unraisablehook = _print_unraisable
     # A path may have bytes that are no text; they are printed as they are.
-    sys.stdout.reconfigure(errors="surrogateescape")
+    _show_all(sys.stdout, "surrogateescape")
     app.run(_main, flags_parser=_parse)
 
 
@@ -49,9 +50,9 @@ def _main(argv: list[str]) -> None:
 
 def _run_task(argv: list[str]) -> None:
     signals.watch()
-    for stream in (sys.stdout, sys.stderr):
-        # No name of a file and no terminal may end a run.
-        stream.reconfigure(errors="backslashreplace")
+    # No name of a file and no terminal may end a run.
+    _show_all(sys.stdout, "backslashreplace")
+    _show_all(sys.stderr, "backslashreplace")
     config = ConfigDict()
     try:
         if len(argv) > 1:
@@ -113,6 +114,12 @@ def _exit_if_joined(error: Exception) -> None:
         "the same command on every host to go on from the last checkpoint",
         1,
     )
+
+
+def _show_all(stream: TextIO, errors: str) -> None:
+    """Chooses how a stream shows what its encoding lacks."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=errors)
 
 
 def _is_not_orbaxs(record: Any) -> bool:

@@ -108,13 +108,10 @@ def _wrong_value(name: str, argv: list[str]) -> str | None:
     """Says what kind of value a flag takes, with the config's value as an example."""
     typed = next((x for x in argv if x.startswith((f"--{name}=", f"-{name}="))), "")
     value = typed.partition("=")[2]
-    key = name.removeprefix("config.")
-    config = flags.FLAGS["config"].value
-    default = config
-    if name == key or not isinstance(config, ConfigDict):
-        default = None
-    else:
-        for part in key.split("."):
+    default: Any = None
+    if name.startswith("config."):
+        default = flags.FLAGS["config"].value
+        for part in name.split(".")[1:]:
             default = default[part]
     if isinstance(default, ConfigDict):
         inside = "".join(
