@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 BIN := $(VENV)/bin
+# Most modules are never imported; those that are, Python compiles when it first does.
+PIP_INSTALL := -m pip install --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-all torture lint browser evidence benchmark growth clean
 
@@ -46,9 +48,6 @@ growth: $(VENV)/installed-dev  ## The figures of docs/scaling.md; 10 million ima
 
 clean:  ## Remove the environment; runs stay.
 	rm -rf $(VENV) .venv-3.11 .venv-3.13
-
-# Most modules are never imported; those that are, Python compiles once.
-PIP_INSTALL := -m pip install --disable-pip-version-check --no-compile
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
