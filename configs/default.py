@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
     config.augmentation = "device"
 
     config.data = ConfigDict()
-    config.data.name = "imagenet"  # README lists the names
+    # The data set, which every other config here names: README lists the names.
+    config.data.name = ""
     # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets. Of an
     # image folder it must be given.
     config.data.folder = ""

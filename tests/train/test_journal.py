@@ -2,17 +2,25 @@
 
 import contextlib
 import errno
+import io
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
 from invariance_propagation.errors import TrainingError
-from invariance_propagation.train.journal import METRICS_FILE, MetricsLog, read_rows
+from invariance_propagation.train.journal import (
+    METRICS_FILE,
+    MetricsLog,
+    Progress,
+    read_rows,
+)
 
 ROW = {"step": 1, "loss": 0.5}
 
@@ -96,3 +104,101 @@ def test_events_need_no_tensorflow(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+# What is seen of it.
+
+FIGURES = {"epoch": 12, "loss": 9.456, "learning_rate": 0.0023, "seconds_left": 9.0}
+PHRASES = ["instance 9.456", "propagation 0.123 x 0.6", "purity 0.097"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Not a fixture: between those and the test, pytest puts its own stderr back."""
+    made = Terminal()
+    monkeypatch.setattr(sys, "stderr", made)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    return made
+
+
+def seen(terminal: Terminal) -> list[str]:
+    """All lines that were ever on the terminal, without what moves its cursor."""
+    return re.split(r"[\r\n]+|\x1b\[A", terminal.getvalue())
+
+
+def test_bar_and_losses_are_whole_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = open_terminal(monkeypatch)
+    progress = Progress(0, 800_000, brief=lambda row: PHRASES)
+    for _ in range(3):
+        progress.advance()
+    progress.show(FIGURES)
+    progress.close()
+    lines = seen(terminal)
+    assert max(map(len, lines)) <= 80
+    assert "  ".join(["epoch 12", "loss 9.456", *PHRASES]) in lines
+    bars = [line for line in lines if "3/800000" in line]
+    assert bars and all("step/s" in line or "s/step" in line for line in bars)
+    assert any("lr 0.0023" in line for line in bars)
+
+
+def test_figures_of_any_length_are_shown_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = open_terminal(monkeypatch)
+    many = [f"measure{i} 0.123456" for i in range(9)]
+    progress = Progress(0, 10, brief=lambda row: many)
+    progress.advance()
+    progress.show(FIGURES)
+    progress.close()
+    lines = seen(terminal)
+    assert max(map(len, lines)) <= 80
+    assert all(any(phrase in line for line in lines) for phrase in many)
+
+
+def test_no_bar_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = open_terminal(monkeypatch)
+    progress = Progress(40, 100)
+    assert terminal.getvalue() == ""
+    progress.advance()
+    assert "41/100" in terminal.getvalue()
+    progress.close()
+
+
+def test_the_forecast_ignores_what_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = open_terminal(monkeypatch)
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress(0, 1000)
+    now += 5000.0  # the step
+    progress.advance()
+    for done in range(1, 20):
+        now += 500.0 if done == 9 else 2.0  # kNN, once
+        progress.advance()
+        progress.show(FIGURES)
+    progress.close()
+    last = [line for line in seen(terminal) if "20/1000" in line][-1]
+    assert "<32:40," in last, last  # 980 steps of 2 seconds
+
+
+def test_elsewhere_there_are_plain_lines(capsys: pytest.CaptureFixture) -> None:
+    progress = Progress(0, 10, brief=lambda row: PHRASES)
+    progress.advance()
+    progress.show(FIGURES | {"step": 1, "images_per_second": 7.0}, always=True)
+    progress.close()
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    assert printed == (
+        "step 1/10  epoch 12  loss 9.456  instance 9.456  propagation 0.123 x 0.6  "
+        "purity 0.097  lr 0.0023  7 images/s  0:09 left\n"
+    )

@@ -61,6 +61,11 @@ def load(
       UserError: unknown name, missing or damaged files, a value out of range, or an
         option that this data set does not have.
     """
+    if not name:
+        raise UserError(
+            f"data.name is missing: choose a data set, one of {_names()}; or begin "
+            "with the config of one, e.g. --config=configs/digits.py"
+        )
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out={held_out}: set it to 0 or above, below 1")
     if on_change not in ON_CHANGE:
@@ -96,11 +101,7 @@ def load(
     elif name in LOADERS:
         dataset = LOADERS[name](folder)
     else:
-        names = ", ".join((*LOADERS, "image_folder", *STOCK))
-        raise UserError(
-            f"data.name={name!r}: choose one of {names}, or tfds:NAME for another set "
-            "of pictures that TFDS has"
-        )
+        raise UserError(f"data.name={name!r}: choose one of {_names()}")
     count = len(dataset.train.images)
     if not 0 <= num_train <= count:
         raise UserError(
@@ -108,6 +109,11 @@ def load(
             f"set it from 1 to {count}, or to 0 for all of them"
         )
     return dataset._replace(train=dataset.train.sample(num_train or count, seed=seed))
+
+
+def _names() -> str:
+    known = ", ".join((*LOADERS, "image_folder", *STOCK))
+    return f"{known}, or tfds:NAME for another set of pictures that TFDS has"
 
 
 def must_be_fetched(name: str, folder: str) -> bool:
