@@ -5,11 +5,11 @@ hence a process of its own. What goes wrong is said on standard output.
 """
 
 import contextlib
-import importlib.util
 import sys
 import threading
 import time
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,7 +49,7 @@ def _missing_by_hand(builder: Any, folder: str) -> str | None:
 
 
 def _missing_tensorflow() -> str | None:
-    if importlib.util.find_spec("tensorflow") is None:
+    if find_spec("tensorflow") is None:
         return "this needs TensorFlow, once: pip install tensorflow-cpu"
     return None
 

@@ -374,7 +374,7 @@ def test_a_network_that_does_not_answer_is_one_line_within_15_seconds(
 def test_without_tensorflow_preparing_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(prepare, "find_spec", lambda name: None)
     assert "pip install tensorflow-cpu" in prepare.main("cifar10", str(tmp_path))
     assert [*tmp_path.iterdir()] == []
 
