@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 BIN := $(VENV)/bin
+# Most modules are never imported; those that are, Python compiles when it first does.
+PIP_INSTALL := -m pip install --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-all torture lint docs browser evidence benchmark growth clean
 
@@ -20,12 +22,13 @@ test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.
 torture: $(VENV)/installed-dev  ## Kills, damages and fills what a run has, for up to an hour: docs/reliability.md.
 	$(BIN)/python -m tests.torture
 
-lint: $(VENV)/installed-dev  ## What pre-commit checks.
+lint: $(VENV)/installed-dev  ## What pre-commit checks, and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 browser: $(VENV)/installed-dev  ## The report in Chromium: apt-get install chromium.
-	$(BIN)/python -m pip install --quiet playwright==1.65.2
+	$(BIN)/python $(PIP_INSTALL) playwright==1.65.2
 	$(BIN)/python -m pytest tests/browser/check_report.py
 
 evidence: $(VENV)/installed  ## The tables of docs/results.md, cell by cell: some hours.
@@ -58,9 +61,9 @@ clean:  ## Remove the environment; runs stay.
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
 	touch $@

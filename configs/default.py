@@ -46,7 +46,8 @@ def get_config(method: str = "") -> ConfigDict:
     config.augmentation = "device"
 
     config.data = ConfigDict()
-    config.data.name = "imagenet"  # README lists the names
+    # The data set, which every other config here names: README lists the names.
+    config.data.name = ""
     # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets. Of an
     # image folder it must be given.
     config.data.folder = ""
@@ -154,7 +155,7 @@ def get_config(method: str = "") -> ConfigDict:
     config.train.checkpoint_every = 1000  # steps between checkpoints
     config.train.keep_checkpoints = 2  # the newest so many
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
-    config.train.tensorboard = False  # event files too (imports TensorFlow)
+    config.train.tensorboard = False  # event files for TensorBoard too
     # Threads that read, decode and crop pictures, and make the views of
     # augmentation='host'.
     config.train.num_threads = 4

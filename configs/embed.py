@@ -1,7 +1,7 @@
 """Features of new pictures, and the training images that they are most like.
 
-    python main.py --config=configs/embed.py --config.checkpoint=runs/digits \
-        --config.folder=DIR
+    python main.py --config=configs/embed.py --workdir=runs/digits \
+        --config.data.folder=DIR
 
 Time: that of decoding, and of one pass of the network. The first time the training
 images are embedded too, and their features and embeddings are kept in features/ of the
@@ -23,11 +23,13 @@ def get_config() -> ConfigDict:
     """The arguments of `embed_folder`; None stands for what the run has."""
     config = ConfigDict()
     config.task = "embed"
-    # A run's workdir, or one step in its checkpoints, or a file of weights with
+    # A run's --workdir, or one step in its checkpoints, or a file of weights with
     # torchvision's names: .safetensors or .npz.
     config.checkpoint = ""
     # The pictures, nested or flat.
-    config.folder = ""
+    config.data = ConfigDict()
+    config.data.folder = ""
+    config.folder = config.data.get_ref("folder")  # the same by an earlier name
     # The file; '': embedded.npz in the run's workdir.
     config.output = ""
     # Training images to name for each picture; 0: none.

@@ -1,6 +1,6 @@
 """Evaluation of a checkpoint on data with labels, by the protocols of your choice.
 
-    python main.py --config=configs/evaluate.py --config.checkpoint=runs/digits
+    python main.py --config=configs/evaluate.py --workdir=runs/digits
 
 Time: on digits under a minute on 2 cores; linear on ImageNet is 120 epochs forward.
 Result: a card per protocol and encoder in cards/ of the workdir, and tables of them beside a
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     """Returns all keys; None stands for what the run, or the protocol, has."""
     config = ConfigDict()
     config.task = "evaluate"
-    # A run's workdir, or one step in its checkpoints, or a file of weights with
+    # A run's --workdir, or one step in its checkpoints, or a file of weights with
     # torchvision's names: .safetensors or .npz.
     config.checkpoint = ""
     # Some of knn, linear, semi, svm on `data`, and voc07_svm, places, transfer on data

@@ -1,6 +1,6 @@
 """Weights or memory of a run, as a file for other programs.
 
-    python main.py --config=configs/export.py --config.checkpoint=runs/digits
+    python main.py --config=configs/export.py --workdir=runs/digits
 
 Weights have torchvision's names. The file is run beside the checkpoint on fixed images;
 the largest difference is written into FILE.json, and above 1e-4 there is no file.
@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     """The arguments of `export`; nothing of the run's config is repeated."""
     config = ConfigDict()
     config.task = "export"
-    # A run's workdir, for its newest checkpoint; or one step: DIR/checkpoints/200.
+    # A run's --workdir, for its newest checkpoint; or one step: DIR/checkpoints/200.
     config.checkpoint = ""
     # 'backbone'; 'encoder', with the head as fc; 'memory': bank, graph, sample ids.
     config.what = "backbone"

@@ -1,6 +1,6 @@
 """A page about a run, or about several side by side: report.html, to be read offline.
 
-    python main.py --config=configs/report.py --config.workdir=runs/digits
+    python main.py --config=configs/report.py --workdir=runs/digits
 
 Curves, health, what propagation reaches, nearest neighbours, a map, the evaluation cards
 that there are, config and versions. The run may still be training. Time: on digits a quarter of a minute on 2 cores.

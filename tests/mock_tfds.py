@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from PIL import Image
 
 HELD_OUT_SHARE = 4  # a held-out split has so many times fewer examples
 
@@ -70,6 +71,8 @@ def generate(
                 labels = example["labels"][:3]
                 parts = {"labels": labels, "labels_no_difficult": labels[:2]}
                 example |= parts | {"objects": []}
+            # TFDS would encode an array by TensorFlow.
+            example["image"] = Image.fromarray(example["image"])
             yield key, example
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import io
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import pytest
 
 import invariance_propagation
 from configs import default, digits, methods
+from invariance_propagation.cli import tasks
 from invariance_propagation.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,7 @@ FLOORS = (
     {"evaluation"},
     {"train"},
     {"report", "tasks"},
+    {"cli"},
 )
 # The method's mathematics, to be lifted out as it is: arrays in, arrays out, with
 # nothing of networks, configs, data or files below it.
@@ -45,7 +48,7 @@ CORE = {"core"}
 BELOW_CORE = {"errors", "parallel", "version"}
 CORE_LIBRARIES = {"jax", "numpy"}
 # The rooms that see a config; below them options are arguments.
-SEE_CONFIG = {"train", "tasks"}
+SEE_CONFIG = {"train", "tasks", "cli"}
 # What is built on the package.
 OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
 # A corridor that is longer hides what is in it.
@@ -258,12 +261,7 @@ def test_options_with_defaults_are_keyword_only(name: str) -> None:
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 # What starts from a run has keys of its own: the arguments of one function.
-TASKS = {
-    "embed": "invariance_propagation.tasks.embed.embed_folder",
-    "evaluate": "invariance_propagation.evaluation.evaluate.evaluate",
-    "export": "invariance_propagation.tasks.export.export",
-    "report": "invariance_propagation.report.write.write_report",
-}
+TASKS = {name: task for name, task in tasks.TASKS.items() if not task.of_training}
 TRAINING = [name for name in CONFIGS if name not in TASKS]
 
 
@@ -348,16 +346,15 @@ def test_a_method_that_is_not_there_is_one_line(method: str, words: str) -> None
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
-    module, _, function = TASKS[name].rpartition(".")
-    function = getattr(importlib.import_module(module), function)
+    function = pkgutil.resolve_name(f"{NAME}.{TASKS[name].function}")
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.task == name and config.is_locked
     parameters = inspect.signature(function).parameters
-    assert set(config.keys()) == {"task", *parameters}
+    assert set(tasks.arguments(name, config)) == set(parameters)
     assert all(commented(name)[key] for key in parameters)
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))
-    first, *_ = parameters  # what it starts from
-    assert f"    python main.py --config=configs/{name}.py --config.{first}=" in doc
+    assert next(iter(parameters)) == TASKS[name].run_key  # what it starts from
+    assert f"    python main.py --config=configs/{name}.py --workdir=" in doc
 
 
 def test_comments_are_told_apart() -> None:

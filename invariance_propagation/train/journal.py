@@ -1,9 +1,13 @@
 """What a run shows and keeps: a bar or plain lines, and metrics.jsonl."""
 
+import collections
 import contextlib
+import itertools
 import json
 import logging
 import os
+import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +22,11 @@ from invariance_propagation.files.paths import reason, remedy, writing
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
+USUAL = 51  # steps whose median length the forecast counts on
 
 
 class Progress:
-    """A bar with the latest figures on a terminal, plain lines elsewhere."""
+    """A bar with the latest figures under it on a terminal, plain lines elsewhere."""
 
     def __init__(
         self,
@@ -30,44 +35,57 @@ class Progress:
         *,
         brief: Callable[[Mapping[str, Any]], list[str]] = lambda row: [],
     ):
-        """Starts the bar.
+        """Prepares the bar, which appears after the first step: that one compiles.
 
         Args:
           start: steps done already.
           total: steps of the run.
           brief: row of metrics -> phrases of the method to show with it.
         """
-        self._total, self._brief = total, brief
+        self._done, self._total, self._brief = start, total, brief
         self._last_line = time.monotonic()
-        terminal = sys.stderr.isatty()
-        self._bar = (
-            tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True)
-            if terminal
-            else None
-        )
+        self._terminal = sys.stderr.isatty()
+        self._bar: _Bar | None = None
+        self._lines: list[tqdm.tqdm] = []
 
     def advance(self) -> None:
+        """Counts a step."""
+        self._done += 1
         if self._bar is not None:
-            self._bar.update()
+            self._bar.step()
+        elif self._terminal:
+            self._bar = _Bar(
+                initial=self._done, total=self._total, unit="step", dynamic_ncols=True
+            )
 
     def show(self, row: Mapping[str, Any], *, always: bool = False) -> None:
         """Shows a row of metrics; plain lines at most every few seconds."""
+        words = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}", *self._brief(row)]
+        rate = f"lr {row['learning_rate']:.4f}"
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words(row))
+            self._bar.set_postfix_str(rate)
+            self._write_under_bar(words)
             return
         now = time.monotonic()
         if always or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = _duration(row["seconds_left"])
             print(
-                f"step {row['step']}/{self._total}  {self._words(row)}  "
+                f"step {row['step']}/{self._total}  {'  '.join([*words, rate])}  "
                 f"{row['images_per_second']:.0f} images/s  {left} left",
                 flush=True,
             )
 
-    def _words(self, row: Mapping[str, Any]) -> str:
-        first = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
-        return "  ".join([*first, *self._brief(row), f"lr {row['learning_rate']:.4f}"])
+    def _write_under_bar(self, words: list[str]) -> None:
+        texts = wrapped(words, shutil.get_terminal_size().columns - 1)
+        while len(self._lines) < len(texts):
+            place = len(self._lines) + 1
+            line = tqdm.tqdm(
+                total=0, bar_format="{desc}", position=place, dynamic_ncols=True
+            )
+            self._lines.append(line)
+        for line, text in itertools.zip_longest(self._lines, texts, fillvalue=""):
+            line.set_description_str(text)
 
     def say(self, text: str) -> None:
         """Prints a line without tearing the bar."""
@@ -77,8 +95,47 @@ class Progress:
             self._bar.write(text)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        """Leaves what was shown last on the terminal."""
+        for bar in (self._bar, *self._lines):
+            if bar is not None:
+                bar.close()
+
+
+class _Bar(tqdm.tqdm):
+    """A bar whose forecast counts on steps of the usual length.
+
+    That is the median of the latest ones: a pause, as for kNN or for a program that is
+    compiled, does not come with every step.
+    """
+
+    def __init__(self, **options: Any):
+        self._lengths: collections.deque[float] = collections.deque(maxlen=USUAL)
+        self._last = time.monotonic()
+        super().__init__(**options)
+
+    def step(self) -> None:
+        """Counts a step, and how long it took."""
+        now = time.monotonic()
+        self._lengths.append(now - self._last)
+        self._last = now
+        self.update()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What tqdm shows; `rate` is what it forecasts by."""
+        usual = statistics.median(self._lengths) if self._lengths else 0.0
+        return super().format_dict | {"rate": 1 / usual if usual else None}
+
+
+def wrapped(words: list[str], width: int) -> list[str]:
+    """Puts phrases on lines of at most `width` characters, none of them cut in two."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 2 + len(word) <= width:
+            lines[-1] += f"  {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 class Silent:
@@ -102,7 +159,7 @@ class MetricsLog:
         self._writer = None
         if tensorboard:
             with _writing_for_tensorboard(workdir):
-                self._writer = _tensorboard_writer(workdir)
+                self._writer = _Events(workdir)
 
     def write(self, row: Mapping[str, Any]) -> None:
         with writing(self._path):
@@ -110,10 +167,8 @@ class MetricsLog:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         if self._writer is not None:
-            scalars = {k: v for k, v in row.items() if isinstance(v, int | float)}
             with _writing_for_tensorboard(self.folder):
-                self._writer.write_scalars(scalars.pop("step"), scalars)
-                self._writer.flush()  # else it tells only minutes later what failed
+                self._writer.write(row)
 
     def close(self) -> None:
         with writing(self._path):
@@ -162,23 +217,48 @@ def _drop_rows_after(path: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def _writing_for_tensorboard(workdir: Path) -> Iterator[None]:
-    """Raises TrainingError for an error of any type, as TensorFlow has its own."""
+    """Raises TrainingError for an OSError, with what to do about it."""
     try:
         yield
-    except Exception as error:
+    except OSError as error:
         raise TrainingError(
             f"{workdir}/events.* of TensorBoard could not be written ({reason(error)}): "
             f"{remedy(error)}"
         ) from error
 
 
-def _tensorboard_writer(workdir: Path):
-    # TensorFlow says what has failed, and raises it, too.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Imported here: it brings TensorFlow in, which takes seconds and memory.
-    from clu import metric_writers
+class _Events:
+    """Writes rows as events for TensorBoard, and raises OSError where it cannot.
 
-    return metric_writers.SummaryWriter(str(workdir))
+    tensorboardX's SummaryWriter writes in a thread, whose errors nobody would see.
+    """
+
+    def __init__(self, workdir: Path):
+        # Imported here: few runs write events.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        # Its names count seconds, and a file of the same name would be replaced.
+        suffix = f".{time.time_ns()}"
+        self._file = EventsWriter(str(workdir / "events"), filename_suffix=suffix)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
+        step = numbers.pop("step")
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in numbers.items()
+        ]
+        summary = self._summary(value=values)
+        self._file.write_event(
+            self._event(wall_time=time.time(), step=step, summary=summary)
+        )
+        self._file.flush()  # so that a full disk is known at once
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _duration(seconds: float) -> str:

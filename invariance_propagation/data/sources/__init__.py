@@ -130,11 +130,14 @@ def check_stored(name: str, folder: str) -> None:
 def _loader_of(name: str) -> Callable[..., Dataset]:
     if name.startswith(TFDS):
         return _tfds_set(name)
-    if name not in LOADERS:
+    known = f"{', '.join(LOADERS)}, or tfds:NAME for another set of pictures in TFDS"
+    if not name:
         raise UserError(
-            f"--config.data.name={name!r}: choose one of {', '.join(LOADERS)}, or "
-            "tfds:NAME for another set of pictures in TFDS"
+            f"--config.data.name is missing: choose a data set, one of {known}; or begin "
+            "with the config of one, e.g. --config=configs/digits.py"
         )
+    if name not in LOADERS:
+        raise UserError(f"--config.data.name={name!r}: choose one of {known}")
     return LOADERS[name]
 
 

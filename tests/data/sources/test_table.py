@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from configs import default
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.sources import idx as idx_files
@@ -244,6 +245,12 @@ def test_an_unknown_name_lists_the_known() -> None:
         load(name="mnist", folder="", num_train=0)
     assert "data.name='mnist'" in str(error.value)
     assert "digits, fashion_mnist" in str(error.value)
+
+
+def test_no_name_starts_no_download() -> None:
+    section = default.get_config().data
+    with pytest.raises(UserError, match="data.name is missing: choose a data set"):
+        load(**section)
 
 
 @pytest.mark.parametrize(

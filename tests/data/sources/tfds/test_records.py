@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import socketserver
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +28,8 @@ NAMES += ("imagenet2012_subset/1pct",)
 # What a run does with records, and a look at what TFDS makes of the same ones.
 READ_ALONE = """
 import sys
+import threading
+import time
 import numpy as np
 from invariance_propagation.data.sources import load
 import tensorflow_datasets as tfds
@@ -332,11 +337,45 @@ def test_what_cannot_be_prepared_says_why_in_one_line(
     assert "\n" not in str(error.value)
 
 
+class Silent(socketserver.BaseRequestHandler):
+    """Accepts a connection and never answers."""
+
+    def handle(self) -> None:
+        self.request.recv(1)
+        time.sleep(30)
+
+
+def test_a_network_that_does_not_answer_is_one_line_within_15_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent)
+    server.daemon_threads = True
+    # Of the package alone, which is not imported before the network has answered.
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('too early')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("http_proxy", "https_proxy"):
+        proxy = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv(name.upper(), proxy)
+    monkeypatch.setenv("no_proxy", "")
+    (tmp_path / "sets").mkdir()
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begun = time.monotonic()
+        with pytest.raises(UserError) as error:
+            load(name="cifar10", folder=str(tmp_path / "sets"), num_train=0)
+        took = time.monotonic() - begun
+        server.shutdown()
+    assert "www.cs.toronto.edu cannot be reached within 6 seconds" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert took < 15
+
+
 def test_without_tensorflow_preparing_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    assert "pip install tensorflow" in prepare.main("cifar10", str(tmp_path))
+    monkeypatch.setattr(prepare, "find_spec", lambda name: None)
+    assert "pip install tensorflow-cpu" in prepare.main("cifar10", str(tmp_path))
     assert [*tmp_path.iterdir()] == []
 
 

@@ -1,0 +1,46 @@
+"""The command line: `main` is both `python main.py` and `invariance-propagation`.
+
+Importing this module takes milliseconds, so that a signal is obeyed and --help answers
+before JAX is imported.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+HELP = {"--help", "-help", "-h", "--h", "-?", "--?", "--helpshort", "--helpfull"}
+
+
+def main() -> None:
+    """Does what the command line asks for, and ends the process with its status."""
+    _handle_signals(_end)
+    if HELP.intersection(sys.argv[1:]):
+        from invariance_propagation.cli.usage import print_usage
+
+        print_usage()
+    else:
+        from invariance_propagation.cli.command import run
+
+        run()
+
+
+def _handle_signals(handler: Callable | signal.Handlers) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: object) -> None:
+    """Obeys a signal until `signals.watch` does: nothing has been begun by then."""
+    del frame
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    os.write(2, f"error: interrupted{by}; nothing was left half written\n".encode())
+    os._exit(128 + number)
+
+
+# A worker process imports the main process's file under this name, and with it this
+# module. It ends with the main process, so that signals are not for it.
+if "__mp_main__" in sys.modules:
+    _handle_signals(signal.SIG_IGN)

@@ -1,0 +1,182 @@
+"""The tasks: what each is called, does, and takes."""
+
+import pkgutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from invariance_propagation.errors import UserError
+
+
+class Task(NamedTuple):
+    """One value of the config key `task`.
+
+    Attributes:
+      about: one line for --help.
+      function: MODULE:FUNCTION in this package.
+      of_training: whether it takes the config of a training run, as the function's
+        argument; else configs/ holds a config of its name, whose keys are the arguments.
+      run_key: the config key that --workdir sets; '' where --workdir is an argument
+        of the function; None where the task has no use for a run.
+      other_names: key of the config -> the argument that it is another name of.
+    """
+
+    about: str
+    function: str
+    of_training: bool = True
+    run_key: str | None = None
+    other_names: Mapping[str, str] = {}
+
+
+TASKS = {
+    "pretrain": Task(
+        "train; goes on where a run in --workdir was interrupted (the default)",
+        "train.loop:train_and_evaluate",
+        run_key="",
+    ),
+    "plan": Task("print the memory that a run would take", "tasks.plan:print_plan"),
+    "preview": Task("draw augmented views of images", "tasks.preview:draw_preview"),
+    "scan": Task("list the pictures that cannot be used", "tasks.scan:print_scan"),
+    "replay": Task(
+        "repeat the step that ended a run", "tasks.replay:replay", run_key=""
+    ),
+    "verify_resume": Task(
+        "check that an interrupted run ends with the same numbers here",
+        "tasks.verify:verify_resume",
+    ),
+    "evaluate": Task(
+        "measure a trained encoder by kNN, linear probes and others",
+        "evaluation.evaluate:evaluate",
+        of_training=False,
+        run_key="checkpoint",
+    ),
+    "embed": Task(
+        "write the features of new pictures, and what they are most like",
+        "tasks.embed:embed_folder",
+        of_training=False,
+        run_key="checkpoint",
+        other_names={"data.folder": "folder"},
+    ),
+    "export": Task(
+        "write weights for other programs",
+        "tasks.export:export",
+        of_training=False,
+        run_key="checkpoint",
+    ),
+    "report": Task(
+        "write a page with the curves and pictures of a run",
+        "report:write_report",
+        of_training=False,
+        run_key="workdir",
+    ),
+}
+
+
+def start(name: str, config: ConfigDict, workdir: str | None) -> None:
+    """Runs a task whose config and flags have been checked.
+
+    Args:
+      name: of the task.
+      config: its config, with `run_key` filled in.
+      workdir: value of --workdir.
+    """
+    task = TASKS[name]
+    function = pkgutil.resolve_name(f"invariance_propagation.{task.function}")
+    if not task.of_training:
+        function(**arguments(name, config))
+    elif task.run_key is None:
+        function(config)
+    else:
+        function(config, workdir)
+
+
+def arguments(name: str, config: ConfigDict) -> dict[str, Any]:
+    """Returns the keys of a task's own config as the arguments of its function."""
+    left_out = {"task", *(key.partition(".")[0] for key in TASKS[name].other_names)}
+    return {key: value for key, value in config.items() if key not in left_out}
+
+
+def check_flags(name: str, typed: Collection[str], keys: Mapping[str, Any]) -> None:
+    """Refuses what the task would ignore.
+
+    Args:
+      name: of the task.
+      typed: names of the flags on the command line.
+      keys: the config's keys on the command line, with their values.
+
+    Raises:
+      UserError: one of them has no effect, or two of them say different things.
+    """
+    if "coordinator" not in typed:
+        for flag in ("num_processes", "process_id", "join_timeout"):
+            if flag in typed:
+                raise UserError(
+                    f"--{flag} is of no use alone: it and others need "
+                    "--coordinator=HOST:PORT of process 0; add that, or omit it"
+                )
+    elif name != "pretrain":
+        raise UserError(f"task={name!r} is for one process: omit --coordinator")
+    if "output" in keys and TASKS[name].of_training and name != "preview":
+        raise UserError(f"task={name!r} ignores --config.output: omit it")
+    for key, other in TASKS[name].other_names.items():
+        if key in keys and other in keys and keys[key] != keys[other]:
+            raise UserError(
+                f"--config.{key} and --config.{other} are two names of one thing, and "
+                "differ: omit one of them"
+            )
+
+
+def check_config(name: str, config: ConfigDict) -> None:
+    """Raises UserError where the task does not exist or has another config."""
+    if name not in TASKS:
+        raise UserError(f"task={name!r}: choose one of {', '.join(TASKS)}")
+    of_training = TASKS[name].of_training
+    if of_training and "method" not in config:
+        raise UserError(
+            f"task={name!r} needs the config of a run, e.g. --config=configs/digits.py"
+        )
+    if not of_training and "method" in config:
+        raise UserError(f"task={name!r} has a config: --config=configs/{name}.py")
+
+
+def name_run(name: str, config: ConfigDict, workdir: str | None) -> None:
+    """Sets the config key of a run to --workdir, for a task that has one.
+
+    Args:
+      name: of the task.
+      config: its config; changed.
+      workdir: value of --workdir, None where it was not typed.
+
+    Raises:
+      UserError: the task needs a run and none is named, or two are, or it needs none
+        and one is named.
+    """
+    key = TASKS[name].run_key
+    if key is None:
+        if workdir is not None:
+            raise UserError(f"task={name!r} takes no --workdir: omit it")
+        return
+    if not key:
+        if not workdir:
+            raise UserError(
+                "--workdir is missing: the folder of the run, e.g. --workdir=runs/digits"
+            )
+        return
+    typed = config[key]
+    if workdir and typed and not _is_same(workdir, typed):
+        raise UserError(
+            f"--workdir={workdir} and --config.{key}={typed} name different runs: "
+            "leave one of them out"
+        )
+    if not workdir and not typed:
+        raise UserError(
+            f"--workdir or --config.{key} is missing: name a run, e.g. "
+            "--workdir=runs/digits"
+        )
+    config[key] = workdir or typed
+
+
+def _is_same(path: str, other: str) -> bool:
+    return Path(path).expanduser() == Path(other).expanduser()
