@@ -87,10 +87,11 @@ def get_config() -> ConfigDict:
     config.knn.num_neighbors = config_dict.FieldReference(None, object)
     config.knn.temperature = 0.07  # sigma
 
-    # None: evaluation/recipes.py has the values, and says what each key means.
-    config.linear = _unset(LINEAR)  # of linear, places and transfer
-    config.semi = _unset(FINETUNE)  # of semi and semi_1pct
-    config.finetune = _unset(FINETUNE)  # of transfer
+    # None: the value of the protocol, in evaluation/protocols/. What each key means
+    # stands in evaluation/recipes.py.
+    config.linear = _unset(LINEAR)  # for linear, places and transfer
+    config.semi = _unset(FINETUNE)  # for semi and semi_1pct
+    config.finetune = _unset(FINETUNE)  # for transfer
 
     # Of protocols that have data of their own.
     config.other = ConfigDict()

@@ -21,6 +21,7 @@ import pytest
 
 import invariance_propagation
 from configs import default
+from invariance_propagation.evaluation.protocols import PROTOCOLS, find_protocol
 
 ROOT = Path(__file__).parents[1]
 NAME = "invariance_propagation"
@@ -307,13 +308,23 @@ def test_the_default_explains_every_key(key: str) -> None:
     assert commented("default")[key], f"configs/default.py says nothing about {key}"
 
 
+def parameters_of(function: Callable) -> Iterator[str]:
+    """The names of its parameters; '**sections' are those that protocols read."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            yield name
+            continue
+        read = {x for name in PROTOCOLS for x in find_protocol(name).sections}
+        yield from sorted(read)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
     module, _, function = TASKS[name].rpartition(".")
     function = getattr(importlib.import_module(module), function)
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.task == name and config.is_locked
-    parameters = inspect.signature(function).parameters
+    parameters = [*parameters_of(function)]
     assert set(config.keys()) == {"task", *parameters}
     assert all(commented(name)[key] for key in parameters)
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))

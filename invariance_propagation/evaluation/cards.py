@@ -176,13 +176,14 @@ def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Tabl
         f"{first.protocol} on {data['name']}: {data['train']:,} images with labels, "
         f"{data['held_out']:,} to test, {data['classes']} classes; in percent"
     )
-    if "num_neighbors" in first.settings["options"]:
-        title += f"; K = {first.settings['options']['num_neighbors']}"
+    # kNN accuracies with another K are other scores, so each column says its own.
+    num_neighbors = first.settings["options"].get("num_neighbors")
+    suffix = "" if num_neighbors is None else f", K = {num_neighbors}"
     remarks = [*first.settings.get("remarks", ())]
     for card in cards:
         found = {x: None for own in card.made.values() for x in _remarks(own)}
         remarks += [f"{card.encoder}: {x}" for x in found]
-    return Table(title, names, rows, remarks)
+    return Table(title, [name + suffix for name in names], rows, remarks)
 
 
 def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.evaluation.protocols.classifier import TOP
+from invariance_propagation.evaluation.classifier.head import TOP
 
 # Relative to the largest feature; below it a difference is one of rounding.
 ROUNDING = 1e-6

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from invariance_propagation.evaluation.features import unit_rows
+
 # This many similarities per row of a block are held at once.
 QUERIES_AT_ONCE = 64
 # float32 finds this many more rows than are asked for, of which float64 takes the best.
@@ -38,7 +40,7 @@ def most_similar(
       int [q, k]. A vector with NaN or infinity is like nothing: it comes last,
       with -inf.
     """
-    rows, unit = _unit_rows(np.asarray(vectors)), _unit_rows(np.asarray(queries))
+    rows, unit = unit_rows(vectors), unit_rows(queries)
     known = np.isfinite(rows).all(axis=1)
     rows[~known] = 0
     center = rows[known].mean(axis=0) if known.any() else 0
@@ -121,7 +123,7 @@ def look_through(
             which[start : start + EXACT_AT_ONCE],
             column[start : start + EXACT_AT_ONCE],
         )
-        near, unit = _unit_rows(vectors[places[i, j]]), _unit_rows(queries[i])
+        near, unit = unit_rows(vectors[places[i, j]]), unit_rows(queries[i])
         similarities[i, j] = np.einsum("nd,nd->n", near, unit)
     similarities = np.concatenate([found.similarities, similarities], axis=1)
     rows = np.concatenate([found.rows, rows[places]], axis=1)
@@ -130,14 +132,6 @@ def look_through(
         np.take_along_axis(similarities, order, axis=1),
         np.take_along_axis(rows, order, axis=1),
     )
-
-
-def _unit_rows(x: np.ndarray) -> np.ndarray:
-    """float64 [..., d] of unit length; a row of zeros stays as it is."""
-    x = x.astype(np.float64)
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinity becomes NaN
-        return x / np.where(length > 0, length, 1)
 
 
 def _squared(x: np.ndarray) -> np.ndarray:
