@@ -76,10 +76,7 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     with NaN has NaN, and so has one with infinity.
     """
     x = np.asarray(x, np.float64)
-    largest = np.abs(x).max(axis=-1, keepdims=True)
-    # Scaling by a power of two rounds nothing, and keeps the squares in range.
-    _, exponent = np.frexp(np.where(np.isfinite(largest), largest, 0))
-    x = np.ldexp(x, -exponent)
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):  # infinity / infinity is NaN
-        return x / np.where(length > 0, length, 1)
+        # Two divisions, so that no square overflows or vanishes.
+        x = x / np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.finfo(float).tiny)
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
