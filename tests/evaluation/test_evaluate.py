@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 from sklearn.datasets import load_digits
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from configs import default, embed
 from configs.evaluate import get_config
@@ -23,7 +23,12 @@ from invariance_propagation.evaluation import evaluate as module
 from invariance_propagation.evaluation import subjects
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.evaluate import evaluate
-from invariance_propagation.evaluation.protocols import semi, svm, transfer
+from invariance_propagation.evaluation.protocols import (
+    PROTOCOLS,
+    semi,
+    svm,
+    transfer,
+)
 from invariance_propagation.evaluation.recipes import Finetune, Linear, changed
 from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.tasks.export import export
@@ -139,6 +144,43 @@ def test_raw_pixels_are_as_scikit_learn_has_them(all_of_digits: list[Card]) -> N
     expected = classifier.score(digits.data[-450:], digits.target[-450:])
     found = scores_of(all_of_digits, "knn")["raw pixels"]["top1"]["0"]
     assert found == pytest.approx(expected, abs=1.5 / 450)
+
+
+TOY = "tests.evaluation.protocols.toy:TOY"
+
+
+@pytest.mark.parametrize("name", ["toy", TOY])
+def test_a_protocol_is_one_module_and_one_line(
+    stored: Path, tmp_path: Path, monkeypatch, capsys, name: str
+) -> None:
+    """Or none, where its module is named on the command line."""
+    if name == "toy":
+        monkeypatch.setitem(PROTOCOLS, "toy", TOY)
+    cards = run(stored, name, num_seeds=1, output=str(tmp_path))
+    assert list(scores_of(cards, "toy")) == ["step 7", "random encoder", "raw pixels"]
+    digits, learnt = load_digits(), rows_of_the_run()
+    classifier = NearestCentroid().fit(digits.data[learnt], digits.target[learnt])
+    expected = classifier.score(digits.data[-450:], digits.target[-450:])
+    assert cards[2].scores["top1"]["0"] == pytest.approx(expected, abs=1.5 / 450)
+    assert "\ntoy on digits: 120 images with labels" in capsys.readouterr().out
+    written = {read_card(path).protocol for path in (tmp_path / FOLDER).iterdir()}
+    assert written == {"toy"}
+    with pytest.raises(UserError, match="'tests.nowhere:TOY': No module"):
+        run(stored, "tests.nowhere:TOY", output=str(tmp_path))
+
+
+def test_a_table_says_which_k_it_is_of(stored: Path, tmp_path: Path, capsys) -> None:
+    """The run's own kNN has another one, and is another number."""
+    options = {"num_seeds": 1, "output": str(tmp_path)}
+    (card, *_) = run(stored, "knn", **options)
+    assert card.settings["options"]["num_neighbors"] == 2
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("knn on digits"))
+    assert lines[at + 1].split(maxsplit=1) == ["top1,", "K = 2"]
+    (note,) = (line for line in lines if "note:" in line)
+    assert "K = 2 here, but the run's own kNN" in note and "has K = 10:" in note
+    run(stored, "knn", knn__num_neighbors=10, **options)
+    assert "the run's own kNN" not in capsys.readouterr().out
 
 
 def test_lists_of_labels_are_kept(all_of_digits: list[Card], stored: Path) -> None:
