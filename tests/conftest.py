@@ -8,17 +8,21 @@ import tempfile
 # or a machine with fewer cores than devices may stop there and be aborted.
 os.environ.setdefault("PJRT_NPROC", str((os.cpu_count() or 1) + 8))
 
+# Many tests run the same small program. It is compiled once: pytest's workers and the
+# programs that tests start read it from here. The size makes JAX lock the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(10**10))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
 import jax  # noqa: E402
 
 # Only possible before the first JAX operation, hence above all other imports.
 jax.config.update("jax_num_cpu_devices", 8)
-# Many tests run the same small program: compiled once a session, read from here after.
-CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
-jax.config.update("jax_compilation_cache_dir", CACHE.name)
 # What is known of pictures and labels is kept, and not where people keep it.
 KEPT = tempfile.TemporaryDirectory(prefix="kept-")
 os.environ["XDG_CACHE_HOME"] = KEPT.name
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
