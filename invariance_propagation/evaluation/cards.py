@@ -6,6 +6,7 @@ A card says how it was measured, and a table holds only cards that agree in this
 
 import hashlib
 import json
+import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -189,11 +190,13 @@ def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Tabl
 
 
 def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
-    """Returns what `tabulate` makes, as aligned lines."""
+    """Returns what `tabulate` makes as aligned lines, in blocks that fit the terminal."""
     title, columns, rows, remarks = tabulate(cards, published)
     lines = [["", *columns], *([name, *cells] for name, cells in rows)]
+    blocks = _blocks(lines, shutil.get_terminal_size().columns)
+    aligned = [line for block in blocks for line in _aligned(block)]
     notes = [f"  note: {remark}" for remark in remarks]
-    return "\n".join([title, *_aligned(lines), *notes])
+    return "\n".join([title, *aligned, *notes])
 
 
 def _remarks(made: Any) -> Sequence[str]:
@@ -206,6 +209,20 @@ def _cell(values: Iterable[float]) -> str:
         return "-"
     mean, deviation = mean_and_deviation(values)
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _blocks(rows: list[list[str]], width: int) -> list[list[list[str]]]:
+    """Divides columns into blocks at most `width` wide, each with the first column."""
+    names, *columns = zip(*rows, strict=True)
+    widths = [2 + max(map(len, column)) for column in (names, *columns)]
+    blocks, used = [], width
+    for column, wide in zip(columns, widths[1:], strict=True):
+        if used + wide > width:
+            blocks.append([names])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += wide
+    return [[list(row) for row in zip(*block, strict=True)] for block in blocks]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
