@@ -71,11 +71,12 @@ def probe(
     def measure(subject: Subject, seed: int) -> Scores:
         queries = subject.queries()
         if options.crop_scale or options.flip:
-            pupil, images = subject, train.images
+            network, images = subject, train.images
         else:
-            pupil, images = _precomputed(subject), subject.features()
-        frozen = {"params": pupil.params, "batch_stats": pupil.batch_stats}
-        state = fit(pupil, images, train.labels, seed, queries.shape[1], frozen=frozen)
+            network, images = _precomputed(subject), subject.features()
+        frozen = {"params": network.params, "batch_stats": network.batch_stats}
+        num_features = queries.shape[1]
+        state = fit(network, images, train.labels, seed, num_features, frozen=frozen)
         logits = apply_head(head, state.params["head"], queries)
         yield from scores_of(logits, held_out.labels)
 

@@ -168,6 +168,7 @@ def measure_knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Meas
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
+    """Measures the bench of the section `data`; checks K and the temperature."""
     bench, section = request.bench(), request.sections["knn"]
     labels = bench.dataset.train.labels
     value, temperature = section["num_neighbors"], section["temperature"]

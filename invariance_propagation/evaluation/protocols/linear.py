@@ -43,6 +43,7 @@ def options_for(name: str, request: Request) -> Linear:
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
+    """Trains a classifier on the bench of the section `data`."""
     bench = request.bench()
     options = options_for(request.data["name"], request)
     settings = make_settings(bench, options)

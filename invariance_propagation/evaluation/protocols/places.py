@@ -18,6 +18,7 @@ PLACES365 = "places365"  # of TFDS; any other value of the option is a folder
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
+    """Trains a classifier of scenes."""
     source = request.sections["other"]["places"]
     if source == PLACES365:
         bench = tfds_bench(request, "places365_small", "train")

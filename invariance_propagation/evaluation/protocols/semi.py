@@ -110,6 +110,7 @@ def remarks_on_shares(labels: np.ndarray, shares: Sequence[float]) -> list[str]:
 def _jobs(
     request: Request, *, protocol: str, num_shares: int | None
 ) -> Iterator[list[Job]]:
+    """Fine-tunes on the first `num_shares` of `SHARES`; None: on all of them."""
     bench, data, shares = request.bench(), request.data, SHARES[:num_shares]
     options = recipe_for(
         data["name"], request.view.size, imagenet=IMAGENET, small=SMALL

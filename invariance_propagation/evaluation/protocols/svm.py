@@ -253,6 +253,7 @@ def is_usual(bench: Bench) -> bool:
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
+    """Fits an SVM for each class of the section `data`."""
     bench = request.bench()
     if not is_usual(bench):
         raise UserError(

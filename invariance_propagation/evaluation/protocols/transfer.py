@@ -47,6 +47,7 @@ SMALL = IMAGENET._replace(crop_scale=())  # [ours]
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
+    """Yields, for each data set, a linear classifier and fine-tuning."""
     listed = request.sections["other"]["transfer_sets"]
     names = [name.strip() for name in listed.split(",")]
     for name in names:

@@ -10,6 +10,7 @@ VERSION = 3
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
+    """Fits an SVM for each of the 20 classes."""
     folder = request.sections["other"]["tfds_folder"]
     dataset = voc2007(folder, size=request.view.size)
     bench = request.bench_of(dataset)
