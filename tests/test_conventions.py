@@ -24,6 +24,7 @@ import pytest
 import invariance_propagation
 from configs import default, digits, methods
 from invariance_propagation.cli import tasks
+from invariance_propagation.evaluation.protocols import PROTOCOLS, find_protocol
 from invariance_propagation.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -344,12 +345,22 @@ def test_a_method_that_is_not_there_is_one_line(method: str, words: str) -> None
         digits.get_config(method)
 
 
+def parameters_of(function: Callable) -> Iterator[str]:
+    """The names of its parameters; '**sections' are those that protocols read."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            yield name
+            continue
+        read = {x for name in PROTOCOLS for x in find_protocol(name).sections}
+        yield from sorted(read)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_config_of_a_task_is_the_arguments_of_a_function(name: str) -> None:
     function = pkgutil.resolve_name(f"{NAME}.{TASKS[name].function}")
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.task == name and config.is_locked
-    parameters = inspect.signature(function).parameters
+    parameters = [*parameters_of(function)]
     assert set(tasks.arguments(name, config)) == set(parameters)
     assert all(commented(name)[key] for key in parameters)
     doc = inspect.getdoc(importlib.import_module(f"configs.{name}"))

@@ -1,1 +1,1 @@
-"""What the features are worth."""
+"""Measures how good the features of an encoder are."""

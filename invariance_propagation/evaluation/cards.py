@@ -1,11 +1,12 @@
-"""Evaluation cards: a number, and beside it all that it depends on.
+"""Writes and reads evaluation cards: scores with everything that they depend on.
 
-Numbers can be compared only if they were measured in the same way on the same
-images. A card says so itself, and a table holds cards of one such kind.
+Scores can be compared only if they were measured in the same way on the same images.
+A card says how it was measured, and a table holds only cards that agree in this.
 """
 
 import hashlib
 import json
+import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,24 +19,24 @@ from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import reason
 
 FOLDER = "cards"
-# Of every card: what was done about test labels.
+# Stands on every card: how test labels were used.
 SELECTION = "scores of the last step; nothing was chosen by the labels of the test"
 
 
 class Card(NamedTuple):
-    """Scores of one encoder by one protocol.
+    """Holds the scores of one encoder by one protocol.
 
     Attributes:
-      protocol: its name.
-      version: of what the protocol does; another one is another protocol.
-      settings: its numbers: crop, head, schedule, K, costs.
-      data: name, digest, numbers of images and classes.
-      encoder: what was measured; the row of a table.
-      network: its depth, stem, width, channels; empty where there is none.
-      checkpoint: path, step and digest of its weights; empty where there are none.
-      scores: of each score its value by seed, {'top1': {'0': 0.97}}.
-      made: by seed: commit, versions, machine, date, seconds; remarks, if there are
-        any.
+      protocol: name of the protocol.
+      version: of the protocol; scores of different versions cannot be compared.
+      settings: numbers of the protocol, such as crop, schedule, K or costs.
+      data: name, digest, and numbers of images and classes.
+      encoder: name of what was measured, its row in a table.
+      network: depth, stem, width and channels; empty for raw pixels.
+      checkpoint: path, step and digest of the weights; empty without weights.
+      scores: for each score its value by seed, such as {'top1': {'0': 0.97}}.
+      made: for each seed commit, versions, machine, date, seconds, and remarks if there
+        are any.
     """
 
     protocol: str
@@ -49,32 +50,32 @@ class Card(NamedTuple):
     made: dict[str, Any]
 
     def kind(self) -> dict[str, Any]:
-        """What two cards must share for their scores to stand in one column."""
+        """Returns what two cards must share for their scores to be comparable."""
         kind = {
             "protocol": self.protocol,
             "version": self.version,
             "settings": self.settings,
             "data": self.data,
         }
-        # As it is once it has been written: with lists for tuples.
+        # As in a card that was written to a file, where tuples become lists.
         return json.loads(json.dumps(kind))
 
     def name(self) -> str:
-        """Of its file: the same kind, encoder and weights have the same."""
+        """Returns the name of its file, which kind, encoder and weights decide."""
         weights = self.checkpoint.get("digest")
-        own = {"encoder": self.encoder, "network": self.network, "weights": weights}
+        about = {"encoder": self.encoder, "network": self.network, "weights": weights}
         words = "-".join((self.protocol, self.data["name"], self.encoder))
         words = "".join(c if c.isalnum() or c in "-_" else "_" for c in words)
-        return f"{words}-{digest(self.kind() | own)}.json"
+        return f"{words}-{digest(self.kind() | about)}.json"
 
     def seeds(self) -> list[int]:
-        """Those that every score has a value of."""
+        """Returns the seeds for which every score has a value."""
         values = list(self.scores.values())
         common = set(values[0]).intersection(*values) if values else set()
         return sorted(map(int, common))
 
     def with_scores(self, seed: int, scores: Mapping[str, float]) -> "Card":
-        """The same card with one more seed."""
+        """Returns the card with the scores of one more seed."""
         merged = {
             name: self.scores.get(name, {}) | {str(seed): float(value)}
             for name, value in scores.items()
@@ -83,20 +84,20 @@ class Card(NamedTuple):
 
 
 def digest(content: Any) -> str:
-    """16 hex digits of SHA-256 of what JSON can hold."""
+    """Returns 16 hex digits of the SHA-256 of something that JSON can hold."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
-    """The deviation is that of a sample; None of a single value."""
+    """Returns mean and sample standard deviation; None for that of a single value."""
     values = list(values)
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return statistics.fmean(values), deviation
 
 
 def write_card(card: Card, workdir: Path) -> Path:
-    """Writes WORKDIR/cards/NAME.json, whole or not at all."""
+    """Writes WORKDIR/cards/NAME.json; a failure leaves no partial file."""
     summary = {}
     for name, by_seed in card.scores.items():
         mean, deviation = mean_and_deviation(by_seed.values())
@@ -110,7 +111,7 @@ def write_card(card: Card, workdir: Path) -> Path:
 
 
 def read_card(path: Path) -> Card:
-    """Raises UserError for a file that is no card."""
+    """Reads a card; raises UserError if the file is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         scores = {name: x["by_seed"] for name, x in content["scores"].items()}
@@ -119,11 +120,13 @@ def read_card(path: Path) -> Card:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no evaluation card ({error}): remove it") from error
+        raise UserError(
+            f"{path} is no evaluation card ({error}): delete it, and it is measured again"
+        ) from error
 
 
 def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
-    """Cards that may share a table."""
+    """Groups cards into those that can share a table."""
     groups: dict[str, list[Card]] = {}
     for card in cards:
         groups.setdefault(digest(card.kind()), []).append(card)
@@ -131,13 +134,13 @@ def by_kind(cards: Iterable[Card]) -> list[list[Card]]:
 
 
 class Table(NamedTuple):
-    """Scores of several cards, as text.
+    """Holds the scores of several cards as text.
 
     Attributes:
-      title: what was measured on what.
+      title: names the protocol and the data.
       columns: names of the scores.
-      rows: of each its title and cells.
-      remarks: why scores mean less than they seem to.
+      rows: the title and the cells of each row.
+      remarks: sentences about what the scores do not show.
     """
 
     title: str
@@ -147,14 +150,14 @@ class Table(NamedTuple):
 
 
 def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Table:
-    """A row per card, a column per score, in percent, and what is published, if any.
+    """Makes a table in percent: a row per card, a column per score.
 
     Args:
-      cards: of one kind.
-      published: score -> the number of the paper, in [0, 1].
+      cards: the rows, all of one kind.
+      published: name of a score -> its value in the paper, in [0, 1]; makes a last row.
 
     Raises:
-      UserError: cards of unlike protocols.
+      UserError: the cards are not of one kind.
     """
     first = cards[0]
     for card in cards:
@@ -176,21 +179,24 @@ def tabulate(cards: Sequence[Card], published: Mapping[str, float] = {}) -> Tabl
         f"{first.protocol} on {data['name']}: {data['train']:,} images with labels, "
         f"{data['held_out']:,} to test, {data['classes']} classes; in percent"
     )
-    if "num_neighbors" in first.settings["options"]:
-        title += f"; K = {first.settings['options']['num_neighbors']}"
+    # kNN accuracies with another K are other scores, so each column says its own.
+    num_neighbors = first.settings["options"].get("num_neighbors")
+    suffix = "" if num_neighbors is None else f", K = {num_neighbors}"
     remarks = [*first.settings.get("remarks", ())]
     for card in cards:
-        found = {x: None for own in card.made.values() for x in _remarks(own)}
+        found = {x: None for made in card.made.values() for x in _remarks(made)}
         remarks += [f"{card.encoder}: {x}" for x in found]
-    return Table(title, names, rows, remarks)
+    return Table(title, [name + suffix for name in names], rows, remarks)
 
 
 def table(cards: Sequence[Card], published: Mapping[str, float] = {}) -> str:
-    """The same as text."""
+    """Returns what `tabulate` makes as aligned lines, in blocks that fit the terminal."""
     title, columns, rows, remarks = tabulate(cards, published)
     lines = [["", *columns], *([name, *cells] for name, cells in rows)]
+    blocks = _blocks(lines, shutil.get_terminal_size().columns)
+    aligned = [line for block in blocks for line in _aligned(block)]
     notes = [f"  note: {remark}" for remark in remarks]
-    return "\n".join([title, *_aligned(lines), *notes])
+    return "\n".join([title, *aligned, *notes])
 
 
 def _remarks(made: Any) -> Sequence[str]:
@@ -203,6 +209,20 @@ def _cell(values: Iterable[float]) -> str:
         return "-"
     mean, deviation = mean_and_deviation(values)
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _blocks(rows: list[list[str]], width: int) -> list[list[list[str]]]:
+    """Divides columns into blocks at most `width` wide, each with the first column."""
+    names, *columns = zip(*rows, strict=True)
+    widths = [2 + max(map(len, column)) for column in (names, *columns)]
+    blocks, used = [], width
+    for column, wide in zip(columns, widths[1:], strict=True):
+        if used + wide > width:
+            blocks.append([names])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += wide
+    return [[list(row) for row in zip(*block, strict=True)] for block in blocks]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
@@ -218,7 +238,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _difference(one: Card, other: Card) -> str:
-    """Where two kinds differ first, by the name of the value."""
+    """Names the first value in which the kinds of two cards differ."""
     left, right = (flatten_dict(card.kind(), sep=".") for card in (one, other))
     for name in left | right:
         if left.get(name) != right.get(name):

@@ -1,26 +1,14 @@
-"""Evaluates a checkpoint by the protocols asked for: a card each, and tables of them."""
+"""Evaluates a checkpoint by the chosen protocols: writes cards and prints tables."""
 
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from invariance_propagation import devices, settings
 from invariance_propagation.data import sources
-from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError, printable
-from invariance_propagation.evaluation.bench import (
-    PIXELS,
-    RANDOM,
-    Bench,
-    Subject,
-    make_bench,
-    make_subject,
-    pixels,
-    untrained,
-    view_of,
-)
+from invariance_propagation.evaluation.bench import Bench, view_of
 from invariance_propagation.evaluation.cards import (
     FOLDER,
     Card,
@@ -29,15 +17,17 @@ from invariance_propagation.evaluation.cards import (
     write_card,
 )
 from invariance_propagation.evaluation.meaning import all_alike
-from invariance_propagation.evaluation.protocols.jobs import (
-    PROTOCOLS,
+from invariance_propagation.evaluation.protocols import PROTOCOLS, find_protocol
+from invariance_propagation.evaluation.protocols.base import (
     Job,
+    Protocol,
     Request,
-    usual,
+    make_request,
 )
 from invariance_propagation.evaluation.published import published
+from invariance_propagation.evaluation.subjects import PIXELS, Row, Subject, rows_of
 from invariance_propagation.files.paths import check_folder, local, writing
-from invariance_propagation.parallel import AXIS
+from invariance_propagation.phases import phase
 from invariance_propagation.store.provenance import origin
 from invariance_propagation.store.reading import workdir_of
 from invariance_propagation.store.restore import (
@@ -49,10 +39,8 @@ from invariance_propagation.store.restore import (
 )
 from invariance_propagation.store.weights import input_of, is_weights
 
-# Images that a pass looks at at once, at least; what devices must divide.
+# The fewest images in a batch, for choosing how many devices a CPU is split into.
 BATCH_SIZE = 256
-# Protocols that have data of their own.
-ON_THEIR_OWN = {"voc07_svm", "places", "transfer"}
 # The section `data` of a set that is named here, where a key is not set.
 DEFAULTS = {
     "name": "",
@@ -75,194 +63,142 @@ def evaluate(
     num_threads: int,
     data: Mapping[str, Any],
     view: Mapping[str, Any],
-    knn: Mapping[str, Any],
-    linear: Mapping[str, Any],
-    semi: Mapping[str, Any],
-    finetune: Mapping[str, Any],
-    other: Mapping[str, Any],
+    **sections: Mapping[str, Any],
 ) -> list[Card]:
     """Measures a checkpoint, a random encoder and raw pixels; prints tables.
 
-    Arguments are the keys of configs/evaluate.py, which says what they mean.
+    Arguments are the keys of configs/evaluate.py, which says what they mean; `sections`
+    are those that protocols read.
 
     Returns:
-      The cards. Each is written when it is known, seed by seed, and what is on a card
-      already is not measured again.
+      The cards. Each is written seed by seed, as soon as its scores are known. Scores
+      that a card has already are not measured again.
 
     Raises:
       UserError: bad input.
-      TrainingError: a checkpoint that cannot be read, or a loss that is not finite.
+      TrainingError: a checkpoint cannot be read, or a loss is not finite.
     """
-    names = None if protocols == "auto" else _names(protocols)
+    names = None if protocols == "auto" else [x.strip() for x in protocols.split(",")]
+    chosen = _find(names or [], sections)
     if not checkpoint:
         raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
     if num_seeds < 1:
         raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
-    local(checkpoint, key="checkpoint")
-    for key, value in (("data.folder", data["folder"] or ""), *_places(other)):
-        local(value, key=key)
+    _check_places(checkpoint, data, sections)
     folder = _folder(checkpoint, output)
-    if output or folder.is_dir():  # else there is no run, which is said below
-        check_folder(folder / FOLDER, key="--config.output")
     devices.one_cpu_device_per_core(BATCH_SIZE)
-    run = None if is_weights(checkpoint) else restore_encoder(checkpoint)
-    encoder = restore_backbone(checkpoint) if run is None else backbone_of(run)
-    given = input_of(checkpoint) if run is None else run.config["augment"]
-    view = view_of(checkpoint, encoder.channels, view, given)
-    data = _data_of(run, data)
-    if not data["name"] and (names is None or not ON_THEIR_OWN.issuperset(names)):
-        raise UserError(f"data.name is missing: {checkpoint} does not say which")
-    runner = devices.make_runner(parallel, num_devices)
-
-    def load(**changes: Any) -> Dataset:
-        section = {"data": data | changes}
-        seed = 0 if run is None else run.config["seed"]  # of a sample, data.num_train
-        return settings.call(sources.load, "data", section, size=view.size, seed=seed)
-
-    def bench_of(dataset: Dataset) -> Bench:
-        return make_bench(runner, dataset, view, num_threads)
-
-    # Protocols that share a bench share the features of its images.
-    @functools.cache
-    def bench() -> Bench:
-        dataset = load()
-        for note in dataset.notes:
-            print(note)
-        return bench_of(dataset)
-
-    request = Request(
-        load=load,
-        bench=bench,
-        bench_of=bench_of,
-        view=view,
-        data=data,
-        knn=knn,
-        linear=linear,
-        semi=semi,
-        finetune=finetune,
-        other=other,
+    with phase(f"reading {printable(checkpoint)}"):
+        run, encoder = _restore(checkpoint)
+    augment = input_of(checkpoint) if run is None else run.config["augment"]
+    request = make_request(
+        {} if run is None else run.config,
+        view=view_of(checkpoint, encoder.channels, view, augment),
+        data=_data_of(run, data),
+        sections=sections,
         folder=folder,
+        runner=devices.make_runner(parallel, num_devices),
+        num_threads=num_threads,
     )
-    rows, cards = _rows(checkpoint, encoder, run), []
-    for jobs in _groups(names or usual(bench()), request):
-        for found in _measure(jobs, rows, num_seeds, folder):
+    own_data = [protocol.own_data for protocol in chosen.values()]
+    if not request.data["name"] and not (own_data and all(own_data)):
+        raise UserError(f"data.name is missing: {checkpoint} does not say which")
+    rows, cards = rows_of(checkpoint, encoder, run), []
+    chosen = chosen or _find(_usual(request.bench()), sections)
+    for jobs in _groups(chosen, request):
+        for job, found in zip(
+            jobs, _measure(jobs, rows, num_seeds, folder), strict=True
+        ):
             cards += found
-            lines = table(found, published(found)).splitlines()
-            print("", *map(printable, lines), sep="\n", flush=True)
+            _print_table(found, job.note)
     print(f"\ncards: {printable(str(folder / FOLDER))}")
     return cards
 
 
+def _find(names: Iterable[str], sections: Mapping[str, Mapping]) -> dict[str, Protocol]:
+    """Finds protocols by name; raises UserError for one that is not there."""
+    protocols = {name: find_protocol(name) for name in names}
+    for name, protocol in protocols.items():
+        for section in protocol.sections:
+            if section not in sections:
+                raise UserError(
+                    f"config section {section} is missing, which the protocol {name} "
+                    "reads: start from configs/evaluate.py"
+                )
+    return protocols
+
+
+def _usual(bench: Bench) -> list[str]:
+    """Returns what 'auto' stands for on this bench."""
+    return [name for name in PROTOCOLS if find_protocol(name).usual(bench)]
+
+
+def _check_places(
+    checkpoint: str, data: Mapping[str, Any], sections: Mapping[str, Mapping]
+) -> None:
+    """Checks that everything that may name a folder is a path of this machine."""
+    local(checkpoint, key="checkpoint")
+    local(data["folder"] or "", key="data.folder")
+    for name in ("tfds_folder", "places"):
+        local(sections.get("other", {}).get(name, ""), key=f"other.{name}")
+
+
+def _folder(checkpoint: str, output: str) -> Path:
+    """Returns the folder in which cards are written, and checks that it can be."""
+    if output:
+        folder = local(output, key="output")
+    elif is_weights(checkpoint):
+        raise UserError(
+            f"--config.output is missing: {checkpoint} belongs to no run, so name a "
+            "folder for the cards"
+        )
+    else:
+        folder = workdir_of(checkpoint)
+    # Without such a folder there is no run, which restoring it will say.
+    if output or folder.is_dir():
+        check_folder(folder / FOLDER, key="--config.output")
+    return folder
+
+
+def _restore(checkpoint: str) -> tuple[Restored | None, Backbone]:
+    if is_weights(checkpoint):
+        return None, restore_backbone(checkpoint)
+    run = restore_encoder(checkpoint)
+    return run, backbone_of(run)
+
+
 def _data_of(run: Restored | None, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `data`: of the run's own set if no other is named."""
+    """Returns the section `data`, or the run's where no other set is named."""
     if run is None or data["name"]:
         return settings.override(DEFAULTS, data)
-    # Another place or part of the same set; '' names no other.
+    # Another place or part of the same set; the name '' is no other set.
     stored = settings.override(run.config["data"], {**data, "name": None})
     sources.check_stored(stored["name"], stored["folder"])
     return stored
 
 
-def _groups(names: list[str], request: Request) -> Iterator[list[Job]]:
-    """What can be measured together; what has data of its own last, set by set.
+def _groups(protocols: Mapping[str, Protocol], request: Request) -> Iterator[list[Job]]:
+    """Yields jobs that share a bench; those with data of their own come last.
 
-    All that is asked for on the same data is known, and checked, before any of it is
-    measured.
+    All jobs on the section `data` are made, and so checked, before any is measured.
     """
-    shared = [name for name in names if name not in ON_THEIR_OWN]
+    shared = [x for x in protocols.values() if not x.own_data]
     together = [
-        job for name in shared for jobs in PROTOCOLS[name](request) for job in jobs
+        job for protocol in shared for jobs in protocol.jobs(request) for job in jobs
     ]
     if together:
         yield together
-    for name in names:
-        if name in ON_THEIR_OWN:
-            yield from PROTOCOLS[name](request)
-
-
-def _places(other: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields each key of `other` that may name a folder, with its value."""
-    for name in ("tfds_folder", "places"):
-        yield f"other.{name}", other[name]
-
-
-def _names(protocols: str) -> list[str]:
-    names = [name.strip() for name in protocols.split(",")]
-    for name in names:
-        if name not in PROTOCOLS:
-            known = ", ".join(PROTOCOLS)
-            raise UserError(f"protocols: {name!r} is none of {known}")
-    return names
-
-
-def _folder(checkpoint: str, output: str) -> Path:
-    if output:
-        return local(output, key="output")
-    if is_weights(checkpoint):
-        raise UserError(
-            f"--config.output is missing: {checkpoint} is of no run, so name a folder "
-            "for the cards"
-        )
-    return workdir_of(checkpoint)
-
-
-class Row(NamedTuple):
-    """A row of each table: what a card says of it, its seeds, and how it is made."""
-
-    about: dict[str, Any]
-    by_chance: bool
-    make: Callable[[Bench, int], Subject]
-
-
-def _rows(
-    checkpoint: str, encoder: Backbone, run: Restored | None
-) -> tuple[Row, Row, Row]:
-    """The encoder, the same network untrained, and raw pixels."""
-    # Fine-tuning normalises by the whole batch, which may be padded for the devices.
-    module = encoder.module.clone(norm_axis_name=AXIS, norm_group=0)
-    network = {
-        "depth": module.depth,
-        "stem": module.stem,
-        "width": module.width,
-        "channels": encoder.channels,
-    }
-    name, weights = (
-        local(checkpoint, key="checkpoint").name,
-        {"digest": encoder.digest()},
-    )
-    if run is not None:
-        name, weights["step"] = f"step {run.step}", run.step
-    weights["path"] = checkpoint
-
-    def trained(bench: Bench, seed: int) -> Subject:
-        del seed
-        parts = encoder.params, encoder.batch_stats
-        return make_subject(bench, name, module, *parts)
-
-    def random(bench: Bench, seed: int) -> Subject:
-        return untrained(bench, module, seed)
-
-    def raw(bench: Bench, seed: int) -> Subject:
-        del seed
-        return pixels(bench)
-
-    def about(encoder: str, network: dict, checkpoint: dict) -> dict[str, Any]:
-        return {"encoder": encoder, "network": network, "checkpoint": checkpoint}
-
-    return (
-        Row(about(name, network, weights), False, trained),
-        Row(about(RANDOM, network, {}), True, random),
-        Row(about(PIXELS, {}, {}), False, raw),
-    )
+    for protocol in protocols.values():
+        if protocol.own_data:
+            yield from protocol.jobs(request)
 
 
 def _measure(
     jobs: list[Job], rows: Iterable[Row], num_seeds: int, folder: Path
 ) -> list[list[Card]]:
-    """For each of the jobs, which share a bench, the cards of all rows.
+    """Returns the cards of all rows, for each of the jobs, which share a bench.
 
-    A subject is made once for all jobs, and forgotten before the next: its features
-    may take all the memory there is.
+    A subject is made once for all jobs and forgotten before the next one, because its
+    features may take most of the memory.
     """
     bench = jobs[0].bench
     cards: dict[int, list[Card]] = {i: [] for i in range(len(jobs))}
@@ -286,7 +222,7 @@ def _measure(
 
 
 def _card(job: Job, row: Row, folder: Path) -> Card:
-    """With the scores of the seeds that have been measured already."""
+    """Returns the card of a job and a row, with the scores that are known already."""
     card = Card(
         protocol=job.protocol,
         version=job.version,
@@ -301,11 +237,19 @@ def _card(job: Job, row: Row, folder: Path) -> Card:
 
 
 def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
+    """Measures a subject with one more seed and adds the scores to its card."""
     start = time.monotonic()
-    scores = dict(job.measure(subject, seed))
-    own = origin(job.bench.runner.num_devices)
-    own["seconds"] = round(time.monotonic() - start, 2)
+    with phase(f"{subject.name}: {job.protocol}, seed {seed}"):
+        scores = dict(job.measure(subject, seed))
+    made: dict[str, Any] = origin(job.bench.runner.num_devices)
+    made["seconds"] = round(time.monotonic() - start, 2)
     if all_alike(subject.queries()):
-        own["remarks"] = ["all images of the test have the same features"]
-    made = card.made | {str(seed): own}
-    return card.with_scores(seed, scores)._replace(made=made)
+        made["remarks"] = ["all test images have the same features"]
+    card = card._replace(made=card.made | {str(seed): made})
+    return card.with_scores(seed, scores)
+
+
+def _print_table(cards: list[Card], note: str) -> None:
+    lines = table(cards, published(cards)).splitlines()
+    lines += [f"  note: {note}"] * bool(note)
+    print("", *map(printable, lines), sep="\n", flush=True)

@@ -1,7 +1,7 @@
-"""Features of many images in one file: written block by block, read likewise.
+"""Keeps the features of many images in one file, written and read in blocks.
 
-The file is an .npz whose members are blocks, so that neither writing nor reading needs
-more memory than one block, and whose CRC-32 per member notices a damaged byte.
+The file is an .npz with one member per block, so that writing and reading need no more
+memory than one block. A CRC-32 per member detects damaged bytes.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ from invariance_propagation.files.archives import open_arrays
 from invariance_propagation.files.atomic import draft_of
 
 FACTS = "facts"
-BLOCKS = "blocks"  # among the facts: how many there are
+BLOCKS = "blocks"  # key of the number of blocks among the facts
 ROWS = "rows"
 VECTORS = ("features", "embeddings")
 
 
 class Block(NamedTuple):
-    """Features of some images.
+    """Holds the features of some images.
 
     Attributes:
-      rows: int64 [n], the places of these images among all of them.
-      features: float32 [n, F], of the backbone.
-      embeddings: float32 [n, d], of the head; None for a backbone without one.
+      rows: int64 [n], positions of these images among all images.
+      features: float32 [n, F], from the backbone.
+      embeddings: float32 [n, d], from the head; None for a backbone without one.
     """
 
     rows: np.ndarray
@@ -38,14 +38,14 @@ class Block(NamedTuple):
 
 
 class Damaged(Exception):
-    """A file of features that cannot be read."""
+    """Says that a file of features cannot be read."""
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
-    """Reads what a file of features says of itself; None if there is no such file.
+    """Reads the facts that a file of features holds; None if there is no such file.
 
     Raises:
-      Damaged: there is one, but it cannot be read.
+      Damaged: the file cannot be read.
     """
     if not path.exists():
         return None
@@ -58,10 +58,10 @@ def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     Args:
       path: the file.
-      by: one of `VECTORS`; the other part is not read.
+      by: which of `VECTORS` to read.
 
     Raises:
-      Damaged: the file cannot be read, or not to its end.
+      Damaged: the file cannot be read, or ends early.
     """
     with contextlib.ExitStack() as stack:
         with _damage_named():
@@ -74,19 +74,19 @@ def read_blocks(path: Path, by: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 class Keeper:
-    """Writes blocks into a file that gets its name once it is whole.
+    """Writes blocks into a file that gets its name once it is complete.
 
-    What is in the way of writing is reported in one line, once; the blocks after that
-    are passed over. Used as a context manager; without `finish` nothing stays.
+    If writing fails, this is reported once, in one line, and later blocks are ignored.
+    Use it as a context manager; without `finish` no file is left.
     """
 
     def __init__(self, path: Path, num_bytes: int, report: Callable[[str], None]):
         """Prepares to write.
 
         Args:
-          path: the file; its folder is made.
-          num_bytes: about as many as will be written, for which there must be room.
-          report: is called with the line.
+          path: the file; its folder is created.
+          num_bytes: estimate of the file's size, checked against the free space.
+          report: called with a line if writing fails.
         """
         self._path, self._num_bytes, self._report = path, num_bytes, report
         self._stack = contextlib.ExitStack()
@@ -115,7 +115,7 @@ class Keeper:
             self._count += 1
 
     def finish(self, facts: Mapping[str, Any]) -> bool:
-        """Writes the facts and gives the file its name; returns whether it has it."""
+        """Writes the facts and gives the file its name; returns whether that worked."""
         if self._archive is None:
             return False
         with self._given_up():
@@ -140,7 +140,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def _given_up(self) -> Iterator[None]:
-        """Reports an OSError of the file, and makes an end of it."""
+        """Reports an OSError and gives up writing the file."""
         try:
             yield
         except OSError as error:
@@ -148,7 +148,7 @@ class Keeper:
             self._discard(error)
 
     def _discard(self, error: Exception) -> None:
-        """Removes the draft, whatever state it is in."""
+        """Removes the draft, in whatever state it is."""
         self._archive = None
         with contextlib.suppress(type(error), OSError, ValueError):
             self._stack.__exit__(type(error), error, error.__traceback__)
@@ -156,7 +156,7 @@ class Keeper:
 
 @contextlib.contextmanager
 def _damage_named() -> Iterator[None]:
-    # zipfile and NumPy raise a dozen kinds of errors for what is not theirs.
+    # zipfile and NumPy raise a dozen kinds of errors for a file that is not theirs.
     try:
         yield
     except Exception as error:

@@ -1,16 +1,16 @@
-"""What a score can mean: checks of features and labels, and remarks for its readers."""
+"""Checks features and labels, and says what limits the meaning of a score."""
 
 import numpy as np
 
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.evaluation.protocols.classifier import TOP
+from invariance_propagation.evaluation.classifier.head import TOP
 
-# Relative to the largest feature; below it a difference is one of rounding.
+# Smaller differences, relative to the largest feature, are due to rounding.
 ROUNDING = 1e-6
 
 
 def check_finite(features: np.ndarray, what: str) -> None:
-    """Checks that no feature is NaN or infinite.
+    """Raises an error if a feature is NaN or infinite.
 
     Args:
       features: float [n, F].
@@ -20,7 +20,7 @@ def check_finite(features: np.ndarray, what: str) -> None:
       TrainingError: names the first row that is not finite.
     """
     features = np.asarray(features)
-    # A mask of all features would be a quarter of what may be 10 GB.
+    # Features may take 10 GB, and a mask of all of them another quarter.
     known = np.isfinite(features.max(axis=1)) & np.isfinite(features.min(axis=1))
     if not known.all():
         first = int(np.argmin(known))
@@ -41,10 +41,11 @@ def all_alike(features: np.ndarray) -> bool:
 
 
 def check_classes(labels: np.ndarray, name: str) -> None:
-    """Checks that there is something to tell apart.
+    """Raises an error if all images are of one class.
 
     Args:
-      labels: of the training images: int [n], or targets [n, C] as in `data.voc`.
+      labels: of the training images: int [n], or targets int [n, C] as in
+        `data.sources.voc`, which are not checked.
       name: of the data set.
 
     Raises:
@@ -59,14 +60,15 @@ def check_classes(labels: np.ndarray, name: str) -> None:
 
 
 def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
-    """Says what readers of a score must know of the labels it is computed from.
+    """Says which properties of the labels limit what scores mean.
 
     Args:
-      labels: of the training images: int [n], or targets [n, C] as in `data.voc`.
-      held_out: of the images of the test, likewise.
+      labels: of the training images: int [n], or targets int [n, C] as in
+        `data.sources.voc`.
+      held_out: of the test images, likewise.
 
     Returns:
-      A sentence each, without a full stop; none if there is nothing unusual.
+      Sentences without a full stop; none if the labels are as usual.
     """
     if labels.ndim == 2:
         counts = [np.sum(x == 1, axis=0) for x in (labels, held_out)]
@@ -93,18 +95,18 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
 
 
 def remarks_on_few(targets: np.ndarray, count: int) -> list[str]:
-    """Says if a class of int [n, C], 1 where positive, has fewer than `count` images."""
+    """Says if a class has fewer than `count` images, by targets int [n, C], 1 or not."""
     smallest = int(np.sum(targets == 1, axis=0).min())
     if smallest >= count:
         return []
     return [
-        f"the smallest class has {smallest} training images: scores by more images a "
-        f"class, up to {count}, are by all that it has"
+        f"the smallest class has {smallest} training images: scores by more images per "
+        f"class, up to {count}, use all of them"
     ]
 
 
 def remarks_on_votes(num_neighbors: int, labels: np.ndarray) -> list[str]:
-    """Says if no class int [n] has enough images for a majority of K votes."""
+    """Says if no class of labels int [n] has enough images to win a vote of K."""
     largest = int(np.bincount(labels).max())
     if num_neighbors < 2 * largest:
         return []

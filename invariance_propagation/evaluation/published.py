@@ -1,6 +1,6 @@
-"""What the paper reports, for the rows of tables that were measured likewise.
+"""Finds the paper's scores for tables that were measured in the same way.
 
-Only what could be read in the paper's abstract: ResNet-50, ImageNet. The numbers for
+Only scores from the paper's abstract are known: ResNet-50 on ImageNet. Those on
 Places205, VOC07 and the small sets were not at hand.
 """
 
@@ -8,35 +8,33 @@ import json
 from collections.abc import Sequence
 
 from invariance_propagation.evaluation.cards import Card
-from invariance_propagation.evaluation.recipes import IMAGENET
+from invariance_propagation.evaluation.protocols import PROTOCOLS, find_protocol
+from invariance_propagation.evaluation.recipes import set_name
 
 IMAGES, SIZE = 1_281_167, 224
 NETWORK = {"depth": 50, "stem": "imagenet", "width": 64, "channels": 3}
-PUBLISHED = {
-    ("linear", "imagenet2012"): (IMAGENET.linear, {"top1": 0.713}),
-    ("semi", "imagenet2012"): (IMAGENET.semi, {"top5, 1%": 0.782}),
-    ("semi_1pct", "imagenet2012"): (IMAGENET.semi, {"top5, 1%": 0.782}),
-}
 
 
 def published(cards: Sequence[Card]) -> dict[str, float]:
-    """Score -> the paper's number, in [0, 1]; empty if none was measured as it was.
+    """Returns the paper's scores, in [0, 1], by name.
 
     Args:
-      cards: of one kind.
+      cards: of one kind. The result is empty unless they were measured as in the paper
+        and one of them is of the same network.
     """
     first = cards[0]
     if (first.data["train"], first.settings["view"]["size"]) != (IMAGES, SIZE):
         return {}
-    name = first.data["name"].split("/")[0]  # before its version
-    options, scores = PUBLISHED.get((first.protocol, name), (None, {}))
+    name = first.protocol
+    known = find_protocol(name).published if name in PROTOCOLS else {}
+    options, scores = known.get(set_name(first.data["name"]), (None, {}))
     if options is None or _plain(options._asdict()) != _plain(
         first.settings["options"]
     ):
         return {}
-    return scores if any(card.network == NETWORK for card in cards) else {}
+    return dict(scores) if any(card.network == NETWORK for card in cards) else {}
 
 
 def _plain(options: dict) -> dict:
-    """As a card that has been written has it: with lists for tuples."""
+    """Replaces tuples by lists, as in a card that was written to a file."""
     return json.loads(json.dumps(options))

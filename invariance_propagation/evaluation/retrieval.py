@@ -1,4 +1,4 @@
-"""The images most like others: exact, by the cosine of their features."""
+"""Finds the images most similar to others, exactly, by the cosine of their features."""
 
 from functools import partial
 from typing import NamedTuple
@@ -8,24 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# This many similarities per row of a block are held at once.
+from invariance_propagation.evaluation.features import unit_rows
+
+# Rows of queries whose similarities are computed at once.
 QUERIES_AT_ONCE = 64
-# float32 finds this many more rows than are asked for, of which float64 takes the best.
+# float32 finds this many more rows than asked for, and float64 chooses the best of them.
 SPARE = 16
-# No cosine of float32 is further from the true one.
+# A bound on the error of a cosine in float32.
 ERROR = 1e-4
-# Vectors that float64 looks at once: 67 MB of ResNet-50's features.
+# Vectors that float64 compares at once: 67 MB with ResNet-50's features.
 EXACT_AT_ONCE = 4096
 
 
 def most_similar(
     vectors: np.ndarray, queries: np.ndarray, *, num_neighbors: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the vectors that are most like each query.
+    """Finds the vectors most similar to each query.
 
-    Where all rows point nearly the same way, as in a network that has learnt little,
-    their cosines differ by less than float32 can tell. So the mean direction c is
-    subtracted first: for a and b of length 1,
+    In a network that has learnt little, all rows point nearly the same way, and their
+    cosines differ by less than float32 can resolve. So the mean direction c is subtracted
+    first: for a and b of length 1,
     cos = 1 - |a - c|^2 / 2 + (a - c).(b - c) - |b - c|^2 / 2.
 
     Args:
@@ -34,15 +36,14 @@ def most_similar(
       num_neighbors: k, from 1 to n.
 
     Returns:
-      Similarities float64 [q, k] in descending order, of float32's precision, and rows
-      int [q, k]. A vector with NaN or infinity is like nothing: it comes last,
-      with -inf.
+      Similarities float64 [q, k] in descending order, with the precision of float32, and
+      rows int [q, k]. A vector with NaN or infinity comes last, with -inf.
     """
-    rows, unit = _unit_rows(np.asarray(vectors)), _unit_rows(np.asarray(queries))
+    rows, unit = unit_rows(vectors), unit_rows(queries)
     known = np.isfinite(rows).all(axis=1)
     rows[~known] = 0
     center = rows[known].mean(axis=0) if known.any() else 0
-    # A row of zeros has no length of 1: its cosine is 0.
+    # A row of zeros does not have length 1; these terms make its cosine 0.
     bias = (_squared(rows) - 1) / 2
     rest = (_squared(unit) + 1) / 2
     rows -= center
@@ -59,7 +60,7 @@ def most_similar(
 def _best(
     vectors: jax.Array, bias: jax.Array, queries: jax.Array, *, num_neighbors: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest of vectors.query + bias for each query, and their places."""
+    """Finds the largest values of vectors.query + bias for each query, and where."""
 
     def find(query: jax.Array) -> tuple[jax.Array, jax.Array]:
         scores = jnp.matmul(vectors, query, precision=lax.Precision.HIGHEST) + bias
@@ -69,11 +70,11 @@ def _best(
 
 
 class Found(NamedTuple):
-    """The rows most like each query, among those that have been looked at.
+    """Holds the rows most similar to each query, among the blocks searched so far.
 
     Attributes:
       similarities: float64 [q, m], cosines in descending order.
-      rows: int64 [q, m], those rows; of equal ones the lower first.
+      rows: int64 [q, m], numbers of the rows; of equal cosines the lower number first.
     """
 
     similarities: np.ndarray
@@ -81,7 +82,7 @@ class Found(NamedTuple):
 
 
 def nothing_found(num_queries: int) -> Found:
-    """Begins a search, with m = 0."""
+    """Returns the result before any block is searched, with m = 0."""
     empty = np.empty((num_queries, 0))
     return Found(empty, empty.astype(np.int64))
 
@@ -94,24 +95,24 @@ def look_through(
     *,
     num_neighbors: int,
 ) -> Found:
-    """Goes on with a search through one more block of rows.
+    """Searches one more block of rows.
 
-    The result after all blocks does not depend on how the rows were divided into
-    them: float32 proposes, float64 decides.
+    The result after all blocks does not depend on how the rows are divided into blocks,
+    because float32 only proposes rows and float64 decides.
 
     Args:
-      found: of the blocks before.
+      found: the result for the blocks before.
       queries: float32 [q, d].
       vectors: float32 [n, d], the block, n >= 1.
       rows: int [n], the numbers of these vectors.
       num_neighbors: rows to keep for each query.
 
     Returns:
-      The best of both, at most `num_neighbors` for each query.
+      The most similar rows of all blocks so far, at most `num_neighbors` per query.
     """
     count = min(num_neighbors + SPARE, len(vectors))
     rough, places = most_similar(vectors, queries, num_neighbors=count)
-    # What cannot be among the best is not worth a second look.
+    # Rows that cannot be among the best need no float64.
     is_full = found.rows.shape[1] >= num_neighbors
     least = found.similarities[:, num_neighbors - 1 :] if is_full else -np.inf
     which, column = np.nonzero((rough > -np.inf) & (rough >= least - ERROR))
@@ -121,7 +122,7 @@ def look_through(
             which[start : start + EXACT_AT_ONCE],
             column[start : start + EXACT_AT_ONCE],
         )
-        near, unit = _unit_rows(vectors[places[i, j]]), _unit_rows(queries[i])
+        near, unit = unit_rows(vectors[places[i, j]]), unit_rows(queries[i])
         similarities[i, j] = np.einsum("nd,nd->n", near, unit)
     similarities = np.concatenate([found.similarities, similarities], axis=1)
     rows = np.concatenate([found.rows, rows[places]], axis=1)
@@ -132,14 +133,6 @@ def look_through(
     )
 
 
-def _unit_rows(x: np.ndarray) -> np.ndarray:
-    """float64 [..., d] of unit length; a row of zeros stays as it is."""
-    x = x.astype(np.float64)
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinity becomes NaN
-        return x / np.where(length > 0, length, 1)
-
-
 def _squared(x: np.ndarray) -> np.ndarray:
-    """The squared length of each row."""
+    """Returns the squared length of each row, [n]."""
     return np.einsum("nd,nd->n", x, x)

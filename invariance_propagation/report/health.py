@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from invariance_propagation.evaluation.features import unit_rows
+
 # The report warns beyond these limits. Healthy runs are far from them: on digits the rank
 # is 32, uniformity -2.9, similarity 0.0, and 1 % name the most frequent neighbour.
 LEAST_RANK = 3.0
@@ -81,13 +83,6 @@ def measure_degrees(neighbors: np.ndarray) -> Degrees:
         never_named=float(np.mean(counts == 0)),
         unvisited=float(np.mean(_itself(neighbors).all(axis=1))),
     )
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Returns float64 [n, d], each row of length 1; rows of zeros stay."""
-    rows = rows.astype(np.float64)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
 
 
 def spread(count: int, most: int) -> np.ndarray:

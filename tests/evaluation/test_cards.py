@@ -90,6 +90,25 @@ def test_the_table_in_percent() -> None:
     ]
 
 
+def test_a_wide_table_is_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {f"{i} a class": {"0": i / 100} for i in (1, 2, 4, 8)}
+    monkeypatch.setenv("COLUMNS", "40")
+    assert table([make_card(scores=scores)]).splitlines()[1:] == [
+        "          1 a class  2 a class",
+        "  step 7       1.00       2.00",
+        "          4 a class  8 a class",
+        "  step 7       4.00       8.00",
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert len(table([make_card(scores=scores)]).splitlines()) == 3
+
+
+def test_a_column_says_its_number_of_neighbours() -> None:
+    settings = make_card().settings | {"options": {"num_neighbors": 7}}
+    _, columns, _ = table([make_card(settings=settings)]).splitlines()
+    assert columns.split() == ["top1,", "K", "=", "7", "top5,", "K", "=", "7"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": {"top1": 3}}'])
 def test_what_is_no_card_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "linear-x.json"

@@ -19,17 +19,17 @@ from configs.evaluate import get_config
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.errors import TrainingError, UserError
-from invariance_propagation.evaluation import bench
 from invariance_propagation.evaluation import evaluate as module
+from invariance_propagation.evaluation import subjects
 from invariance_propagation.evaluation.cards import FOLDER, Card, read_card
 from invariance_propagation.evaluation.evaluate import evaluate
-from invariance_propagation.evaluation.protocols import measures, svm
-from invariance_propagation.evaluation.recipes import (
-    IMAGENET,
-    Finetune,
-    Linear,
-    changed,
+from invariance_propagation.evaluation.protocols import (
+    PROTOCOLS,
+    semi,
+    svm,
+    transfer,
 )
+from invariance_propagation.evaluation.recipes import Finetune, Linear, changed
 from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.tasks.export import export
 from tests.stored_run import store_run
@@ -75,7 +75,7 @@ def scores_of(cards: list[Card], protocol: str) -> dict[str, dict]:
 def fewer_scores() -> Iterator[None]:
     """Each share takes a training step of ResNet-18 to compile."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measures, "SHARES", (0.1,))
+        patched.setattr(semi, "SHARES", (0.1,))
         patched.setattr(svm, "LOW_SHOT", (1, 4))
         patched.setattr(svm, "DRAWS", 2)
         yield
@@ -146,6 +146,45 @@ def test_raw_pixels_are_as_scikit_learn_has_them(all_of_digits: list[Card]) -> N
     assert found == pytest.approx(expected, abs=1.5 / 450)
 
 
+TOY = "tests.evaluation.protocols.toy:TOY"
+
+
+@pytest.mark.parametrize("name", ["toy", TOY])
+def test_a_protocol_is_one_module_and_one_line(
+    stored: Path, tmp_path: Path, monkeypatch, capsys, name: str
+) -> None:
+    """Or none, where its module is named on the command line."""
+    if name == "toy":
+        monkeypatch.setitem(PROTOCOLS, "toy", TOY)
+    cards = run(stored, name, num_seeds=1, output=str(tmp_path))
+    assert list(scores_of(cards, "toy")) == ["step 7", "random encoder", "raw pixels"]
+    digits, learnt = load_digits(), rows_of_the_run()
+    images, labels = digits.data[learnt], digits.target[learnt]
+    means = [images[labels == c].mean(axis=0) for c in range(10)]
+    classifier = KNeighborsClassifier(1).fit(means, range(10))
+    expected = classifier.score(digits.data[-450:], digits.target[-450:])
+    assert cards[2].scores["top1"]["0"] == pytest.approx(expected, abs=1.5 / 450)
+    assert "\ntoy on digits: 120 images with labels" in capsys.readouterr().out
+    written = {read_card(path).protocol for path in (tmp_path / FOLDER).iterdir()}
+    assert written == {"toy"}
+    with pytest.raises(UserError, match="'tests.nowhere:TOY': No module"):
+        run(stored, "tests.nowhere:TOY", output=str(tmp_path))
+
+
+def test_a_table_says_which_k_it_is_of(stored: Path, tmp_path: Path, capsys) -> None:
+    """The run's own kNN has another one, and is another number."""
+    options = {"num_seeds": 1, "output": str(tmp_path)}
+    (card, *_) = run(stored, "knn", **options)
+    assert card.settings["options"]["num_neighbors"] == 2
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("knn on digits"))
+    assert lines[at + 1].split(maxsplit=1) == ["top1,", "K = 2"]
+    (note,) = (line for line in lines if "note:" in line)
+    assert "K = 2 here, but the run's own kNN" in note and "has K = 10:" in note
+    run(stored, "knn", knn__num_neighbors=10, **options)
+    assert "the run's own kNN" not in capsys.readouterr().out
+
+
 def test_lists_of_labels_are_kept(all_of_digits: list[Card], stored: Path) -> None:
     names = sorted(path.name for path in (stored / "label_lists").iterdir())
     assert [name.rpartition("-")[0] for name in names] == [
@@ -185,7 +224,7 @@ def test_one_percent_alone_is_a_protocol_of_its_own(
     all_of_digits: list[Card], stored: Path, tmp_path: Path, monkeypatch
 ) -> None:
     # The share that the other cards have is compiled already; here it stands for 1 %.
-    monkeypatch.setattr(measures, "SHARES", (0.1, 0.5))
+    monkeypatch.setattr(semi, "SHARES", (0.1, 0.5))
     cards = run(stored, "semi_1pct", num_seeds=1, output=str(tmp_path))
     assert [card.protocol for card in cards] == ["semi_1pct"] * 2
     for card, both in zip(
@@ -250,16 +289,14 @@ def test_features_that_mean_nothing_are_marked_or_refused(
     def embedder(bench, backbone):
         return lambda params, stats, images: np.full((len(images), 4), fill)
 
-    monkeypatch.setattr(bench, "embedder", embedder)
+    monkeypatch.setattr(subjects, "embedder", embedder)
     options = {"output": str(tmp_path), "num_seeds": 1}
     if np.isnan(fill):
         with pytest.raises(TrainingError, match="120 of 120 training .*" + expected):
             run(stored, "knn", **options)
         return
     (card, *_) = run(stored, "knn", **options)
-    assert card.made["0"]["remarks"] == [
-        "all images of the test have the same features"
-    ]
+    assert card.made["0"]["remarks"] == ["all test images have the same features"]
     assert f"note: step 7: {card.made['0']['remarks'][0]}" in capsys.readouterr().out
 
 
@@ -299,7 +336,7 @@ def test_nothing_is_a_value_too(
         loaded.append(section)
         raise UserError("far enough")
 
-    monkeypatch.setattr(module.sources, "load", functools.wraps(sources.load)(load))
+    monkeypatch.setattr(sources, "load", functools.wraps(sources.load)(load))
     restored = module.restore_encoder(str(stored))
     of_run = {name: value for name, (value, _) in OF_A_RUN.items()}
     data = restored.config["data"] | of_run
@@ -337,11 +374,11 @@ def test_nothing_takes_the_place_of_a_recipes_value(name: str) -> None:
     nothing = () if name in ("milestones", "crop_scale") else 0
     section = dict.fromkeys(Finetune._fields) | {name: nothing}
     try:
-        found = changed(IMAGENET.finetune, section, "finetune")
+        found = changed(transfer.IMAGENET, section, "finetune")
     except UserError as error:
         assert f"finetune.{name}=0: set it above 0" in str(error)
     else:
-        assert found == IMAGENET.finetune._replace(**{name: nothing})
+        assert found == transfer.IMAGENET._replace(**{name: nothing})
 
 
 @pytest.mark.parametrize("key", get_config().data.keys())

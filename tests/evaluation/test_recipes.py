@@ -1,16 +1,16 @@
 """The numbers of the protocols: which data have which, and where they are the paper's."""
 
 import re
+from types import ModuleType
 
 import pytest
 
 from configs.evaluate import FINETUNE, LINEAR
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import Card
+from invariance_propagation.evaluation.protocols import linear, semi, transfer
 from invariance_propagation.evaluation.published import published
 from invariance_propagation.evaluation.recipes import (
-    IMAGENET,
-    SMALL,
     Finetune,
     Linear,
     changed,
@@ -24,23 +24,28 @@ def test_the_config_has_the_keys_of_a_recipe() -> None:
     assert tuple(name for name, _ in FINETUNE) == Finetune._fields
 
 
-def test_size_and_name_choose() -> None:
-    assert recipe_for("image_folder", 224) is IMAGENET
-    assert recipe_for("imagenet", 224) == IMAGENET._replace(num_neighbors=200)
-    assert recipe_for("stl10", 32) is SMALL
-    for name in ("cifar10", "tfds:cifar100"):
-        assert recipe_for(name, 32) == SMALL._replace(num_neighbors=200)
-    assert recipe_for("tfds:emnist/letters", 28).linear.flip == 0
-    assert recipe_for("tfds:svhn_cropped", 32) == recipe_for("svhn", 32)
-    digits = recipe_for("digits", 8)
-    assert (digits.linear.flip, digits.semi.flip, digits.finetune.flip) == (0, 0, 0)
-    assert digits.linear._replace(flip=0.5) == SMALL.linear
+def options_of(protocol: ModuleType, name: str, size: int) -> Linear | Finetune:
+    numbers = {"imagenet": protocol.IMAGENET, "small": protocol.SMALL}
+    return recipe_for(name, size, **numbers)
+
+
+@pytest.mark.parametrize("protocol", [linear, semi, transfer])
+def test_size_and_name_choose(protocol: ModuleType) -> None:
+    for name in ("image_folder", "imagenet"):
+        assert options_of(protocol, name, 224) is protocol.IMAGENET
+    for name in ("stl10", "cifar10", "tfds:cifar100"):
+        assert options_of(protocol, name, 32) is protocol.SMALL
+    assert options_of(protocol, "tfds:emnist/letters", 28).flip == 0
+    svhn = options_of(protocol, "svhn", 32)
+    assert options_of(protocol, "tfds:svhn_cropped", 32) == svhn
+    digits = options_of(protocol, "digits", 8)
+    assert digits.flip == 0 and digits._replace(flip=0.5) == protocol.SMALL
 
 
 def test_what_is_given_replaces_what_is_published() -> None:
     section = dict.fromkeys(Linear._fields) | {"epochs": 7, "flip": 0.0}
-    options = changed(IMAGENET.linear, section, "linear")
-    assert options == IMAGENET.linear._replace(epochs=7, flip=0.0)
+    options = changed(linear.IMAGENET, section, "linear")
+    assert options == linear.IMAGENET._replace(epochs=7, flip=0.0)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +64,14 @@ def test_what_is_given_replaces_what_is_published() -> None:
 )
 def test_what_cannot_be_is_named(name: str, value) -> None:
     with pytest.raises(UserError, match=re.escape(f"semi.{name}={value}: ")):
-        changed(IMAGENET.semi, {name: value}, "semi")
+        changed(semi.IMAGENET, {name: value}, "semi")
 
 
 NETWORK = {"depth": 50, "stem": "imagenet", "width": 64, "channels": 3}
 
 
 def card_of(name: str = "imagenet2012/5.1.0", **changes) -> Card:
-    given = IMAGENET.linear._asdict() | changes.pop("options", {})
+    given = linear.IMAGENET._asdict() | changes.pop("options", {})
     network = NETWORK | changes.pop("network", {})
     own = {"size": 224, "train": 1_281_167} | changes
     return make_card(

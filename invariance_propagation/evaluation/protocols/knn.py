@@ -1,5 +1,9 @@
-"""Weighted k-nearest-neighbour classification (Wu et al. 2018, arXiv 1805.01978)."""
+"""The protocol `knn`: weighted k-nearest-neighbour classification.
 
+Wu et al. 2018, arXiv 1805.01978. The monitor of a run measures by the same functions.
+"""
+
+from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -8,12 +12,24 @@ from jax import lax
 
 from invariance_propagation.core.bank import normalize, safe_scale
 from invariance_propagation.errors import UserError
-from invariance_propagation.evaluation.meaning import check_finite
-from invariance_propagation.settings import is_auto
+from invariance_propagation.evaluation.bench import Bench
+from invariance_propagation.evaluation.meaning import check_finite, remarks_on_votes
+from invariance_propagation.evaluation.protocols.base import (
+    Job,
+    Protocol,
+    Request,
+    make_settings,
+)
+from invariance_propagation.evaluation.recipes import set_name
+from invariance_propagation.evaluation.subjects import Measure, Scores, Subject
+from invariance_propagation.settings import AUTO, is_auto
 
+VERSION = 1
 QUERIES_AT_ONCE = 256
 MOST_VOTES = 200  # the paper's K
-VOTING_SHARE = 0.15  # of a class; 200 of ImageNet's 1,281 are as many
+VOTING_SHARE = 0.15  # of a class: 200 of the 1,281 images of an ImageNet class
+# The released code has K = 200 for these data sets.
+RELEASED = ("imagenet", "imagenet2012", "cifar10", "cifar100", "svhn", "svhn_cropped")
 
 
 @partial(jax.jit, static_argnames=("num_neighbors", "num_classes", "temperature"))
@@ -26,7 +42,9 @@ def knn_predict(
     temperature: float = 0.07,
     num_classes: int,
 ) -> jax.Array:
-    """Lets each query's nearest features vote with e(similarity / temperature).
+    """Classifies each query by a vote of the features nearest to it.
+
+    A vote weighs exp(similarity / temperature).
 
     Args:
       features: float [n, d], normalised here.
@@ -37,16 +55,16 @@ def knn_predict(
       num_classes: number of classes.
 
     Returns:
-      int32 [q], the class with most votes, the lower one where two are equal. Features
-      with NaN or infinity have no vote. A query with one of these is of no class, -1,
-      and so is every query where no feature is finite.
+      int32 [q], the class with most votes; of equal ones the lower. Features with NaN or
+      infinity do not vote. A query with NaN or infinity gets -1, and so do all queries
+      if no feature is finite.
     """
     features = jnp.asarray(features, jnp.float32)
     queries = normalize(jnp.asarray(queries, jnp.float32))
     labels = jnp.asarray(labels)
-    # Features of unit length would be a copy of what may be 10 GB. Instead the queries
-    # take half of the exponent, so that no product overflows or vanishes, and each
-    # similarity the rest. All of these factors are powers of two: nothing is rounded.
+    # Normalised features would be a copy of up to 10 GB. Instead the queries are scaled
+    # by half of the exponent, so that no product overflows or vanishes, and each
+    # similarity by the rest. All these factors are powers of two: nothing is rounded.
     safe = safe_scale(features)
     lengths = jnp.linalg.norm(features * safe, axis=1)
     known = jnp.isfinite(lengths)
@@ -70,7 +88,7 @@ def knn_predict(
 
 
 def check_neighbors(num_neighbors: int, num_examples: int) -> None:
-    """Raises UserError for a K outside [1, n]."""
+    """Raises UserError if K is not in [1, num_examples]."""
     if not 1 <= num_neighbors <= num_examples:
         raise UserError(
             f"knn.num_neighbors={num_neighbors}, but there are {num_examples} training "
@@ -87,7 +105,10 @@ def knn_accuracy(
     num_neighbors: int = 200,
     temperature: float = 0.07,
 ) -> float:
-    """The share of queries that `knn_predict` gets right, in [0, 1].
+    """Returns the share of queries that `knn_predict` classifies correctly, in [0, 1].
+
+    Args are those of `knn_predict`, and:
+      query_labels: int [q].
 
     Raises:
       UserError: num_neighbors outside [1, n].
@@ -111,14 +132,74 @@ def knn_accuracy(
 def neighbors_for(
     value: int | str, *, num_examples: int, num_classes: int | None
 ) -> int:
-    """Returns K: for 'auto', 15 % of the mean class and at most 200.
+    """Returns K: for 'auto', 15 % of the mean size of a class and at most 200.
 
-    Without classes nothing votes, and any K will do.
+    Args:
+      value: the setting.
+      num_examples: training images.
+      num_classes: None without labels, where no vote takes place and any K will do.
 
     Raises:
-      UserError: it is neither a whole number nor 'auto'.
+      UserError: `value` is neither a whole number nor 'auto'.
     """
     if is_auto(value, "knn.num_neighbors"):
         share = VOTING_SHARE * num_examples / (num_classes or num_examples)
         return min(MOST_VOTES, max(1, round(share)))
     return value
+
+
+def measure_knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Measure:
+    """Makes a measure: kNN accuracy on the test images, by the backbone's features."""
+    train, held_out = bench.dataset.train, bench.dataset.held_out
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        del seed
+        accuracy = knn_accuracy(
+            subject.features(),
+            train.labels,
+            subject.queries(),
+            held_out.labels,
+            num_neighbors=num_neighbors,
+            temperature=temperature,
+        )
+        yield "top1", accuracy
+
+    return measure
+
+
+def jobs(request: Request) -> Iterator[list[Job]]:
+    """Measures the bench of the section `data`; checks K and the temperature."""
+    bench, section = request.bench(), request.sections["knn"]
+    labels = bench.dataset.train.labels
+    value, temperature = section["num_neighbors"], section["temperature"]
+    if value is None:
+        value = MOST_VOTES if set_name(request.data["name"]) in RELEASED else AUTO
+    num_neighbors = neighbors_for(
+        value, num_examples=len(labels), num_classes=bench.num_classes
+    )
+    check_neighbors(num_neighbors, len(labels))
+    if not temperature > 0:
+        raise UserError(f"knn.temperature={temperature}: set it above 0")
+    options = {"num_neighbors": num_neighbors, "temperature": temperature}
+    settings = make_settings(bench, options, remarks_on_votes(num_neighbors, labels))
+    job = Job("knn", VERSION, settings, bench, measure_knn(bench, **options))
+    note = _note_on_monitor(request, bench, num_neighbors)
+    yield [job._replace(by_chance=False, note=note)]
+
+
+def _note_on_monitor(request: Request, bench: Bench, num_neighbors: int) -> str:
+    """Says if the run measures its own kNN accuracy with another K."""
+    value = neighbors_for(
+        request.trained_with.get("knn", {}).get("num_neighbors", num_neighbors),
+        num_examples=len(bench.dataset.train.labels),
+        num_classes=bench.num_classes,
+    )
+    if value == num_neighbors:
+        return ""
+    return (
+        f"K = {num_neighbors} here, but the run's own kNN, in its summary and curves, "
+        f"has K = {value}: to compare, set --config.knn.num_neighbors={value}"
+    )
+
+
+KNN = Protocol(jobs, sections=("knn",), usual=lambda bench: True)

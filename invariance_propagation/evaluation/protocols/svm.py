@@ -1,23 +1,36 @@
-"""Linear SVMs on frozen features, one per class, scored by average precision.
+"""The protocol `svm`: one linear SVM per class, scored by average precision.
 
-The protocol of Goyal et al. 2019 (arXiv 1905.01235) for VOC07, in their released code
+It follows Goyal et al. 2019 (arXiv 1905.01235) for VOC07, as in their released code
 (fair_self_supervision_benchmark, tools/svm) and in OpenSelfSup: the test is scored by
-interpolated average precision, the folds that choose a cost by scikit-learn's area.
-One departure: their code finds the best cost of low-shot SVMs by the labels of the
-test; here low-shot SVMs have a fixed cost.
+interpolated average precision, and the folds that choose a cost by scikit-learn's.
+One departure: their code chooses the cost of low-shot SVMs by the labels of the test;
+here low-shot SVMs have a fixed cost.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import tqdm
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.evaluation.subsets import shuffled
+from invariance_propagation.evaluation.bench import Bench
+from invariance_propagation.evaluation.features import unit_rows
+from invariance_propagation.evaluation.meaning import remarks_on_few
+from invariance_propagation.evaluation.protocols.base import (
+    Job,
+    Protocol,
+    Request,
+    make_settings,
+)
+from invariance_propagation.evaluation.protocols.subsets import shuffled
+from invariance_propagation.evaluation.subjects import Measure, Scores, Subject
 
+VERSION = 2
 COSTS = (*(0.5**i for i in range(19, 3, -1)), 1.0, 10.0, 100.0)
-MOST_IMAGES = 100_000  # of which an SVM takes minutes a class
+MOST_IMAGES = 100_000  # with more, the SVM of one class takes minutes
 LOW_SHOT_COST = 1.0
 LOW_SHOT = (1, 2, 4, 8, 16, 32, 64, 96)
 DRAWS = 5
@@ -27,7 +40,7 @@ IGNORED = -1
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels int [n] -> targets int8 [n, C]: 1 for the class, 0 for all others."""
+    """Returns targets int8 [n, C] of labels int [n]: 1 for the class, 0 for others."""
     return (labels[:, None] == np.arange(num_classes)).astype(np.int8)
 
 
@@ -39,24 +52,24 @@ def mean_average_precision(
     *,
     costs: Sequence[float] = COSTS,
 ) -> float:
-    """mAP of one SVM per class.
+    """Fits an SVM for each class and averages their precision on the queries.
 
     Args:
       features: float [n, F], normalised here.
       targets: int [n, C], 1 positive, 0 negative, -1 to leave out for this class.
       queries: float [q, F], normalised here.
       query_targets: int [q, C], likewise.
-      costs: of several, each class takes the one of the best average precision in
-        three folds of `features`.
+      costs: if there are several, each class takes the one with the best average
+        precision in three folds of `features`.
 
     Returns:
-      In [0, 1], over the classes that both sides have positives of, and `features` a
-      negative.
+      mAP in [0, 1], over the classes that have a positive in both `targets` and
+      `query_targets`, and a negative in `targets`.
 
     Raises:
       UserError: there is no such class.
     """
-    features, queries = _unit_rows(features), _unit_rows(queries)
+    features, queries = unit_rows(features), unit_rows(queries)
 
     def score(c: int) -> float:
         train, test = targets[:, c] != IGNORED, query_targets[:, c] != IGNORED
@@ -74,26 +87,35 @@ def mean_average_precision(
             "an SVM needs images of two classes to learn from, and of one of them to "
             "test: leave svm out of --config.protocols"
         )
-    # Imported here, and below: it takes a second, and others need it not.
+    # Imported in functions, because it takes a second and only SVMs need it.
     from sklearn.exceptions import ConvergenceWarning
 
-    # liblinear releases Python's lock.
+    # Threads help, because liblinear releases Python's lock.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # The protocol stops there, with a large cost often before the optimum.
+        # The protocol limits the iterations, which may end before the optimum.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(np.mean(list(pool.map(score, np.flatnonzero(defined)))))
+        classes = np.flatnonzero(defined)
+        scores = tqdm.tqdm(
+            pool.map(score, classes),
+            total=len(classes),
+            desc="SVMs",
+            unit="class",
+            disable=None,
+            leave=False,
+        )
+        return float(np.mean(list(scores)))
 
 
 def interpolated_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Averages, over the positives, the best precision at their recall or a larger one.
+    """Computes VOC's average precision, as defined since 2010.
 
-    This is the area below the monotone envelope of the curve of precision over recall,
-    as VOC has it since 2010. Equal scores are one point of the curve, so that the
-    order of the images does not matter.
+    It is the area under the curve of precision over recall, where each precision is
+    replaced by the best one at the same recall or a larger one. Equal scores are one
+    point of the curve, so that the order of the images does not matter.
 
     Args:
-      scores: float [q], larger for what is more likely a positive.
-      targets: int [q], 1 positive, 0 negative; at least one is positive.
+      scores: float [q], larger for images that are more likely positive.
+      targets: int [q], 1 positive, 0 negative, with at least one positive.
 
     Returns:
       In (0, 1].
@@ -107,15 +129,17 @@ def interpolated_precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def few_images(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """`count` images of each class, all of which serve every class; for one class each.
+    """Draws `count` images of each class; the SVMs of all classes learn from all of them.
+
+    For images with one class each.
 
     Args:
       targets: int [n, C], as for `mean_average_precision`.
-      count: per class; all of one that has fewer.
-      seed: fixes the draw.
+      count: images per class; a class with fewer gives all.
+      seed: decides the draw.
 
     Returns:
-      int8 [n, C]: the same of the images that are drawn, -1 of the others.
+      int8 [n, C], the targets of the images that were drawn, and -1 for all others.
     """
     order = shuffled(len(targets), seed=seed)
     columns = targets[order].T
@@ -126,10 +150,10 @@ def few_images(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
 
 def few_of_each(targets: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """For each class on its own `count` positives and (C - 1) `count` negatives.
+    """Draws, for each class by itself, `count` positives and (C - 1) `count` negatives.
 
-    So Goyal et al. draw where an image may be of several classes; arguments and result
-    are as of `few_images`.
+    Goyal et al. draw this way where an image may have several classes. Arguments and
+    result are those of `few_images`.
     """
     order = shuffled(len(targets), seed=seed)
     few = np.full_like(targets, IGNORED, np.int8)
@@ -174,7 +198,76 @@ def _fit(x: np.ndarray, y: np.ndarray, cost: float):
     return svm.fit(x, y)
 
 
-def _unit_rows(x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x, np.float64)
-    x = x / np.maximum(np.abs(x).max(axis=1, keepdims=True), np.finfo(float).tiny)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+def measure_targets(
+    targets: np.ndarray,
+    query_targets: np.ndarray,
+    *,
+    few: Callable[..., np.ndarray] = few_of_each,
+) -> Measure:
+    """Makes a measure: mAP by all labels, and by a few as a mean over several draws.
+
+    Args:
+      targets, query_targets: int [n, C] and [q, C], 1 positive, 0 negative, -1 where it
+        is hard to tell. As in the code of Goyal et al., an image that is hard to tell
+        is a negative for the SVMs of all labels, and is left out of the low-shot draws
+        and of the test.
+      few: draws the low-shot targets.
+    """
+    of_all = np.where(targets == IGNORED, 0, targets)
+
+    def measure(subject: Subject, seed: int) -> Scores:
+        features, queries = subject.features(), subject.queries()
+        yield (
+            "mAP",
+            mean_average_precision(features, of_all, queries, query_targets),
+        )
+        for count in LOW_SHOT:
+            draws = []
+            for draw in range(DRAWS):
+                drawn = few(targets, count, seed=DRAWS * seed + draw)
+                parts = (features, drawn, queries, query_targets)
+                draws.append(mean_average_precision(*parts, costs=(LOW_SHOT_COST,)))
+            yield f"{count} a class", float(np.mean(draws))
+
+    return measure
+
+
+def settings_of(bench: Bench, targets: np.ndarray) -> dict[str, Any]:
+    """Makes what a card says about SVMs of targets int [n, C]."""
+    options = {
+        "features": "average pool",
+        "costs": COSTS,
+        "folds": FOLDS,
+        "max_iterations": MAX_ITERATIONS,
+        "low_shot_cost": LOW_SHOT_COST,
+        "low_shot": LOW_SHOT,
+        "draws": DRAWS,
+        "average_precision": "interpolated",
+    }
+    return make_settings(bench, options, remarks_on_few(targets, max(LOW_SHOT)))
+
+
+def is_usual(bench: Bench) -> bool:
+    """Tells whether there are few enough images for SVMs to end soon."""
+    return len(bench.dataset.train.labels) <= MOST_IMAGES
+
+
+def jobs(request: Request) -> Iterator[list[Job]]:
+    """Fits an SVM for each class of the section `data`."""
+    bench = request.bench()
+    if not is_usual(bench):
+        raise UserError(
+            f"an SVM per class of {len(bench.dataset.train.labels):,} images would take "
+            "days: leave svm out of --config.protocols, or set data.num_train to at most "
+            f"{MOST_IMAGES:,}"
+        )
+    targets, query_targets = (
+        one_hot(split.labels, bench.num_classes)
+        for split in (bench.dataset.train, bench.dataset.held_out)
+    )
+    settings = settings_of(bench, targets)
+    measure = measure_targets(targets, query_targets, few=few_images)
+    yield [Job("svm", VERSION, settings, bench, measure, by_chance=False)]
+
+
+SVM = Protocol(jobs, usual=is_usual)

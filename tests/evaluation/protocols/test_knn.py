@@ -8,6 +8,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.evaluation.protocols import find_protocol
 from invariance_propagation.evaluation.protocols.knn import (
     QUERIES_AT_ONCE,
     knn_accuracy,
@@ -311,3 +312,46 @@ def test_a_row_that_is_not_finite_has_no_vote(value: float) -> None:
     for given in ((features, labels, task.queries), (*task[:2], queries)):
         with pytest.raises(TrainingError, match="NaN or infinite"):
             knn_accuracy(*given, truth, num_neighbors=7)
+
+
+# The protocol.
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"num_neighbors": 13}, "num_neighbors=13, but there are 12 training"),
+        ({"num_neighbors": 0}, "num_neighbors=0"),
+        ({"temperature": 0.0}, "temperature=0.0: set it above 0"),
+    ],
+)
+def test_knn_is_checked_before_features_are_computed(
+    request_on, changes: dict, expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        next(find_protocol("knn").jobs(request_on(12, knn=changes)))
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("imagenet", 200),
+        ("cifar10", 200),
+        ("tfds:cifar100", 200),
+        ("tfds:svhn_cropped", 200),
+        ("stl10", 9),  # 15 % of 240 / 4
+    ],
+)
+def test_the_papers_sets_have_its_number_of_votes(
+    request_on, name: str, expected: int
+) -> None:
+    ((job,),) = find_protocol("knn").jobs(request_on(240, data={"name": name}))
+    assert job.settings["options"]["num_neighbors"] == expected
+
+
+def test_too_many_votes_are_on_the_card(request_on) -> None:
+    ((few,),) = find_protocol("knn").jobs(request_on(12, knn={"num_neighbors": 5}))
+    assert "remarks" not in few.settings
+    ((many,),) = find_protocol("knn").jobs(request_on(12, knn={"num_neighbors": 12}))
+    (remark,) = many.settings["remarks"]
+    assert remark.startswith("K = 12, but no class has more than 3 training images")

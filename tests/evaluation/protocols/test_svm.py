@@ -7,7 +7,8 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.evaluation.protocols import svm
+from invariance_propagation.evaluation.bench import Bench
+from invariance_propagation.evaluation.protocols import PROTOCOLS, find_protocol, svm
 from invariance_propagation.evaluation.protocols.svm import (
     COSTS,
     LOW_SHOT_COST,
@@ -17,6 +18,7 @@ from invariance_propagation.evaluation.protocols.svm import (
     mean_average_precision,
     one_hot,
 )
+from invariance_propagation.evaluation.subjects import Subject
 
 CLASSES = 3
 
@@ -206,3 +208,39 @@ def test_without_a_class_to_score_it_says_so() -> None:
     alone = one_hot(np.zeros_like(labels), CLASSES)
     with pytest.raises(UserError, match="needs images of two classes"):
         mean_average_precision(x, alone, x, alone)
+
+
+def test_difficult_images_are_negatives_of_the_svms_of_all_labels(monkeypatch) -> None:
+    """As Goyal et al. have them; they are neither drawn for a few nor tested."""
+    monkeypatch.setattr(svm, "LOW_SHOT", (2,))
+    monkeypatch.setattr(svm, "DRAWS", 1)
+    random = np.random.default_rng(0)
+    x, queries = random.normal(size=(60, 6)), random.normal(size=(50, 6))
+    targets, truth = (
+        np.where(y > 0.8, 1, np.where(y > 0.2, -1, 0)).astype(np.int8)
+        for y in (x[:, :3] + random.normal(size=(60, 3)), queries[:, :3])
+    )
+    subject = Subject("given", None, {}, {}, lambda: x, lambda: queries)
+    found = dict(svm.measure_targets(targets, truth)(subject, 0))
+
+    def expected(learn: np.ndarray, **costs) -> float:
+        return svm.mean_average_precision(x, learn, queries, truth, **costs)
+
+    assert found["mAP"] == expected(np.where(targets == 1, 1, 0))
+    assert found["mAP"] != expected(targets)
+    few = svm.few_of_each(targets, 2, seed=0)
+    assert ((few == -1) | (few == targets)).all()
+    assert found["2 a class"] == expected(few, costs=(svm.LOW_SHOT_COST,))
+
+
+def usual(bench: Bench) -> list[str]:
+    return [name for name in PROTOCOLS if find_protocol(name).usual(bench)]
+
+
+def test_so_many_svms_are_refused_and_not_usual(request_on, monkeypatch) -> None:
+    request = request_on(12)
+    assert usual(request.bench()) == ["knn", "linear", "semi", "svm"]
+    monkeypatch.setattr(svm, "MOST_IMAGES", 11)
+    assert usual(request.bench()) == ["knn", "linear", "semi"]
+    with pytest.raises(UserError, match="12 images would take days: leave svm out"):
+        next(find_protocol("svm").jobs(request))

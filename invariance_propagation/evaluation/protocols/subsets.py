@@ -1,4 +1,4 @@
-"""Which images have their label: a few per class, fixed by a seed."""
+"""Draws the images that keep their labels: a few per class, decided by a seed."""
 
 import hashlib
 import math
@@ -14,18 +14,19 @@ FOLDER = "label_lists"
 
 
 def draw_share(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
-    """ceil(share * n_c) images of each class c, as the released code draws them.
+    """Draws ceil(share * n_c) images of each class c of n_c images, as the released code.
 
     Args:
       labels: int [n].
       share: above 0 and up to 1.
-      seed: fixes the draw, for these labels.
+      seed: decides the draw, for the same labels.
 
     Returns:
-      int [m], indices in ascending order.
+      int [m], indices in ascending order. A smaller share draws a part of the images
+      that a larger one draws by the same seed.
     """
     sizes = np.bincount(labels)
-    # 0.1 * 30 is a little above 3.
+    # In floating point 0.1 * 30 is a little above 3.
     counts = {c: math.ceil(round(share * n, 9)) for c, n in enumerate(sizes) if n}
     order = shuffled(len(labels), seed=seed)
     chosen = [order[labels[order] == c][:count] for c, count in counts.items()]
@@ -33,14 +34,14 @@ def draw_share(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 
 def shuffled(count: int, *, seed: int) -> np.ndarray:
-    """The numbers below `count` in an order that the seed fixes for good."""
-    # NumPy may change its permutation, but not the bits of Philox.
+    """Returns int [count], the numbers below `count` in an order decided by `seed`."""
+    # NumPy may change how it permutes, but not the bits of Philox.
     bits = np.random.Philox(key=seed).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
 def list_digest(indices: Sequence[int]) -> str:
-    """Names a list of images, 16 hex digits of SHA-256."""
+    """Returns 16 hex digits of SHA-256 that identify a list of images."""
     text = "\n".join(map(str, indices))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -48,7 +49,7 @@ def list_digest(indices: Sequence[int]) -> str:
 def write_list(
     indices: np.ndarray, ids: Sequence[str] | None, folder: Path, name: str
 ) -> Path:
-    """Keeps which images were used: an index a line, then its name if it has one."""
+    """Writes which images were used: an index per line, then the name if it has one."""
     path = folder / FOLDER / f"{name}-{list_digest(indices.tolist())}.txt"
     if not path.exists():
         names = ["" if ids is None else f" {printable(ids[int(i)])}" for i in indices]

@@ -1,4 +1,4 @@
-"""What is measured of a subject: streamed pictures, augmentation, few labels."""
+"""Classifiers of a subject, frozen and fine-tuned: streams, augmentation, few labels."""
 
 from pathlib import Path
 
@@ -8,23 +8,17 @@ from PIL import Image
 
 from invariance_propagation.data.sources.folder import image_folder
 from invariance_propagation.devices.runner import make_runner
-from invariance_propagation.evaluation.bench import (
-    Bench,
-    Subject,
-    View,
-    make_bench,
-    pixels,
-    untrained,
-)
-from invariance_propagation.evaluation.protocols import measures, svm, training
-from invariance_propagation.evaluation.recipes import SMALL
-from invariance_propagation.evaluation.subsets import draw_share
+from invariance_propagation.evaluation.bench import Bench, View, make_bench
+from invariance_propagation.evaluation.classifier import training
+from invariance_propagation.evaluation.protocols import linear, semi
+from invariance_propagation.evaluation.protocols.subsets import draw_share
+from invariance_propagation.evaluation.subjects import pixels, untrained
 from invariance_propagation.parallel import AXIS
 from tests.tiny import TinyBackbone
 
 VIEW = View(8, (0.5,) * 3, (0.25,) * 3)
-LINEAR = SMALL.linear._replace(epochs=8, batch_size=16, milestones=())
-SEMI = SMALL.semi._replace(epochs=6, batch_size=8, milestones=(), learning_rate=0.1)
+LINEAR = linear.SMALL._replace(epochs=8, batch_size=16, milestones=())
+SEMI = semi.SMALL._replace(epochs=6, batch_size=8, milestones=(), learning_rate=0.1)
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -50,7 +44,7 @@ def network(bench: Bench, seed: int = 0):
 @pytest.mark.parametrize("crop_scale", [(), (0.5, 1.0)])
 def test_a_probe_of_streamed_pictures(bench: Bench, crop_scale: tuple) -> None:
     options = LINEAR._replace(crop_scale=crop_scale)
-    scores = dict(measures.linear(bench, options)(network(bench), 0))
+    scores = dict(training.probe(bench, options)(network(bench), 0))
     assert scores == {"top1": 1.0}
 
 
@@ -58,7 +52,7 @@ def test_without_augmentation_features_are_computed_once(bench: Bench) -> None:
     subject, calls = network(bench), []
     counted = subject._replace(features=lambda: calls.append(0) or subject.features())
     options = LINEAR._replace(flip=0.0, learning_rate=0.1)
-    assert dict(measures.linear(bench, options)(counted, 0)) == {"top1": 1.0}
+    assert dict(training.probe(bench, options)(counted, 0)) == {"top1": 1.0}
     assert calls == [0]
 
 
@@ -74,7 +68,7 @@ def test_few_labels_are_enough_to_tell_dark_from_bright(
     bench: Bench, tmp_path: Path, crop_scale: tuple
 ) -> None:
     options = SEMI._replace(crop_scale=crop_scale)
-    subset = measures.few_labels(bench, tmp_path)
+    subset = semi.few_labels(bench, tmp_path)
     train = bench.dataset.train
     for seed in (0, 1):
         few = subset(0.2, seed)
@@ -82,7 +76,7 @@ def test_few_labels_are_enough_to_tell_dark_from_bright(
         np.testing.assert_array_equal(few.labels, train.labels[rows])
         np.testing.assert_array_equal(few.images[:3], train.images[:][rows[:3]])
         assert list(few.ids) == [train.ids[i] for i in rows]
-    measure = measures.finetune(bench, options, lambda seed: subset(0.2, seed))
+    measure = training.finetune(bench, options, lambda seed: subset(0.2, seed))
     for seed in (0, 1):
         assert dict(measure(network(bench), seed))["top1"] > 0.9
     lists = sorted((tmp_path / "label_lists").iterdir())
@@ -95,7 +89,7 @@ def test_a_view_is_a_function_of_seed_epoch_and_image(bench: Bench) -> None:
     images = np.stack([bench.dataset.train.images[:1][0]] * 3)
     train = bench.dataset.train._replace(images=images)
     options = LINEAR._replace(crop_scale=(0.3, 1.0))
-    given = training.input_of(bench, train, options, seed=4, batch_size=2)
+    given = training.input_of(bench, train.images, options, seed=4, batch_size=2)
     given = given._replace(pick=lambda images, indices: images)
     view, _ = training.make_view(given, 5)
 
@@ -120,7 +114,7 @@ def test_each_share_of_labels_has_its_scores(bench: Bench) -> None:
         return bench.dataset.train.take(np.arange(9))
 
     options = SEMI._replace(epochs=1)
-    scores = dict(measures.semi(bench, options, subset, (0.01, 0.1))(network(bench), 3))
+    scores = dict(semi.semi(bench, options, subset, (0.01, 0.1))(network(bench), 3))
     assert list(scores) == ["top1, 1%", "top1, 10%"]
     assert {(0.01, 3), (0.1, 3)} <= set(asked)
 
@@ -129,29 +123,6 @@ def test_a_batch_is_no_larger_than_what_there_is() -> None:
     assert training.count_steps(SEMI, 5) == (5, 1, 6)
     assert training.count_steps(SEMI, 100) == (8, 12, 72)
     assert training.count_steps(SEMI._replace(batch_size=1), 5) == (1, 5, 30)
-
-
-def test_difficult_images_are_negatives_of_the_svms_of_all_labels(monkeypatch) -> None:
-    """As Goyal et al. have them; they are neither drawn for a few nor tested."""
-    monkeypatch.setattr(svm, "LOW_SHOT", (2,))
-    monkeypatch.setattr(svm, "DRAWS", 1)
-    random = np.random.default_rng(0)
-    x, queries = random.normal(size=(60, 6)), random.normal(size=(50, 6))
-    targets, truth = (
-        np.where(y > 0.8, 1, np.where(y > 0.2, -1, 0)).astype(np.int8)
-        for y in (x[:, :3] + random.normal(size=(60, 3)), queries[:, :3])
-    )
-    subject = Subject("given", None, {}, {}, lambda: x, lambda: queries)
-    found = dict(measures.svm_of_targets(targets, truth)(subject, 0))
-
-    def expected(learn: np.ndarray, **costs) -> float:
-        return svm.mean_average_precision(x, learn, queries, truth, **costs)
-
-    assert found["mAP"] == expected(np.where(targets == 1, 1, 0))
-    assert found["mAP"] != expected(targets)
-    few = svm.few_of_each(targets, 2, seed=0)
-    assert ((few == -1) | (few == targets)).all()
-    assert found["2 a class"] == expected(few, costs=(svm.LOW_SHOT_COST,))
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -167,7 +138,7 @@ def test_twenty_labels_teach_the_same_on_any_number_of_devices(
     assert len(few.labels) == 20 and len(set(few.labels.tolist())) == 2
     dataset = bench.dataset._replace(train=few)
     logits, seen = [], []
-    apply = measures.apply_head
+    apply = training.apply_head
 
     def keep(*args):
         logits.append(apply(*args))
@@ -179,17 +150,17 @@ def test_twenty_labels_teach_the_same_on_any_number_of_devices(
             seen.append(flat[:20])
             yield indices, images
 
-    monkeypatch.setattr(measures, "apply_head", keep)
-    monkeypatch.setattr(measures, "bar", bar)
+    monkeypatch.setattr(training, "apply_head", keep)
+    monkeypatch.setattr(training, "bar", bar)
     for num_devices in (1, 3, 8):
         runner = make_runner("pmap", num_devices)
         own = make_bench(runner, dataset, VIEW, 2)
         options = SEMI._replace(batch_size=64, crop_scale=(0.5, 1.0))
         if protocol == "linear":
             options = LINEAR._replace(batch_size=64, crop_scale=(0.5, 1.0))
-            measure = measures.linear(own, options)
+            measure = training.probe(own, options)
         else:
-            measure = measures.finetune(own, options, lambda seed: few)
+            measure = training.finetune(own, options, lambda seed: few)
         dict(measure(network(own), 0))
     epochs = options.epochs
     assert len(seen) == 3 * epochs

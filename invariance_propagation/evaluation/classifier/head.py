@@ -1,4 +1,4 @@
-"""A linear classifier on features: its head, its loss, and how often it is right."""
+"""Defines a linear classifier of features: its layer, its loss and its accuracy."""
 
 from collections.abc import Iterator
 
@@ -10,19 +10,19 @@ from flax import linen as nn
 
 from invariance_propagation.errors import TrainingError
 
-TOP = 5  # scored as well, where there are at least twice as many classes
-EPSILON = 1e-5  # of PyTorch's BatchNorm
+TOP = 5  # top-5 accuracy is scored too where there are at least 10 classes
+EPSILON = 1e-5  # PyTorch's BatchNorm adds it to the variance
 
 
 class Head(nn.Module):
-    """Features [b, F] -> logits [b, num_classes]; the layer starts from small normals.
+    """Maps features float32 [b, F] to logits float32 [b, num_classes].
 
     Attributes:
       num_classes: number of classes.
-      std: of the initial kernel; the bias starts from 0.
+      std: standard deviation of the initial kernel; the bias starts at 0.
       scaled: whether each feature has a learnt scale and shift before the layer. The
-        released code has a BatchNorm there that it never trains: it divides by
-        sqrt(1 + 1e-5), and that is all.
+        released code has a BatchNorm there whose statistics stay at their initial
+        values, so that it only divides by sqrt(1 + 1e-5).
     """
 
     num_classes: int
@@ -44,11 +44,13 @@ class Head(nn.Module):
 def mean_cross_entropy(
     logits: jax.Array, labels: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-    """Computes the mean over logits [b, C] and labels int [b].
+    """Computes the mean cross-entropy, float32 [].
 
     Args:
-      weights: float [b], in place of 1 / b each. A row of weight 0 has no part in the
-        loss or its gradient, whatever it holds.
+      logits: float32 [b, C].
+      labels: int [b].
+      weights: float32 [b], used instead of 1 / b. A row of weight 0 changes neither the
+        loss nor its gradient, even if it holds NaN.
     """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if weights is None:
@@ -57,28 +59,27 @@ def mean_cross_entropy(
 
 
 def accuracies(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Shares of images, in [0, 1], with their class among the first.
+    """Counts how often the right class is the likeliest, or among the five likeliest.
 
     Args:
       logits: float [n, C].
       labels: int [n].
 
     Yields:
-      ('top1', share), and ('top5', share) where there are at least ten classes. A
-      class that is as likely as that of the label counts as less likely if its number
-      is larger, as for an argmax.
+      ('top1', share), and ('top5', share) where there are at least ten classes; shares
+      are in [0, 1]. Of equal logits the lower class comes first, as in argmax.
 
     Raises:
-      TrainingError: logits that are not finite, which are in no order.
+      TrainingError: a logit is NaN or infinite.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if not np.isfinite(logits).all():
         raise TrainingError(
             "the classifier's outputs are not finite: try a smaller learning_rate"
         )
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    right = np.take_along_axis(logits, labels[:, None], axis=1)
     lower = np.arange(logits.shape[1]) < labels[:, None]
-    before = (logits > own) | ((logits == own) & lower)
+    before = (logits > right) | ((logits == right) & lower)
     rank = before.sum(axis=1)
     yield "top1", float(np.mean(rank == 0))
     if logits.shape[1] >= 2 * TOP:
@@ -88,9 +89,9 @@ def accuracies(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, fl
 def class_accuracies(
     logits: np.ndarray, labels: np.ndarray
 ) -> Iterator[tuple[str, float]]:
-    """As `accuracies`, and then ('per class', share): the mean over classes of theirs.
+    """Yields the scores of `accuracies`, then ('per class', share).
 
-    It is of those classes that have images.
+    The last one is the mean of the accuracies of all classes that have images.
     """
     yield from accuracies(logits, labels)
     right = np.argmax(logits, axis=1) == labels
@@ -99,6 +100,6 @@ def class_accuracies(
 
 
 def apply_head(head: Head, params: dict, features: np.ndarray) -> np.ndarray:
-    """Logits [n, C] of features [n, F], on the host."""
+    """Computes logits float32 [n, C] of features float32 [n, F]; both on the host."""
     weights = jax.tree.map(jnp.asarray, params)
     return np.asarray(head.apply({"params": weights}, jnp.asarray(features)))

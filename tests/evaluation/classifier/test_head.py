@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from invariance_propagation.errors import TrainingError
-from invariance_propagation.evaluation.protocols.classifier import (
+from invariance_propagation.evaluation.classifier.head import (
     Head,
     accuracies,
     apply_head,

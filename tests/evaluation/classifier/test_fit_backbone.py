@@ -10,11 +10,12 @@ import pytest
 from flax import linen as nn
 
 from invariance_propagation.devices.runner import make_runner
-from invariance_propagation.evaluation.protocols.classifier import Head
-from invariance_propagation.evaluation.protocols.finetune import (
-    TuneState,
-    make_finetune,
+from invariance_propagation.evaluation.classifier.fit import (
+    FitState,
+    learnt_features,
+    make_fit,
 )
+from invariance_propagation.evaluation.classifier.head import Head
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests.tiny import TinyBackbone, pictures
 
@@ -50,16 +51,16 @@ def tune(
     mode: str = "pmap",
     rates: dict[str, float] = RATES,
     batch_size: int | None = None,
-) -> tuple[dict, TuneState]:
+) -> tuple[dict, FitState]:
     """The backbone's first variables, and the last state."""
     runner = make_runner(mode, num_devices)
     alone = TinyBackbone(None) if isinstance(backbone, TinyBackbone) else backbone
     variables = alone.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)), train=False)
     variables = jax.device_get(variables)
-    fit = make_finetune(
+    fit = make_fit(
         runner,
-        backbone,
-        view,
+        learnt_features(backbone),
+        view=view,
         head=HEAD,
         num_features=8,
         optimizers={name: optax.sgd(rate, 0.9) for name, rate in rates.items()},
@@ -73,7 +74,8 @@ def tune(
             yield runner.put(indices, SHARDED), placed
 
     stats = variables.get("batch_stats", {})
-    return variables, fit(given(), variables["params"], stats, LABELS, 7)
+    first = {"params": variables["params"], "batch_stats": stats}
+    return variables, fit(given(), **first, labels=LABELS, seed=7)
 
 
 def in_numpy(

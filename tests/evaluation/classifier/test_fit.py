@@ -1,4 +1,4 @@
-"""Linear probe: against SGD in NumPy, scikit-learn, and on 1 or 4 devices alike."""
+"""A classifier of frozen features: against SGD in NumPy, scikit-learn, and on 1 or 4 devices alike."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from invariance_propagation.devices.runner import make_runner
 from invariance_propagation.errors import TrainingError
-from invariance_propagation.evaluation.protocols.classifier import Head, apply_head
-from invariance_propagation.evaluation.protocols.linear import make_probe
+from invariance_propagation.evaluation.classifier.fit import make_fit
+from invariance_propagation.evaluation.classifier.head import Head, apply_head
 from invariance_propagation.parallel import REPLICATED, SHARDED
 
 CLASSES, SIZE = 3, 5
@@ -39,12 +39,13 @@ def train(
     batch_size: int | None = None,
 ) -> dict:
     runner = make_runner(mode, num_devices)
-    fit = make_probe(
+    fit = make_fit(
         runner,
-        lambda scale, features, indices, step: scale * features[indices],
+        lambda params, stats, scale, features, **rows: (scale * features, stats),
+        view=lambda seed, features, indices, step: features[indices],
         head=head,
         num_features=features.shape[1],
-        optimizer=optimizer,
+        optimizers={"head": optimizer},
         spec=REPLICATED,
         batch_size=batch_size,
     )
@@ -54,7 +55,8 @@ def train(
         for indices in batches:
             yield runner.put(indices.astype(np.int32), SHARDED), placed
 
-    return fit(given(), np.float32(1), labels, seed)
+    state = fit(given(), frozen=np.float32(1), labels=labels, seed=seed)
+    return state.params["head"]
 
 
 def in_numpy(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from invariance_propagation.evaluation.subsets import (
+from invariance_propagation.evaluation.protocols.subsets import (
     FOLDER,
     draw_share,
     list_digest,

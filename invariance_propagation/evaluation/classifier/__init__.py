@@ -1,0 +1,1 @@
+"""Trains linear classifiers on an encoder that is frozen or that learns with them."""
