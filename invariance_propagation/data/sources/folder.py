@@ -121,8 +121,8 @@ def two_folders(folder: str, *, size: int) -> Dataset:
     if names != others:
         other = min(set(names) ^ set(others))
         raise UserError(
-            f"{root}: train/ and val/ do not have the same classes: only one of them "
-            f"has {other}; give both the same classes"
+            f"{root}: train/ and val/ do not have the same classes, {other} is in "
+            "one of them only: give both the same classes"
         )
 
     def split(name: str, labels: np.ndarray) -> Split:

@@ -183,7 +183,7 @@ def test_a_step_is_given_the_hosts_views(folder: Path, make_config) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"data__folder": ""}, "data.folder is missing"),
+        ({"data__folder": ""}, "--config.data.folder=DIR is missing"),
         ({"data__folder": "/nowhere"}, "there is no folder /nowhere"),
         ({"data__held_out": 1.0}, "data.held_out=1.0"),
         ({"train__num_threads": 0}, "train.num_threads=0"),
