@@ -129,6 +129,11 @@ def several() -> bool:
     return joined() and jax.process_count() > 1
 
 
+def speaks() -> bool:
+    """Returns whether this process prints for all of them; does not start JAX."""
+    return not distributed.global_state.process_id
+
+
 def is_first() -> bool:
     """Returns whether this is process 0."""
     return jax.process_index() == 0

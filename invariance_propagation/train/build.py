@@ -26,6 +26,7 @@ from invariance_propagation.data.load.feed import (
 from invariance_propagation.data.load.making import crops_on_host, views_on_host
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.views import augment
+from invariance_propagation.devices import processes
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.features import make_embed
@@ -161,6 +162,8 @@ def _read_options(config: ConfigDict) -> tuple[TrainOptions, KnnOptions]:
 
 def _load(config: ConfigDict) -> sources.Dataset:
     more = {"size": config.augment.size, "seed": config.seed}
+    if not processes.speaks():
+        return settings.call(sources.load, "data", config, **more)
     with phase("reading the data"):
         return settings.call(sources.load, "data", config, **more)
 
