@@ -46,7 +46,7 @@ def get_config(method: str = "") -> ConfigDict:
     config.augmentation = "device"
 
     config.data = ConfigDict()
-    # The data set, which every other config here names: README lists the names.
+    # The data set, which every other config here names: docs/datasets.md lists the names.
     config.data.name = ""
     # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets. Of an
     # image folder it must be given.

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from invariance_propagation.data.dataset import Dataset, Split
-from invariance_propagation.evaluation import protocols
 from invariance_propagation.evaluation.bench import View
+from invariance_propagation.evaluation.protocols import find_protocol
 from tests.tiny_run import ROOT
 
-find_protocol = getattr(protocols, "find_protocol", None)
 
-
-@pytest.mark.skipif(find_protocol is None, reason="protocols are not found by name yet")
 def test_it_is_found_and_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
