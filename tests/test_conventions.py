@@ -54,6 +54,8 @@ SEE_CONFIG = {"train", "tasks", "cli"}
 OUTSIDE = {"configs", "tests", "benchmarks", "notebooks", "main"}
 # A corridor that is longer hides what is in it.
 MODULES_AT_THE_ROOT, MODULES_IN_A_FOLDER = 8, 11
+# Longer ones want to be several. The docstring does not count.
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
 
 
 def module_name(path: Path) -> str:
@@ -122,6 +124,16 @@ def test_every_room_has_its_floor() -> None:
     # Whoever adds one decides here where it belongs.
     rooms = [room for floor in FLOORS for room in floor]
     assert sorted(rooms) == sorted({unit_of(module) for module in MODULES})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_too_long(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= LINES_OF_A_FILE
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and node.body[1:] else node
+            assert node.end_lineno - first.lineno < LINES_OF_A_FUNCTION, node.name
 
 
 def test_no_folder_is_a_corridor() -> None:
