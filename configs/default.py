@@ -1,9 +1,8 @@
 """Every key, its default, and what it means; the values are ImageNet's.
 
-The section `method` is in configs/methods/, a file for each method.
-
-Each section holds exactly the keyword arguments of one function of the package,
-so that a misspelt key is an error at the start.
+Each section holds exactly the keyword arguments of one function of the package, so a
+misspelt key is an error at the start. The section `method` is in configs/methods/, one
+file for each method.
 
 Tags say where a value comes from: [paper] the paper; [code] the authors' released
 code (its defaults or its README's commands); [ours] neither.
@@ -22,62 +21,64 @@ def get_config(method: str = "") -> ConfigDict:
         Propagation. Its options are in configs/methods/METHOD.py.
     """
     config = ConfigDict()
-    # What to do: 'pretrain'; 'plan' to print what it would take of memory; 'scan' to
-    # list the picture files that cannot be used; 'preview' to draw augmented views;
-    # 'replay' to run a step again that has ended the run of a workdir;
-    # 'verify_resume' to try out in a few steps whether a run that is interrupted ends
-    # with the same numbers on this machine.
+    # What to do: 'pretrain' trains; 'plan' prints the memory that a run would take;
+    # 'scan' lists the picture files that cannot be used; 'preview' draws augmented views;
+    # 'replay' repeats the step that ended a run; 'verify_resume' takes a few steps to find
+    # out whether an interrupted run ends with the same numbers on this machine.
     config.task = "pretrain"
-    # Of 'preview': the PNG file to write; '': preview.png in the current folder.
+    # The PNG file that 'preview' writes; '': preview.png in the current folder.
     config.output = ""
-    # One number fixes initial weights, order and augmentation.
+    # Fixes initial weights, order and augmentation.
     config.seed = 0
     # Weights to start from instead of random ones: a run's workdir, one step in its
-    # checkpoints, or a .safetensors or .npz file with torchvision's names. Bank, graph
-    # and all else are new.
+    # checkpoints, or a .safetensors or .npz file with torchvision's names. Everything
+    # else starts anew.
     config.weights = ""
     # How the step is mapped over devices: 'pmap' or 'shard_map'.
     config.parallel = "pmap"
-    # Devices to use; None: all of them. A CPU is made one per core, as far as each has
-    # 16 images of a batch.
+    # How many devices to use; None: all of them. A CPU counts as one device per core, if
+    # each gets at least 16 images of a batch.
     config.num_devices = config_dict.placeholder(int)
-    # Where views are made: 'device', or 'host': by OpenCV, in 8 bits. If the device is
-    # a CPU, 'host' takes a third of the processor's time for it, or less.
+    # Where views are made: on the 'device', or on the 'host' by OpenCV, in 8 bits. If the
+    # device is a CPU, 'host' takes at most a third of the time.
     config.augmentation = "device"
 
     config.data = ConfigDict()
     # The data set, which every other config here names: docs/datasets.md lists the names.
     config.data.name = ""
-    # Where the files lie; '' is the usual place, for TFDS ~/tensorflow_datasets. Of an
-    # image folder it must be given.
+    # The folder of the files; '' is the usual place, for TFDS ~/tensorflow_datasets. An
+    # image folder has no usual place.
     config.data.folder = ""
-    # Of a TFDS set: what to train on, e.g. 'train[:10%]'; '' is the usual split.
+    # For a TFDS set: what to train on, e.g. 'train[:10%]'; '' is the usual split.
     config.data.split = ""
-    # Train on a random sample of so many images, which `seed` fixes; 0: on all.
+    # Train on a random sample of this many images, which `seed` fixes; 0: on all.
     config.data.num_train = 0
-    # Of an image folder: whether its topmost folders are classes, for kNN and purity.
+    # For an image folder: whether its topmost folders are classes, which kNN and other
+    # scores need.
     config.data.classes = False
-    # Of an image folder: share that is not trained on; with classes, kNN is measured on
-    # it. A folder with train/ and val/ (valid/, validation/, test/) needs no share: the
-    # one is trained on, the other held out, and classes are the folders in them.
+    # For an image folder: the share of pictures to keep from training; with classes, kNN
+    # is measured on them. A folder that holds train/ and val/ (valid/, validation/, test/)
+    # needs no share: train/ is trained on, the other is held out, and the folders inside
+    # them are the classes.
     config.data.held_out = 0.0
-    # Of an image folder or a TFDS set: whether a picture whose values do not tell what is
-    # white (floats, 32 bits, or 16 bits that use 14 or fewer) is stretched, so that its
-    # darkest value is black and its lightest white; False refuses it by name.
+    # For an image folder or a TFDS set: some pictures do not tell which value is white
+    # (floats, 32 bits, or 16 bits that use 14 or fewer). True stretches them, so that their
+    # darkest value becomes black and their lightest white; False refuses them by name.
     config.data.stretch_depth = False
-    # Of an image folder: follow links that lead out of it; False: pass them over.
+    # For an image folder: follow links that lead out of it; False passes them over.
     config.data.outside_links = True
-    # Of an image folder: how each picture is checked before the first step, once:
-    # 'decode', or 'headers', which is enough to start with millions. Pictures that cannot
-    # be used are named and left out. TFDS's sets were checked when they were prepared.
+    # For an image folder: how every picture is checked, once, before the first step:
+    # 'decode' decodes it, 'headers' reads only its header, for millions of pictures.
+    # Pictures that cannot be used are named and left out. TFDS checked its sets when it
+    # prepared them.
     config.data.scan = "decode"
-    # Of an image folder: the largest share of pictures that may be left out so; above
-    # it the run stops before the first step.
+    # For an image folder: the largest share of pictures that may be left out. Above it
+    # the run stops before the first step.
     config.data.max_unreadable = 0.001
-    # What a run does whose workdir has a checkpoint of other images: 'refuse', which says
-    # what has changed; or 'match': images that were there keep their rows of the memory,
-    # new ones are embedded, and the run goes on. Images need names for it, as files and
-    # TFDS's have. An epoch keeps its number of steps.
+    # If the images differ from those of the checkpoint in the workdir: 'refuse' says what
+    # has changed and stops. 'match' goes on: known images keep their rows of the memory,
+    # new ones are embedded, and an epoch keeps its number of steps. It needs images with
+    # names, such as files and TFDS sets.
     config.data.on_change = "refuse"
 
     # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
@@ -98,10 +99,10 @@ def get_config(method: str = "") -> ConfigDict:
     config.augment.blur_sigma = (0.1, 2.0)  # pixels [code]
     config.augment.jitter_first = True  # False: grayscale before jitter
     config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel [code]
-    config.augment.std = (0.229, 0.224, 0.225)  # likewise [code]
+    config.augment.std = (0.229, 0.224, 0.225)  # of the data, per channel [code]
 
-    # Of a method with several kinds of views, by the method's names for them: what is
-    # different from `augment`, e.g. config.views.small = ConfigDict({"size": 96}).
+    # For a method with several kinds of views: what differs from `augment` for each, by
+    # the method's names for them, e.g. config.views.small = ConfigDict({"size": 96}).
     config.views = ConfigDict()
 
     config.encoder = ConfigDict()
@@ -111,9 +112,9 @@ def get_config(method: str = "") -> ConfigDict:
     config.encoder.head = "mlp"  # 'linear' or 'mlp' [paper: both]
     config.encoder.hidden = 2048  # of the MLP head [code]
     config.encoder.dim = 128  # of the embedding [code]
-    # Images over which BatchNorm takes its statistics, a divisor of the batch; 0: all
-    # images of the batch. The number of devices does not matter. The released code has
-    # 128 images on 4 GPUs [code].
+    # The number of images over which BatchNorm takes its statistics, a divisor of the
+    # batch; 0: the whole batch. The number of devices does not matter. The released code
+    # has 128 images on 4 GPUs [code].
     config.encoder.norm_group = 32
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
 
@@ -121,53 +122,53 @@ def get_config(method: str = "") -> ConfigDict:
     config.optimizer.learning_rate = 0.03  # [code]
     config.optimizer.momentum = 0.9  # [paper]
     config.optimizer.weight_decay = 1e-4  # on all parameters [code]
-    # 'cosine' [code] or 'steps'. [ours]: the cosine falls in every step, the released
-    # code's in every epoch.
+    # 'cosine' [code] or 'steps'. [ours]: the rate follows the cosine in every step; the
+    # released code changes it once in an epoch.
     config.optimizer.schedule = "cosine"
-    # Of 'steps': epochs, counted from 0, in which the rate falls; the released code says
-    # 400, 600, 700 and counts from 1 [code].
+    # For 'steps': the epochs, counted from 0, in which the rate falls. The released code
+    # says 400, 600, 700 and counts from 1 [code].
     config.optimizer.milestones = (399, 599, 699)
-    config.optimizer.decay = 0.1  # of 'steps' [code]
+    config.optimizer.decay = 0.1  # for 'steps': the factor by which it falls [code]
     config.optimizer.warmup_epochs = 0  # [code]
-    # To train a run on after its end: epochs, counted from 0, at which the schedule
-    # starts again, and the rate it then starts from [ours]. 60 and 0.03 with
-    # train.epochs=100 is a cosine of 60 epochs and a second one of 40.
+    # To train longer after the end of a run: the epochs, counted from 0, at which the
+    # schedule starts again, and the rates it starts from [ours]. (60,) and (0.03,) with
+    # train.epochs=100 give a cosine of 60 epochs and a second one of 40.
     config.optimizer.restart_epochs = ()
     config.optimizer.restart_rates = ()  # [ours]
-    # Of a method that tells groups of parameters apart, by the method's names for them:
-    # `rate`, a factor of the learning rate, `momentum` and `weight_decay`.
+    # For a method with several groups of parameters: what differs for each, by the
+    # method's names for them: `rate`, a factor of the learning rate; `momentum`;
+    # `weight_decay`.
     config.optimizer.groups = ConfigDict()
 
     config.knn = ConfigDict()
-    # K [paper], or 'auto': it follows N and the number of classes.
+    # K [paper], or 'auto', which follows N and the number of classes.
     config.knn.num_neighbors = config_dict.FieldReference(200, object)
     config.knn.temperature = 0.07  # sigma [paper]
-    # Embed all training images anew for it; False: only against the bank, the paper's
-    # monitor, which costs a pass over the held-out images alone.
+    # True embeds all training images each time. False compares with the method's memory,
+    # as the paper does, so that only the held-out images are embedded.
     config.knn.embed_anew = True
 
     config.train = ConfigDict()
-    # [code]: its option. [ours]: it counts from 1 to 799, so it trains one fewer.
+    # The released code's option [code]. It counts from 1 to 799, one epoch fewer [ours].
     config.train.epochs = 800
     config.train.batch_size = 128  # B, over all devices [paper]
     # Epochs between kNN evaluations; 0: only before the first step and after the last.
     config.train.evaluate_every = 10
     config.train.checkpoint_every = 1000  # steps between checkpoints
-    config.train.keep_checkpoints = 2  # the newest so many
+    config.train.keep_checkpoints = 2  # how many of the newest to keep
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
     config.train.tensorboard = False  # event files for TensorBoard too
-    # Threads that read, decode and crop pictures, and make the views of
-    # augmentation='host'.
+    # Threads that read, decode and crop pictures, and make views on the host.
     config.train.num_threads = 4
-    # Worker processes that do so, each with so many threads; 0: none, only threads of
-    # this process.
+    # Worker processes that do this, each with `num_threads` threads; 0: this process
+    # does it.
     config.train.num_workers = 0
-    # Stop, with a checkpoint, after so many steps of this call, from which the same
-    # command goes on; 0: at the end.
+    # Save and stop after this many steps of this call; the same command goes on. 0: train
+    # to the end.
     config.train.stop_after_steps = 0
-    config.train.stop_after_hours = 0.0  # likewise
-    # Where a workdir holds what is left of a run, and no checkpoint that can be read:
-    # move that aside and begin at step 0. A run that can go on does so all the same.
+    config.train.stop_after_hours = 0.0  # the same in hours
+    # If a workdir holds traces of a run but no readable checkpoint: move them aside and
+    # begin at step 0. A run that can go on does so in any case.
     config.train.start_over = False
     methods.configure(config, method)
     return config.lock()

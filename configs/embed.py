@@ -1,13 +1,12 @@
-"""Features of new pictures, and the training images that they are most like.
+"""Features of new pictures, and the training images that they resemble most.
 
     python main.py --config=configs/embed.py --workdir=runs/digits \
         --config.data.folder=DIR
 
-Time: that of decoding, and of one pass of the network. The first time the training
-images are embedded too, and their features and embeddings are kept in features/ of the
-workdir (of weights: in a folder WEIGHTS.features): float32, 8.7 kB an image with
-ResNet-50, 11 GB for ImageNet. They are made again when anything that they depend on has
-changed.
+Time: decoding, and one pass of the network. The first call also embeds the training
+images, and keeps their features and embeddings in features/ of the workdir (for a file of
+weights, in the folder WEIGHTS.features): float32, 8.7 kB an image with ResNet-50, 11 GB
+for ImageNet. They are computed again when anything that they depend on changes.
 
 Result: OUTPUT.npz with a row per picture: `ids` (paths in the folder), `features` (of
 the backbone), and with a run's checkpoint `embeddings` (of the head, of length 1).
@@ -20,7 +19,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
-    """The arguments of `embed_folder`; None stands for what the run has."""
+    """Returns the arguments of `embed_folder`; None means the run's own value."""
     config = ConfigDict()
     config.task = "embed"
     # A run's --workdir, or one step in its checkpoints, or a file of weights with
@@ -30,24 +29,24 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.folder = ""
     config.folder = config.data.get_ref("folder")  # the same by an earlier name
-    # The file; '': embedded.npz in the run's workdir.
+    # The file to write; '': embedded.npz in the run's workdir.
     config.output = ""
-    # Training images to name for each picture; 0: none.
+    # How many training images to name for each picture; 0: none.
     config.num_neighbors = 10
-    # Similarity is the cosine of 'features' (of the backbone), or of 'embeddings' (of
-    # the head, which a file of weights lacks).
+    # Compare by the cosine of 'features' (the backbone's output), or of 'embeddings' (the
+    # head's output, which a file of weights does not have).
     config.by = "features"
-    # A folder of pictures to compare with in place of the training images: for weights
-    # without a run, or where the training images are gone. '': the training images.
+    # A folder of pictures to compare with instead of the training images, e.g. for weights
+    # without a run. '': the training images.
     config.compare_with = ""
 
-    # How a picture is given to the encoder.
+    # How a picture is shown to the encoder.
     config.view = ConfigDict()
     config.view.size = config_dict.placeholder(int)  # pixels, height and width
     config.view.mean = config_dict.placeholder(tuple)  # of the data, per channel
-    config.view.std = config_dict.placeholder(tuple)  # likewise
-    # Share of the shorter side that is looked at, in the middle. None: 1.0 below 64
-    # pixels, 7/8 otherwise and where the run learnt from an image folder.
+    config.view.std = config_dict.placeholder(tuple)  # of the data, per channel
+    # The central part of the picture that the encoder sees, as a share of the shorter
+    # side. None: 1.0 below 64 pixels; 7/8 above, and for runs on an image folder.
     config.share = config_dict.placeholder(float)
     config.num_devices = config_dict.placeholder(int)  # None: all of them
     return config.lock()

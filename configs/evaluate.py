@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     # to test on.
     config.data.classes = config_dict.placeholder(bool)
     config.data.held_out = config_dict.placeholder(float)
-    # Of an image folder: see configs/default.py.
+    # For an image folder: see configs/default.py.
     config.data.stretch_depth = config_dict.placeholder(bool)
     config.data.outside_links = config_dict.placeholder(bool)
     config.data.scan = config_dict.placeholder(str)
@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     config.view = ConfigDict()
     config.view.size = config_dict.placeholder(int)  # pixels, height and width
     config.view.mean = config_dict.placeholder(tuple)  # of the data, per channel
-    config.view.std = config_dict.placeholder(tuple)  # likewise
+    config.view.std = config_dict.placeholder(tuple)  # of the data, per channel
 
     # Weighted kNN by features.
     config.knn = ConfigDict()
@@ -91,13 +91,13 @@ def get_config() -> ConfigDict:
     config.knn.num_neighbors = config_dict.FieldReference(None, object)
     config.knn.temperature = 0.07  # sigma
 
-    # None: the value of the protocol, in evaluation/protocols/. What each key means
-    # stands in evaluation/recipes.py.
+    # None: the protocol's value, see evaluation/protocols/. evaluation/recipes.py says what
+    # each key means.
     config.linear = _unset(LINEAR)  # for linear, places and transfer
     config.semi = _unset(FINETUNE)  # for semi and semi_1pct
     config.finetune = _unset(FINETUNE)  # for transfer
 
-    # For protocols that have data of their own.
+    # For protocols that bring their own data.
     config.other = ConfigDict()
     config.other.tfds_folder = ""  # of TFDS's data sets; '' is the usual place
     # 'places365' from TFDS, or the folder of Places205, which holds train/ and val/ with a

@@ -11,15 +11,16 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The arguments of `export`; nothing of the run's config is repeated."""
+    """Returns the arguments of `export`; the run's config is read from its checkpoint."""
     config = ConfigDict()
     config.task = "export"
     # A run's --workdir, for its newest checkpoint; or one step: DIR/checkpoints/200.
     config.checkpoint = ""
-    # 'backbone'; 'encoder', with the head as fc; 'memory': bank, graph, sample ids.
+    # 'backbone'; 'encoder', with the head as fc; 'memory': the method's arrays and the
+    # sample ids.
     config.what = "backbone"
     # 'safetensors', 'npz' or 'onnx'; '': safetensors, or npz for the memory.
     config.format = ""
-    # The file; '': in the workdir, e.g. backbone-200.safetensors.
+    # The file to write; '': in the workdir, e.g. backbone-200.safetensors.
     config.output = ""
     return config.lock()

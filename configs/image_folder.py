@@ -1,4 +1,4 @@
-"""A folder of pictures of one's own, nested or flat, with or without classes.
+"""A folder of your own pictures, nested or flat, with or without classes.
 
     python main.py --config=configs/image_folder.py --workdir=runs/image_folder
 
