@@ -44,14 +44,23 @@ def explain(error: Exception, argv: list[str]) -> str:
             f"--config={path} cannot be used: {raised.split('errors.UserError: ')[-1]}"
         )
     if isinstance(error, AttributeError | KeyError) and path is not None:
-        known = leaves(flags.FLAGS["config"].parser.parse(path))
-        for key in typed_keys(argv):
+        known = _keys_of(path)
+        for key in typed_keys(argv) if known else ():
             if not _is_key(key, known):
                 return unknown_key(key, known)
+        return f"--config={path} cannot be used: {type(error).__name__}: {text}"
     flag = re.match(r"flag --([\w.]+)=", text)
     if isinstance(error, flags.IllegalFlagValueError) and flag:
         return _wrong_value(flag[1], argv) or text
     return text
+
+
+def _keys_of(path: str) -> dict[str, Any]:
+    """Returns 'section.key' -> value of a config; {} where it cannot be made."""
+    try:
+        return leaves(flags.FLAGS["config"].parser.parse(path))
+    except (AttributeError, KeyError):
+        return {}
 
 
 def config_path(argv: list[str]) -> str | None:
