@@ -15,7 +15,7 @@ IMPORTED := jax, flax.linen, optax, orbax.checkpoint, grain, ml_collections.conf
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=$(RUN)
 	$(BIN)/python benchmarks/digits_seeds.py --beside=$(RUN)
-	$(BIN)/python main.py --config=configs/report.py --config.workdir=$(RUN)
+	$(BIN)/python main.py --config=configs/report.py --workdir=$(RUN)
 
 test: $(VENV)/installed-dev  ## All tests and doctests.
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile

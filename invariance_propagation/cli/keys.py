@@ -44,10 +44,10 @@ def explain(error: Exception, argv: list[str], known: Mapping[str, Any]) -> str:
         return f"{text}: its keys can be set only after --config=..."
     path = config_path(argv)
     if "Error whilst parsing config file" in text:
-        raised = str(error).strip().splitlines()[-1]
-        return (
-            f"--config={path} cannot be used: {raised.split('errors.UserError: ')[-1]}"
-        )
+        # A UserError has its lines in one, see `errors.printable`.
+        raised = str(error).replace(r"\n", "\n").strip().splitlines()[-1]
+        reason = raised.split("errors.UserError: ")[-1]
+        return f"--config={path} cannot be used: {reason}"
     if isinstance(error, AttributeError | KeyError) and path is not None:
         for key in typed_keys(argv) if known else ():
             if not _is_key(key, known):

@@ -1,8 +1,11 @@
 """What is said about keys that are typed wrongly."""
 
+from pathlib import Path
+
 import pytest
 
 from configs import digits, embed, evaluate
+from invariance_propagation.cli import flags as cli_flags
 from invariance_propagation.cli import keys
 from invariance_propagation.cli.keys import leaves
 from invariance_propagation.errors import UserError
@@ -90,3 +93,23 @@ def test_the_folder_of_pictures_has_one_name_in_every_task() -> None:
     assert keys.rename(both[:1], leaves(digits.get_config())) == both[:1]
     said = keys.unknown_key("folder", leaves(digits.get_config()))
     assert said.endswith("did you mean --config.data.folder?")
+
+
+# ml_collections loads it by a way that is deprecated.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_config_that_fails_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    code = "from invariance_propagation.errors import UserError\n"
+    for raised, said in (
+        (
+            "UserError('there is no method x: choose y')",
+            "there is no method x: choose y",
+        ),
+        ("TypeError('two')", "TypeError: two"),
+        ("ValueError('two')", "ValueError: two"),
+        ("KeyError('two')", "KeyError: 'two'"),
+    ):
+        path.write_text(f"{code}def get_config(method=''):\n    raise {raised}\n")
+        with pytest.raises(UserError) as error:
+            cli_flags.parse(["main.py", f"--config={path}:x"])
+        assert str(error.value) == f"--config={path}:x cannot be used: {said}"
