@@ -25,10 +25,8 @@ def get_config() -> ConfigDict:
     # A run's --workdir, or one step in its checkpoints, or a file of weights with
     # torchvision's names: .safetensors or .npz.
     config.checkpoint = ""
-    # The pictures, nested or flat.
-    config.data = ConfigDict()
-    config.data.folder = ""
-    config.folder = config.data.get_ref("folder")  # the same by an earlier name
+    # The pictures, nested or flat: --config.data.folder=DIR, as in training, sets it too.
+    config.folder = ""
     # The file to write; '': embedded.npz in the run's workdir.
     config.output = ""
     # How many training images to name for each picture; 0: none.

@@ -42,6 +42,26 @@ def run(*flags: str) -> tuple[int, str, str]:
         ([], "--config is missing"),
         (["--config=digts"], "there is no digts; did you mean --config=digits?"),
         (["--config=digits"], "--workdir is missing"),
+        (
+            ["--config=configs/default.py", "--workdir=x"],
+            "--config.data.name is missing: choose a data set, one of digits",
+        ),
+        (
+            ["--config=digits", "--config.task=plan", "--workdir=x"],
+            "takes no --workdir",
+        ),
+        (["--config=digits", "--workdir=x", "--join_timeout=3"], "--join_timeout"),
+        (
+            ["--config=evaluate", "--workdir=x", "--config.checkpoint=y"],
+            "--workdir=x and --config.checkpoint=y name different runs",
+        ),
+        (
+            ["--config=digits", "--workdir=x", "--config.augment.crop_scale=abc"],
+            "--config.augment.crop_scale=abc: write numbers with commas between",
+        ),
+        (["--config=digits", "--config.train=3"], "--config.train is a section"),
+        (["--config=digits", "--num_processes=two"], "=two: write a whole number"),
+        (["--config.seed=3"], "only after --config="),
         (["--config=configs/digits.py", "--config.task=embed"], "configs/embed.py"),
         (["--config=configs/embed.py", "--config.task=scan"], "the config of a run"),
         (["--config=configs/digits.py"], "--workdir is missing"),

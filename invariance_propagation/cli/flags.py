@@ -1,6 +1,10 @@
 """The flags, and how the command line is read."""
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -76,16 +80,27 @@ def parse(argv: list[str]) -> list[str]:
     path = keys.config_path(argv)
     if path is not None:
         _check_file(path.partition(":")[0])
-    try:
+    known: dict[str, Any] = {}
+    with _explained(argv, known):
+        if path is not None:
+            known |= keys.leaves(flags.FLAGS[CONFIG.name].parser.parse(path))
+    argv = keys.rename(argv, known)
+    sys.argv[:] = argv  # where ml_collections looks for the keys
+    with _explained(argv, known):
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(keys.explain(error, argv)) from error
-    if path is not None:
-        config = keys.leaves(flags.FLAGS[CONFIG.name].parser.parse(path))
-        fault = keys.check_tuples(typed_keys(), config)
-        if fault:
-            raise UserError(fault)
+    fault = keys.check_tuples(typed_keys(), known) if path is not None else None
+    if fault:
+        raise UserError(fault)
     return rest
+
+
+@contextlib.contextmanager
+def _explained(argv: list[str], known: dict[str, Any]) -> Iterator[None]:
+    """Raises UserError for what absl, ml_collections or a config raise."""
+    try:
+        yield
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(keys.explain(error, argv, known)) from error
 
 
 def typed() -> list[str]:

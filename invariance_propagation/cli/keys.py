@@ -2,16 +2,20 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import FlagOrderError
 
+from invariance_propagation.errors import UserError
+
 KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False"}
 SHOWN = 3  # suggestions in a line
 CONFIG = "--config"
+# What embed calls a folder of pictures has another name in the configs of training.
+OTHER_NAMES = {"data.folder": "folder"}
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -25,12 +29,13 @@ def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def explain(error: Exception, argv: list[str]) -> str:
+def explain(error: Exception, argv: list[str], known: Mapping[str, Any]) -> str:
     """Says in a sentence what absl or ml_collections found wrong.
 
     Args:
       error: what they raised.
       argv: the command line.
+      known: the config's keys and values; {} where it cannot be made.
     """
     text = " ".join(str(error).split())
     if isinstance(error, FlagOrderError) and text.startswith("Found"):
@@ -39,19 +44,47 @@ def explain(error: Exception, argv: list[str]) -> str:
         return f"{text}: its keys can be set only after --config=..."
     path = config_path(argv)
     if "Error whilst parsing config file" in text:
-        raised = str(error).strip().splitlines()[-1]
-        return (
-            f"--config={path} cannot be used: {raised.split('errors.UserError: ')[-1]}"
-        )
+        # A UserError has its lines in one, see `errors.printable`.
+        raised = str(error).replace(r"\n", "\n").strip().splitlines()[-1]
+        reason = raised.split("errors.UserError: ")[-1]
+        return f"--config={path} cannot be used: {reason}"
     if isinstance(error, AttributeError | KeyError) and path is not None:
-        known = leaves(flags.FLAGS["config"].parser.parse(path))
-        for key in typed_keys(argv):
+        for key in typed_keys(argv) if known else ():
             if not _is_key(key, known):
                 return unknown_key(key, known)
+        return f"--config={path} cannot be used: {type(error).__name__}: {text}"
     flag = re.match(r"flag --([\w.]+)=", text)
     if isinstance(error, flags.IllegalFlagValueError) and flag:
         return _wrong_value(flag[1], argv) or text
     return text
+
+
+def rename(argv: list[str], known: Collection[str]) -> list[str]:
+    """Puts a config's own name of a key in place of another name that was typed.
+
+    Args:
+      argv: the command line.
+      known: the config's keys.
+
+    Raises:
+      UserError: both names are typed, with different values.
+    """
+    argv = list(argv)
+    for other, key in OTHER_NAMES.items():
+        if other in known or key not in known:
+            continue
+        typed = {}
+        for i, argument in enumerate(argv):
+            name, equals, value = argument.partition("=")
+            if name.lstrip("-") in (f"config.{other}", f"config.{key}"):
+                typed[name.lstrip("-")] = value if equals else argv[i + 1 : i + 2]
+                argv[i] = f"{CONFIG}.{key}{equals}{value}"
+        if len(typed) == 2 and len(set(map(str, typed.values()))) == 2:
+            raise UserError(
+                f"{CONFIG}.{other} and {CONFIG}.{key} are two names of one thing, and "
+                "differ: omit one of them"
+            )
+    return argv
 
 
 def config_path(argv: list[str]) -> str | None:

@@ -1,7 +1,7 @@
 """The tasks: what each is called, does, and takes."""
 
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +20,12 @@ class Task(NamedTuple):
         argument; else configs/ holds a config of its name, whose keys are the arguments.
       run_key: the config key that --workdir sets; '' where --workdir is an argument
         of the function; None where the task has no use for a run.
-      other_names: key of the config -> the argument that it is another name of.
     """
 
     about: str
     function: str
     of_training: bool = True
     run_key: str | None = None
-    other_names: Mapping[str, str] = {}
 
 
 TASKS = {
@@ -57,7 +55,6 @@ TASKS = {
         "tasks.embed:embed_folder",
         of_training=False,
         run_key="checkpoint",
-        other_names={"data.folder": "folder"},
     ),
     "export": Task(
         "write weights for other programs",
@@ -85,29 +82,28 @@ def start(name: str, config: ConfigDict, workdir: str | None) -> None:
     task = TASKS[name]
     function = pkgutil.resolve_name(f"invariance_propagation.{task.function}")
     if not task.of_training:
-        function(**arguments(name, config))
+        function(**arguments(config))
     elif task.run_key is None:
         function(config)
     else:
         function(config, workdir)
 
 
-def arguments(name: str, config: ConfigDict) -> dict[str, Any]:
+def arguments(config: ConfigDict) -> dict[str, Any]:
     """Returns the keys of a task's own config as the arguments of its function."""
-    left_out = {"task", *(key.partition(".")[0] for key in TASKS[name].other_names)}
-    return {key: value for key, value in config.items() if key not in left_out}
+    return {key: value for key, value in config.items() if key != "task"}
 
 
-def check_flags(name: str, typed: Collection[str], keys: Mapping[str, Any]) -> None:
+def check_flags(name: str, typed: Collection[str], keys: Collection[str]) -> None:
     """Refuses what the task would ignore.
 
     Args:
       name: of the task.
       typed: names of the flags on the command line.
-      keys: the config's keys on the command line, with their values.
+      keys: names of the config's keys on the command line.
 
     Raises:
-      UserError: one of them has no effect, or two of them say different things.
+      UserError: one of them has no effect.
     """
     if "coordinator" not in typed:
         for flag in ("num_processes", "process_id", "join_timeout"):
@@ -120,12 +116,6 @@ def check_flags(name: str, typed: Collection[str], keys: Mapping[str, Any]) -> N
         raise UserError(f"task={name!r} is for one process: omit --coordinator")
     if "output" in keys and TASKS[name].of_training and name != "preview":
         raise UserError(f"task={name!r} ignores --config.output: omit it")
-    for key, other in TASKS[name].other_names.items():
-        if key in keys and other in keys and keys[key] != keys[other]:
-            raise UserError(
-                f"--config.{key} and --config.{other} are two names of one thing, and "
-                "differ: omit one of them"
-            )
 
 
 def check_config(name: str, config: ConfigDict) -> None:

@@ -227,7 +227,7 @@ def _table(summary: dict[str, Any], folder: Path, notes: Notes) -> str:
         f"checkpoints: {folder / FOLDER}",
         f"logs: {folder / METRICS_FILE}",
         "next: python main.py --config=configs/report.py "
-        f"--config.workdir={shlex.quote(str(folder))}",
+        f"--workdir={shlex.quote(str(folder))}",
     ]
     return "\n".join(lines)
 

@@ -1,10 +1,14 @@
 """What is said about keys that are typed wrongly."""
 
+from pathlib import Path
+
 import pytest
 
 from configs import digits, embed, evaluate
+from invariance_propagation.cli import flags as cli_flags
 from invariance_propagation.cli import keys
 from invariance_propagation.cli.keys import leaves
+from invariance_propagation.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def test_a_name_of_several_sections_names_them() -> None:
 def test_without_a_near_key_the_sections_are_listed() -> None:
     said = keys.unknown_key("zzz", leaves(embed.get_config()))
     assert said.endswith(
-        "the config has by, checkpoint, compare_with, data, folder, "
+        "the config has by, checkpoint, compare_with, folder, "
         "num_devices, num_neighbors, output, share, task, view"
     )
 
@@ -74,3 +78,38 @@ def test_letters_where_numbers_belong() -> None:
     )
     assert keys.check_tuples({"augment.crop_scale": (0.5, 1)}, config) is None
     assert keys.check_tuples({"mine": ("b",)}, {"mine": ("a",)}) is None
+
+
+def test_the_folder_of_pictures_has_one_name_in_every_task() -> None:
+    known = leaves(embed.get_config())
+    for typed in ("--config.data.folder=new", "--config.folder=new"):
+        argv = ["main.py", "--config=embed", typed]
+        assert keys.rename(argv, known) == [*argv[:2], "--config.folder=new"]
+    both = ["--config.data.folder=a", "--config.folder=a"]
+    assert keys.rename(both, known) == ["--config.folder=a"] * 2
+    with pytest.raises(UserError, match="--config.data.folder and --config.folder"):
+        keys.rename(["--config.data.folder=a", "--config.folder=b"], known)
+    # Where the config has it by that name, it stays.
+    assert keys.rename(both[:1], leaves(digits.get_config())) == both[:1]
+    said = keys.unknown_key("folder", leaves(digits.get_config()))
+    assert said.endswith("did you mean --config.data.folder?")
+
+
+# ml_collections loads it by a way that is deprecated.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_config_that_fails_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    code = "from invariance_propagation.errors import UserError\n"
+    for raised, said in (
+        (
+            "UserError('there is no method x: choose y')",
+            "there is no method x: choose y",
+        ),
+        ("TypeError('two')", "TypeError: two"),
+        ("ValueError('two')", "ValueError: two"),
+        ("KeyError('two')", "KeyError: 'two'"),
+    ):
+        path.write_text(f"{code}def get_config(method=''):\n    raise {raised}\n")
+        with pytest.raises(UserError) as error:
+            cli_flags.parse(["main.py", f"--config={path}:x"])
+        assert str(error.value) == f"--config={path}:x cannot be used: {said}"
