@@ -287,8 +287,8 @@ def records(content: bytes) -> Callable[[Any], Pictures]:
 def run_of(train: Split, *, held_out: Split | None = None, match: Any = len) -> Any:
     method = SimpleNamespace(memory_spec={"bank": 1}, match=match)
     return SimpleNamespace(
-        dataset=Dataset("some", loop, held_out),
-        num_examples=len(loop.images),
+        dataset=Dataset("some", train, held_out),
+        num_examples=len(train.images),
         options=SimpleNamespace(batch_size=2),
         steps_per_epoch=2,
         method=method,
