@@ -114,8 +114,8 @@ def two_folders(folder: str, *, size: int) -> Dataset:
     Raises:
       UserError: there are no such folders, or their classes differ.
     """
-    key = "--config.other.places"
-    root = local(folder, key=key)
+    key = "other.places"
+    root = local(folder, key=f"--config.{key}")
     ids = {name: list_pictures(root / name, key=key).ids for name in ("train", "val")}
     (train_labels, names), (labels, others) = map(classes_of, ids.values())
     if names != others:

@@ -48,7 +48,7 @@ class Listing(NamedTuple):
 
 
 def list_pictures(
-    folder: Path, *, key: str = "--config.data.folder", outside_links: bool = True
+    folder: Path, *, key: str = "data.folder", outside_links: bool = True
 ) -> Listing:
     """Lists all pictures below a folder, in a fixed order.
 
@@ -59,7 +59,7 @@ def list_pictures(
 
     Args:
       folder: the folder to list.
-      key: the flag that names the folder, for messages.
+      key: of the config, which names the folder in messages.
       outside_links: whether to follow links that lead out of the folder.
 
     Raises:
@@ -67,8 +67,8 @@ def list_pictures(
     """
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}: set {key} to the folder that holds the "
-            "pictures"
+            f"there is no folder {folder}: set --config.{key} to the one that holds "
+            "the pictures"
         )
     walk = _Walk(str(folder), outside_links)
     walk.all()
