@@ -257,7 +257,7 @@ def catches(process: subprocess.Popen, number: signal.Signals) -> bool:
     "number", [signal.SIGINT, signal.SIGTERM], ids=lambda x: x.name
 )
 def test_a_signal_during_import_is_one_line(number: signal.Signals) -> None:
-    with start("--config=configs/export.py") as process:
+    with start("--config=export", "--workdir=/nowhere") as process:
         wait_for(process, lambda: catches(process, signal.SIGHUP))
         time.sleep(0.2)
         process.send_signal(number)
