@@ -397,8 +397,6 @@ def test_a_reader_that_went_away_is_one_line(tmp_path: Path) -> None:
 
 
 def test_tensorboard_is_written_when_asked_for(tmp_path: Path) -> None:
-    # In a process of its own: TensorFlow brings a second LLVM along.
-    pytest.importorskip("tensorboard")
     changes = ["--config.train.epochs=1", "--config.train.tensorboard=True"]
     status, _, errors = run(*TINY, *changes, f"--workdir={tmp_path}")
     assert status == 0, errors
