@@ -262,7 +262,7 @@ def catches(process: subprocess.Popen, number: signal.Signals) -> bool:
     "number", [signal.SIGINT, signal.SIGTERM], ids=lambda x: x.name
 )
 def test_a_signal_during_import_is_one_line(number: signal.Signals) -> None:
-    with start("--config=configs/export.py") as process:
+    with start("--config=export", "--workdir=/nowhere") as process:
         wait_for(process, lambda: catches(process, signal.SIGHUP))
         time.sleep(0.2)
         process.send_signal(number)
@@ -402,8 +402,6 @@ def test_a_reader_that_went_away_is_one_line(tmp_path: Path) -> None:
 
 
 def test_tensorboard_is_written_when_asked_for(tmp_path: Path) -> None:
-    # In a process of its own: TensorFlow brings a second LLVM along.
-    pytest.importorskip("tensorboard")
     changes = ["--config.train.epochs=1", "--config.train.tensorboard=True"]
     status, _, errors = run(*TINY, *changes, f"--workdir={tmp_path}")
     assert status == 0, errors
