@@ -39,9 +39,9 @@ class Search(NamedTuple):
       num_neighbors: k.
       background_size: M.
       temperature: tau.
-      selection: how the background is searched: 'exact', or 'approx' with
-        `lax.approx_max_k`, which replaces some of the M rows by slightly less similar
-        ones.
+      selection: how the background is searched: 'exact', or 'approx', which reads the
+        M-th largest similarity from the candidates of `lax.approx_max_k`. These miss some
+        of the largest, so the value is slightly lower and a few more than M rows count.
       precision: of the products with the bank: 'highest' is float32, 'high' is three
         bfloat16 passes on TPU and TF32 on GPU, 'bfloat16' is a single pass.
       axis_name: the device axis, or None for one device.
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
 
 
 class Look(NamedTuple):
-    """Holds the same as `Reading` for c of the anchors, before devices are combined."""
+    """Holds what a chunk of c anchors found in the rows of this device."""
 
     looked_up: jax.Array  # float32 [c, 1 + slots], the anchor's row first
     log_rest: jax.Array  # float32 [c]
@@ -120,11 +120,14 @@ def _read_forward(anchors, bank, indices, slots, distinct, search):
     if rows == len(anchors):
         seen = look((anchors, ids, distinct))
     else:
+        # The last chunk is filled up with copies of the last anchor.
+        count = -(-len(anchors) // rows)
         chunks = jax.tree.map(
-            lambda x: x.reshape(-1, rows, *x.shape[1:]), (anchors, ids, distinct)
+            lambda x: _pad(x, count * rows).reshape(count, rows, *x.shape[1:]),
+            (anchors, ids, distinct),
         )
         seen = lax.map(look, chunks)
-        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
+        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(anchors)], seen)
     reading = Reading(
         seen.looked_up[:, 0],
         seen.looked_up[:, 1:],
@@ -138,12 +141,19 @@ def _read_forward(anchors, bank, indices, slots, distinct, search):
 def rows_at_once(anchors: int, columns: int) -> int:
     """Returns how many anchors are compared with `columns` rows at once.
 
-    The number divides the number of anchors.
+    All anchors are divided into the fewest chunks that fit, and those evenly.
     """
     most = BUFFER_BYTES // (4 * columns)
     if jax.default_backend() == "cpu":
         most = min(most, max(CACHE_ROWS, CACHE_BYTES // (4 * columns)))
-    return max(c for c in range(1, max(1, min(anchors, most)) + 1) if anchors % c == 0)
+    chunks = -(-anchors // max(1, most))
+    return -(-anchors // chunks)
+
+
+def _pad(x: jax.Array, length: int) -> jax.Array:
+    """Repeats the last row of x [n, ...] up to [length, ...]."""
+    rows = [(0, length - len(x)), *[(0, 0)] * (x.ndim - 1)]
+    return jnp.pad(x, rows, mode="edge") if length > len(x) else x
 
 
 def buffer_bytes(anchors: int, columns: int) -> int:
@@ -160,8 +170,8 @@ def _look(chunk: tuple, *, bank: jax.Array, search: Search) -> Look:
         similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
 
     # The anchor and the positives are looked up and then removed from the array. The
-    # written values depend on the read ones: otherwise XLA would copy the whole array
-    # to read from. A NaN stays.
+    # written values depend on the read ones. Without that dependency XLA copies the
+    # whole array before it writes. A NaN stays.
     columns = parallel.local_rows(ids, rows, axis_name)
     row = jnp.arange(len(anchors), dtype=jnp.int32)[:, None]
     looked_up = similarities.at[row, columns].get(mode="fill", fill_value=0.0)

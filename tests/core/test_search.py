@@ -52,7 +52,8 @@ def test_high_is_float32_on_a_cpu() -> None:
     np.testing.assert_array_equal(losses().instance, losses(precision="high").instance)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 8])
+# Of 8 anchors, 3 at a time leave a last chunk that is not full.
+@pytest.mark.parametrize("rows", [1, 3, 4, 8])
 def test_a_few_anchors_at_a_time_see_the_same(
     monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
@@ -78,3 +79,10 @@ def test_a_few_anchors_at_a_time_see_the_same(
 def test_at_least_one_anchor_at_a_time() -> None:
     assert search.rows_at_once(6, 10**10) == 1
     assert search.rows_at_once(6, 10) == 6
+
+
+def test_chunks_are_few_and_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "BUFFER_BYTES", 4 * 10**8 * 104)
+    monkeypatch.setattr(search, "CACHE_ROWS", 104)
+    # 2 anchors at a time, a divisor of 254, would read the bank 127 times.
+    assert search.rows_at_once(254, 10**8) == 85
