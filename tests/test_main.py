@@ -87,6 +87,10 @@ def run(*flags: str) -> tuple[int, str, str]:
             "--config.train.epochs=many: write a whole number, e.g. "
             "--config.train.epochs=60",
         ),
+        (
+            ["--config=configs/digits.py", "--config.train.epochs", "many"],
+            "--config.train.epochs=many: write a whole number",
+        ),
         (["--config=configs/digits.py", "--workdir=x", "digits"], "'digits'"),
         (["--config=configs/digits.py", "--workdir=x", "--config.task=sing"], "sing"),
         (

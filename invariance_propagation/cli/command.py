@@ -110,8 +110,8 @@ def _exit_if_joined(error: Exception) -> None:
         traceback.print_exc()
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     _exit(
-        f"this process cannot go on, as when another one is gone ({reason}): run "
-        "the same command on every host to go on from the last checkpoint",
+        f"this process cannot continue, probably because another one has ended "
+        f"({reason}): run the same command on every host to go on from the last checkpoint",
         1,
     )
 

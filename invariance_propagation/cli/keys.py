@@ -77,9 +77,9 @@ def rename(argv: list[str], known: Collection[str]) -> list[str]:
         for i, argument in enumerate(argv):
             name, equals, value = argument.partition("=")
             if name.lstrip("-") in (f"config.{other}", f"config.{key}"):
-                typed[name.lstrip("-")] = value if equals else argv[i + 1 : i + 2]
+                typed[name.lstrip("-")] = value if equals else _next(argv, i)
                 argv[i] = f"{CONFIG}.{key}{equals}{value}"
-        if len(typed) == 2 and len(set(map(str, typed.values()))) == 2:
+        if len(typed) == 2 and len(set(typed.values())) == 2:
             raise UserError(
                 f"{CONFIG}.{other} and {CONFIG}.{key} are two names of one thing, and "
                 "differ: omit one of them"
@@ -92,8 +92,13 @@ def config_path(argv: list[str]) -> str | None:
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
-            return value if equals else next(iter(argv[i + 1 :]), None)
+            return value if equals else _next(argv, i) or None
     return None
+
+
+def _next(argv: list[str], i: int) -> str:
+    """Returns the argument after number `i`, '' after the last."""
+    return argv[i + 1] if i + 1 < len(argv) else ""
 
 
 def typed_keys(argv: list[str]) -> list[str]:
@@ -139,8 +144,11 @@ def _or(keys: list[str]) -> str:
 
 def _wrong_value(name: str, argv: list[str]) -> str | None:
     """Says what kind of value a flag takes, with the config's value as an example."""
-    typed = next((x for x in argv if x.startswith((f"--{name}=", f"-{name}="))), "")
-    value = typed.partition("=")[2]
+    value = ""
+    for i, argument in enumerate(argv):
+        typed, equals, after = argument.partition("=")
+        if typed in (f"--{name}", f"-{name}"):
+            value = after if equals else _next(argv, i)
     default: Any = None
     if name.startswith("config."):
         default = flags.FLAGS["config"].value

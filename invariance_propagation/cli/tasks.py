@@ -109,8 +109,8 @@ def check_flags(name: str, typed: Collection[str], keys: Collection[str]) -> Non
         for flag in ("num_processes", "process_id", "join_timeout"):
             if flag in typed:
                 raise UserError(
-                    f"--{flag} is of no use alone: it and others need "
-                    "--coordinator=HOST:PORT of process 0; add that, or omit it"
+                    f"--{flag} has no effect without --coordinator: add "
+                    f"--coordinator=HOST:PORT (the address of process 0), or omit --{flag}"
                 )
     elif name != "pretrain":
         raise UserError(f"task={name!r} is for one process: omit --coordinator")
@@ -128,7 +128,9 @@ def check_config(name: str, config: ConfigDict) -> None:
             f"task={name!r} needs the config of a run, e.g. --config=configs/digits.py"
         )
     if not of_training and "method" in config:
-        raise UserError(f"task={name!r} has a config: --config=configs/{name}.py")
+        raise UserError(
+            f"task={name!r} takes no training config: use --config=configs/{name}.py"
+        )
 
 
 def name_run(name: str, config: ConfigDict, workdir: str | None) -> None:

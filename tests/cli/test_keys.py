@@ -89,6 +89,8 @@ def test_the_folder_of_pictures_has_one_name_in_every_task() -> None:
     assert keys.rename(both, known) == ["--config.folder=a"] * 2
     with pytest.raises(UserError, match="--config.data.folder and --config.folder"):
         keys.rename(["--config.data.folder=a", "--config.folder=b"], known)
+    spaced = ["--config.folder", "a", "--config.data.folder=a"]
+    assert keys.rename(spaced, known)[0::2] == ["--config.folder", "--config.folder=a"]
     # Where the config has it by that name, it stays.
     assert keys.rename(both[:1], leaves(digits.get_config())) == both[:1]
     said = keys.unknown_key("folder", leaves(digits.get_config()))
