@@ -124,7 +124,7 @@ def test_other_settings_under_a_name_are_refused(
 
 
 def test_a_failure_ends_with_its_own_line(evidence: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="unknown config key trian"):
+    with pytest.raises(SystemExit, match="unknown key --config.trian"):
         evidence.call(
             tmp_path / "run", "--config=configs/digits.py", "--config.trian.epochs=1"
         )

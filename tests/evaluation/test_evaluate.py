@@ -258,7 +258,7 @@ def test_augmented_images_are_another_protocol(
         ({"num_seeds": 0}, "num_seeds=0"),
         ({"linear__epochs": 0}, "linear.epochs=0"),
         ({"view__mean": (0.5,) * 3}, "images of 1 channels, view.mean has 3"),
-        ({"data__name": "image_folder"}, "data.folder is missing"),
+        ({"data__name": "image_folder"}, "--config.data.folder=DIR is missing"),
         ({"knn__num_neighbors": "some"}, "knn.num_neighbors='some'"),
     ],
 )
