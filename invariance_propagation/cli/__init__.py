@@ -40,7 +40,17 @@ def _end(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-# A worker process imports the main process's file under this name, and with it this
-# module. It ends with the main process, so that signals are not for it.
-if "__mp_main__" in sys.modules:
+def _is_worker() -> bool:
+    """Returns whether `multiprocessing` has started this process.
+
+    Libraries may put '__mp_main__' among the modules of any process, so that alone tells
+    nothing; and importing `multiprocessing` to ask would take time.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+# A worker process imports the file of the main process, and with it this module. It ends
+# with the main process, so signals are not for it.
+if _is_worker():
     _handle_signals(signal.SIG_IGN)

@@ -104,7 +104,7 @@ def test_statistics_of_one_device_would_be_noticed(
 
 def test_a_run_goes_on_exactly_on_another_number_of_devices() -> None:
     whole = build.build(config_of(4))
-    state = go_on(whole, whole.init(), 0, 2)
+    state = go_on(whole, init_state(whole), 0, 2)
     stored = whole.runner.fetch(state, whole.spec, whole.num_examples)
     expected = embeddings(whole, go_on(whole, state, 2, 3))
     for num_devices in (1, 8):

@@ -608,7 +608,7 @@ def test_a_workdir_is_tried_out_before_the_first_step(
 ) -> None:
     (tmp_path / "summary.json").mkdir()
     monkeypatch.setattr(loop, "first_point", None)
-    with pytest.raises(UserError, match="summary.json is no file"):
+    with pytest.raises(UserError, match="summary.json is not a file"):
         train_and_evaluate(tiny_config(), str(tmp_path))
 
 

@@ -12,6 +12,7 @@ import pytest
 from invariance_propagation import devices, parallel
 from invariance_propagation.data.views.augment import normalize
 from invariance_propagation.methods import Moment
+from invariance_propagation.methods.invariance_propagation import readiness
 from invariance_propagation.methods.measures import mean_similarity
 from tests import tiny
 
@@ -72,9 +73,7 @@ def test_a_start_by_itself_is_the_same_on_all_devices(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # These few steps keep little more than chance would: 4 of 92 and the 2 % below.
-    monkeypatch.setattr(
-        "invariance_propagation.methods.invariance_propagation.readiness.STRAYS", 0.0
-    )
+    monkeypatch.setattr(readiness, "STRAYS", 0.0)
     options = {"start": "auto", "start_overlap": 0.02}
     expected = take_alone(**options)
     result = tiny.run_mapped(mode, 4, NUM_STEPS, **options)
