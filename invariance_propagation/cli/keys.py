@@ -52,9 +52,7 @@ def explain(error: Exception, argv: list[str], known: Mapping[str, Any]) -> str:
         for key in typed_keys(argv) if known else ():
             if not _is_key(key, known):
                 return unknown_key(key, known)
-        # A config raises ValueError for people; others are faults in its code.
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return f"--config={path} cannot be used: {kind}{text}"
+        return f"--config={path} cannot be used: {type(error).__name__}: {text}"
     flag = re.match(r"flag --([\w.]+)=", text)
     if isinstance(error, flags.IllegalFlagValueError) and flag:
         return _wrong_value(flag[1], argv) or text
