@@ -1,7 +1,7 @@
 """The objective of Invariance Propagation: embed, walk, look up, two losses.
 
-The equations, in the order of the paper (Wang et al. 2020, arXiv 2010.11694) and with
-numbers of this project, which comments elsewhere refer to. v is the unit embedding of
+The equations stand in the order of the paper (Wang et al. 2020, arXiv 2010.11694). Their
+numbers are this project's; comments elsewhere cite them. v is the unit embedding of
 anchor i, b_j is row j of the bank, and e_j = exp(v . b_j / tau).
 
   (1)  N(i)     images that at most l hops along the graph reach from i, without i
@@ -14,8 +14,9 @@ anchor i, b_j is row j of the bank, and e_j = exp(v . b_j / tau).
   (8)  b_i   <- unit( m b_i + (1 - m) v ), after the loss
   (9)  row i of the graph <- the k images other than i with the largest e_j
 
-This module computes (1) to (6), `core.bank` (8), `core.graph` (1) and (9), and
-`methods.invariance_propagation.method` puts them together in (7).
+`core.graph` walks (1) and writes (9). `core.search` finds (2) and the neighbours for (9).
+`core.losses` computes (3) to (6), and `core.bank` (8). This module joins (1) to (6);
+`methods.invariance_propagation.method` adds (7) to (9).
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Finds where the background ends: the M-th largest of similarities on all devices.
+"""Finds where the background ends: the M-th largest similarity over all devices.
 
 Nothing here sorts a row of similarities. A small sample tells where the M-th largest
 value lies to within a few percent. A few passes, each of which counts the entries above

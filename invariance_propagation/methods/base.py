@@ -189,8 +189,8 @@ class Notes(NamedTuple):
       outcome: (rows, summary, options of the method) -> text by name, for the report.
       begins: (rows) -> the epoch to mark in plots, or None.
       rows: path, with dots, of the float32 [N, d] array in the memory that is comparable
-        with embeddings by cosine; '' if there is none. With 'bank' the kNN score against
-        these rows is named `knn_bank`.
+        with embeddings by cosine; '' if there is none. The kNN score against these rows
+        is logged as `knn_` and this path.
       neighbors: path, with dots, of the int32 [N, k] array of each image's nearest
         neighbours; '' if there is none.
       panels: the method's plots in the report.

@@ -89,7 +89,7 @@ def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
 
 
 def _build(config: ConfigDict, workdir: str) -> tuple[Run, Path]:
-    """Builds the run, after a look at its workdir, because the data may take hours."""
+    """Checks the workdir, then builds the run: loading its data may take hours."""
     folder = local(workdir, key=KEY)
     # With several processes only the first needs the folder, but which process is the
     # first is not known before JAX starts.

@@ -106,7 +106,8 @@ def train_step(
         **parallel.pmean(aux.metrics, axis_name),
         "gradient_norm": optax.tree.norm(grads),
     }
-    # A step that is not finite ends the run; until then the memory gets zeros.
+    # A step that is not finite ends the run. Until the host notices, `update` gets
+    # zeros, so that no NaN reaches the memory.
     outputs, found = zero_unless_finite((outputs, aux.found), metrics)
     aux = aux._replace(found=found)
     variables = {"params": params, "batch_stats": batch_stats}

@@ -25,7 +25,7 @@ Feed = Iterator[tuple[jax.Array, Any, dict[str, jax.Array]]]
 
 
 class ViewGroup(NamedTuple):
-    """Views that are made in the same way and pass the network together.
+    """Views that are made in the same way and go through the network together.
 
     Attributes:
       count: how many views of each image.

@@ -145,7 +145,7 @@ def update(
 
 
 def kept_neighbors(neighbors: jax.Array, before: jax.Array) -> jax.Array:
-    """Measures the share of int32 [b, k] neighbours that are in the rows before them."""
+    """Measures the share of new neighbours, int32 [b, k], that were in `before` already."""
     kept = jnp.any(neighbors[:, :, None] == before[:, None, :], axis=2)
     return kept.mean(dtype=jnp.float32)
 
