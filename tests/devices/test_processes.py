@@ -258,7 +258,7 @@ def test_who_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
             "process 0 does not answer at 127.0.0.1:"
         ),
         "--coordinator=auto": "Name it on each host by --coordinator=HOST:PORT",
-        "--num_processes=2": "need --coordinator",
+        "--num_processes=2": "no effect without --coordinator",
     }
     shared = [*TINY, f"--workdir={tmp_path / 'new'}", "--join_timeout=3"]
     started = [start("main.py", *shared, *flags.split()) for flags in cases]
