@@ -52,6 +52,11 @@ def duration(seconds: float) -> str:
     """Formats seconds: '4.2 s' below a minute, else '2:05' or '1:02:05'."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
+    return clock(seconds)
+
+
+def clock(seconds: float) -> str:
+    """Formats seconds as a clock shows them: '0:04', '2:05' or '1:02:05'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

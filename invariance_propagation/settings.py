@@ -104,7 +104,7 @@ def by_new_names(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keywords_of(fields: Callable) -> Callable[[Result], Result]:
-    """Declares which keywords a function takes as `**options`: the fields of a NamedTuple.
+    """Declares which keywords a function takes as `**options`: the fields of a record.
 
     `options` reads a function's signature to check a config section. With this decorator
     a function of many options need not list them a second time.

@@ -25,8 +25,8 @@ def run() -> None:
     logging.get_absl_handler().addFilter(_is_not_orbaxs)
     sys.excepthook = _print_uncaught
     sys.unraisablehook = _print_unraisable
-    # A path may have bytes that are no text; they are printed as they are.
-    _show_all(sys.stdout, "surrogateescape")
+    for stream in (sys.stdout, sys.stderr):
+        _show_all(stream)
     app.run(_main, flags_parser=_parse)
 
 
@@ -50,9 +50,6 @@ def _main(argv: list[str]) -> None:
 
 def _run_task(argv: list[str]) -> None:
     signals.watch()
-    # No name of a file and no terminal may end a run.
-    _show_all(sys.stdout, "backslashreplace")
-    _show_all(sys.stderr, "backslashreplace")
     config = ConfigDict()
     try:
         if len(argv) > 1:
@@ -116,10 +113,10 @@ def _exit_if_joined(error: Exception) -> None:
     )
 
 
-def _show_all(stream: TextIO, errors: str) -> None:
-    """Chooses how a stream shows what its encoding lacks."""
+def _show_all(stream: TextIO) -> None:
+    """Escapes what a stream cannot encode: no name and no terminal may end a run."""
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors=errors)
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _is_not_orbaxs(record: Any) -> bool:

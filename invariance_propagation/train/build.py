@@ -4,6 +4,7 @@ No module below this one sees the config.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -162,9 +163,7 @@ def _read_options(config: ConfigDict) -> tuple[TrainOptions, KnnOptions]:
 
 def _load(config: ConfigDict) -> sources.Dataset:
     more = {"size": config.augment.size, "seed": config.seed}
-    if not processes.speaks():
-        return settings.call(sources.load, "data", config, **more)
-    with phase("reading the data"):
+    with phase("reading the data") if processes.speaks() else nullcontext():
         return settings.call(sources.load, "data", config, **more)
 
 

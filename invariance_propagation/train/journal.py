@@ -19,6 +19,7 @@ import tqdm
 from invariance_propagation.errors import TrainingError
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import reason, remedy, writing
+from invariance_propagation.phases import clock
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
@@ -69,7 +70,7 @@ class Progress:
         now = time.monotonic()
         if always or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = _duration(row["seconds_left"])
+            left = clock(row["seconds_left"])
             print(
                 f"step {row['step']}/{self._total}  {'  '.join([*words, rate])}  "
                 f"{row['images_per_second']:.0f} images/s  {left} left",
@@ -86,13 +87,6 @@ class Progress:
             self._lines.append(line)
         for line, text in itertools.zip_longest(self._lines, texts, fillvalue=""):
             line.set_description_str(text)
-
-    def say(self, text: str) -> None:
-        """Prints a line without tearing the bar."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text)
 
     def close(self) -> None:
         """Leaves what was shown last on the terminal."""
@@ -139,12 +133,12 @@ def wrapped(words: list[str], width: int) -> list[str]:
 
 
 class Silent:
-    """Stands for both in all processes but the first, of which alone one hears."""
+    """No-op stand-in for Progress and MetricsLog on every process but the first."""
 
     def _nothing(self, *args: Any, **options: Any) -> None:
         pass
 
-    advance = show = say = write = close = _nothing
+    advance = show = write = close = _nothing
 
 
 class MetricsLog:
@@ -179,9 +173,9 @@ class MetricsLog:
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, each with its step.
+    """Reads the rows of metrics.jsonl, each with its step.
 
-    Lines that are none, as where the file was cut short, are left out with a warning.
+    Lines that cannot be read, as where the file was cut short, are left out with a warning.
     """
     path = workdir / METRICS_FILE
     try:
@@ -208,7 +202,7 @@ def _row_of(line: str) -> dict[str, Any] | None:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Steps that are about to be taken again must not be listed twice."""
+    """Drops the rows of steps that are about to be taken again."""
     rows = [row for row in read_rows(path.parent) if row["step"] <= step]
     with draft_of(path) as draft:
         lines = (json.dumps(row) + "\n" for row in rows)
@@ -259,11 +253,3 @@ class _Events:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-    )

@@ -22,8 +22,9 @@ from invariance_propagation.data.views.geometry import (
     warp,
     warp_matrix,
 )
-from invariance_propagation.data.views.options import Augmentation, with_options
+from invariance_propagation.data.views.options import Augmentation
 from invariance_propagation.errors import UserError
+from invariance_propagation.settings import keywords_of
 
 
 def per_image_keys(seed: int, epoch: int | jax.Array, indices: jax.Array) -> jax.Array:
@@ -46,7 +47,7 @@ def keys_of_view(keys: jax.Array, view: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, view)
 
 
-@with_options
+@keywords_of(Augmentation)
 def augment(
     keys: jax.Array,
     images: jax.Array,

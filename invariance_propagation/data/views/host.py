@@ -20,12 +20,13 @@ from invariance_propagation.data.views.geometry import (
     smoothing_matrix,
     warp_matrix,
 )
-from invariance_propagation.data.views.options import Augmentation, with_options
+from invariance_propagation.data.views.options import Augmentation
+from invariance_propagation.settings import keywords_of
 
 cv2.setNumThreads(0)  # images are already spread over threads
 
 
-@with_options
+@keywords_of(Augmentation)
 def views(
     images: Iterable[np.ndarray],
     uniform: np.ndarray,

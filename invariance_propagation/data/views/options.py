@@ -1,8 +1,7 @@
 """The options of a random view, which the device's and the host's functions share."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,15 +54,3 @@ class Augmentation:
     def part_order(self) -> tuple[int, ...]:
         """The order of the parts of `Odds.probabilities`."""
         return (0, 1, 2, 3) if self.jitter_first else (1, 0, 2, 3)
-
-
-def with_options(function: Callable) -> Callable:
-    """Shows the fields of `Augmentation` in the signature of a function's `**options`.
-
-    A config's section is checked against the signature.
-    """
-    signature = inspect.signature(function)
-    named = [x for x in signature.parameters.values() if x.kind is not x.VAR_KEYWORD]
-    options = inspect.signature(Augmentation).parameters.values()
-    function.__signature__ = signature.replace(parameters=[*named, *options])
-    return function

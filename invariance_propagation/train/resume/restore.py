@@ -1,7 +1,7 @@
 """Finds the point where a run begins or goes on: its step, its state and its facts."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,12 +54,13 @@ def first_point(
       UserError: a checkpoint of other images that cannot be matched.
       TrainingError: no checkpoint is whole, or none can be read now.
     """
-    shapes = state_shapes(run)
+    # Traces the network, which a new run does not need.
+    shapes = cache(partial(state_shapes, run))
     with phase("reading the checkpoint", messages.say):
         restored = processes.from_first(
             _restore,
             place.checkpoints,
-            partial(stored_shapes, shapes, facts, run),
+            lambda saved: stored_shapes(shapes(), facts, run, saved),
             run.options.start_over,
         )
     if restored is None:
@@ -70,9 +71,9 @@ def first_point(
             jax.block_until_ready(state)
         return Point(0, state, Window(), facts, is_new=True)
     step, leaves, saved = restored
-    arrays = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    arrays = jax.tree.unflatten(jax.tree.structure(shapes()), leaves)
     folder = place.checkpoints.workdir
-    arrays, noted = carry_over(run, arrays, shapes, facts, saved, folder)
+    arrays, noted = carry_over(run, arrays, shapes(), facts, saved, folder)
     facts = facts | noted
     if "started_from" in saved:  # those weights may be gone by now
         facts = facts | {"started_from": saved["started_from"]}
