@@ -37,7 +37,7 @@ from tests import tiny
 from tests.test_conventions import CORE, MODULES, NAME
 from tests.tiny_run import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "toy_data")
+pytestmark = pytest.mark.usefixtures("toy_data")
 
 NUM_STEPS = 12  # in the third epoch
 # Sums over devices are added in another order, and steps of SGD carry that on.
@@ -204,7 +204,6 @@ def run_all(name: str, workdir: Path, **changes: Any) -> dict[str, Any]:
 def trained(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    quick_compilation: None,
 ) -> tuple[str, Path, dict[str, Any]]:
     """A run of each method that was not interrupted: its name, workdir and summary."""
     workdir = tmp_path_factory.mktemp(request.param)

@@ -28,7 +28,6 @@ CLASSES = [os.fsdecode(b"caf\xe9"), "new\nline"]
 BAD = f"{CLASSES[0]}/7.png"
 NAMES = [f"{kind}/{i}.png" for kind in CLASSES for i in range(40)]
 USABLE = sorted(name for name in NAMES if name != BAD)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def fill(root: Path) -> None:

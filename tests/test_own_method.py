@@ -17,8 +17,6 @@ from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.train.loop import train_and_evaluate
 from tests.tiny_run import CHANGES, ROOT
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory):

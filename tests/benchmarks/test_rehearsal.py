@@ -16,7 +16,6 @@ from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.run import state_shapes
 from tests.tiny_run import ROOT
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EXAMPLES, BATCH = 300, 8
 
 

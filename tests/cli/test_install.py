@@ -54,7 +54,7 @@ def run(environment: Path, folder: Path, *flags: str) -> subprocess.CompletedPro
     return subprocess.run(
         [environment / "bin" / "invariance-propagation", *flags],
         cwd=folder,
-        env=environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiles sooner
+        env=environ,
         capture_output=True,
         text=True,
         timeout=500,

@@ -28,7 +28,6 @@ from tests.reference import objective as oracle
 FORMS = ("paper", "released")
 BOTH_FORMS = pytest.mark.parametrize("form", FORMS)
 # For cases that share no compiled program with others; the rest is compiled as in training.
-QUICK = pytest.mark.usefixtures("quick_compilation")
 HARD_AND_EASY = pytest.mark.parametrize("positives", ["hard", "easy"])
 DEFAULTS = dict(
     num_hops=2,
@@ -158,6 +157,7 @@ def test_fixture_in_the_oracle(
     np.testing.assert_allclose(result.propagation, propagation, rtol=0, atol=1e-8)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("form", "positives", "instance", "propagation"), GOLDEN)
 def test_fixture_losses(
     form: str, positives: str, instance: list, propagation: list
@@ -168,6 +168,7 @@ def test_fixture_losses(
     np.testing.assert_allclose(result.propagation, propagation, rtol=0, atol=5e-7)
 
 
+@pytest.mark.usefixtures("optimized")
 @BOTH_FORMS
 def test_fixture_neighbors(form: str) -> None:
     # The released code lists [2, 1] and [2, 4]; here the same sets in descending order of similarity.
@@ -181,6 +182,7 @@ def test_fixture_neighbors(form: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", GOLDEN_SLOPES)
 def test_fixture_gradient(name: str) -> None:
     slope = GOLDEN_SLOPES[name]
@@ -247,7 +249,6 @@ RANDOM_CASES = [
 ]
 
 
-@QUICK
 @BOTH_FORMS
 @pytest.mark.parametrize(("case", "positives"), RANDOM_CASES)
 def test_random_problem(make_problem, case: str, form: str, positives: str) -> None:
@@ -306,7 +307,6 @@ def test_gradient_of_a_weighted_sum(make_problem, form: str) -> None:
     )
 
 
-@QUICK
 @BOTH_FORMS
 def test_gradient_flows_to_the_embeddings_alone(make_problem, form: str) -> None:
     problem = make_problem(14)
@@ -343,7 +343,6 @@ def test_defaults_are_those_of_the_paper() -> None:
 # --- Ties: values whose sums are exact, so that what should tie does tie in float32 ------------------------------------------------------
 
 
-@QUICK
 @BOTH_FORMS
 @pytest.mark.parametrize("background_size", [1, 2, 20, 29])
 def test_ties_at_the_edge_of_the_background(
@@ -368,7 +367,6 @@ def test_ties_at_the_edge_of_the_background(
         assert anchor not in got
 
 
-@QUICK
 @BOTH_FORMS
 @pytest.mark.parametrize("background_size", [1, 2, 20, 29])
 def test_all_similarities_equal(
@@ -381,7 +379,6 @@ def test_all_similarities_equal(
     )
 
 
-@QUICK
 @BOTH_FORMS
 @HARD_AND_EASY
 def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
@@ -402,7 +399,6 @@ def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
         assert len(set(got.tolist())) == 4
 
 
-@QUICK
 @BOTH_FORMS
 def test_background_of_one_tied_with_the_anchor(make_tied_problem, form: str) -> None:
     # M = 1 and other rows tie with the anchor: the released denominator is empty, which counts as no loss.
@@ -549,7 +545,6 @@ def test_length_of_an_embedding_does_not_matter(
     assert_gradient(result.propagation_gradient * scale, expected.propagation_gradient)
 
 
-@QUICK
 @BOTH_FORMS
 @HARD_AND_EASY
 @pytest.mark.parametrize("anchors", ["near", "far"])
@@ -571,7 +566,6 @@ def test_low_temperature_stays_finite(
     )
 
 
-@QUICK
 @BOTH_FORMS
 def test_released_constant_caps_the_loss(make_problem, form: str) -> None:
     # 1e-7 inside the logarithm caps the released loss at 16.118; the paper form has no cap.
@@ -627,7 +621,6 @@ def test_renaming_the_images_renames_the_neighbors(
     assert_same(result, expected)
 
 
-@QUICK
 @BOTH_FORMS
 def test_rows_do_not_see_each_other(make_problem, form: str) -> None:
     problem = make_problem(43)
@@ -701,7 +694,6 @@ def test_every_public_function_takes_numpy(make_problem) -> None:
     np.testing.assert_array_equal(losses.neighbors, expected.neighbors)
 
 
-@QUICK
 @BOTH_FORMS
 def test_bfloat16_embeddings_are_read_in_float32(make_problem, form: str) -> None:
     # A mixed-precision encoder: 2^-8 of a similarity divided by the temperature would be an error of a few percent.

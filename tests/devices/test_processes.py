@@ -26,8 +26,6 @@ from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
 from tests.tiny_run import ROOT, TINY, rows_without_times, tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Sums are in another order over two processes, and where two images are as near as their
 # rounding can tell, another is the neighbour; then two runs are no longer one. Where
 # BatchNorm takes its statistics over 16 images, which one device has, and learning is
@@ -135,7 +133,7 @@ def same_run(workdir: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one_process(
-    quick_compilation: None, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, ConfigDict]]:
     """Trains on four devices of one process without interruption.
 

@@ -17,8 +17,6 @@ from jax.sharding import PartitionSpec as P
 from invariance_propagation import Losses, invp_losses, update_bank, update_graph
 from tests.reference import objective as oracle
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FORMS = ("paper", "released")
 EVERY_RUNNER = pytest.mark.parametrize("runner", ["vmap", "pmap", "shard_map"])
 OPTIONS = dict(

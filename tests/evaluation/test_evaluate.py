@@ -45,7 +45,6 @@ QUICK = {
     "semi.epochs": 1,
     "semi.batch_size": 8,
 }
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from invariance_propagation.train import build
 from invariance_propagation.train.run import Run, init_state
 from invariance_propagation.train.step import TrainState
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "pictures")
+pytestmark = pytest.mark.usefixtures("pictures")
 SHOWN = 40  # images that are embedded
 
 
@@ -75,7 +75,7 @@ def after_two_steps(**arguments: Any) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def of_one_device(quick_compilation: None, pictures: None) -> np.ndarray:
+def of_one_device(pictures: None) -> np.ndarray:
     return after_two_steps(num_devices=1)
 
 

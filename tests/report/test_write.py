@@ -22,7 +22,6 @@ from tests.made_card import make_card
 from tests.report.finished_run import finish_run
 from tests.stored_run import NUM_EXAMPLES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 HEADINGS = ["Summary", "Curves", "Health", "Propagation", "Nearest neighbours", "Map"]
 HEADINGS += ["Config and versions"]
 EMPTY = {"meta", "link", "img", "br"}  # elements that are not closed

@@ -33,8 +33,6 @@ from invariance_propagation.store.facts import pack_ids, unpack_ids
 from tests import tiny
 from tests.odd_names import ODD_NAMES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def state_of(value: float) -> dict[str, Any]:
     bank = np.full((93, 8), value, np.float32)

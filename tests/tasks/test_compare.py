@@ -24,7 +24,6 @@ from tests.stored_run import store_run
 
 NUM_TRAIN = 96
 ALTERED = [f"{i:03}.png" for i in range(0, 60, 3)]  # 20 of them
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def near_duplicate(image: Image.Image) -> bytes:

@@ -23,7 +23,6 @@ from tests.stored_run import IDS, NUM_EXAMPLES, store_run
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PICTURES = ["a.png", "b/c.png", "b/d.png", "b/e.png", "f.png"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def draw(root: Path, names: list[str], seed: int) -> Path:

@@ -20,8 +20,6 @@ from invariance_propagation.train import build
 from invariance_propagation.train.run import init_state, plain_view, views_of
 from tests.tiny_run import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:

@@ -21,11 +21,9 @@ from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.tasks import verify
 from tests.tiny_run import ROOT, TINY, tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
-def whole(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("whole")
     verify.train_steps(tiny_config(), workdir, verify.STEPS)
     return workdir

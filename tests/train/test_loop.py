@@ -30,7 +30,6 @@ from invariance_propagation.train.resume import failure
 from invariance_propagation.train.run import Run, init_state
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Orbax's complaint about what is damaged.
 ORBAX_NOISE = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -38,9 +37,7 @@ ORBAX_NOISE = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(
-    quick_compilation: None, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("uninterrupted")
     train_and_evaluate(tiny_config(), str(workdir))
     return workdir

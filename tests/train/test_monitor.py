@@ -17,7 +17,6 @@ from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.options import KnnOptions
 from tests.tiny_run import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ONE_CLASS = "one class: every answer is right, whatever was learnt"
 
 

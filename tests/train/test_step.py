@@ -22,9 +22,6 @@ NUM_STEPS = 20
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def take_alone(**options: Any) -> tuple[Any, list[dict[str, float]]]:
     """One device that holds everything: no axis, no collectives."""
     parts = tiny.make_parts(None, **options)
@@ -37,7 +34,7 @@ def take_alone(**options: Any) -> tuple[Any, list[dict[str, float]]]:
 
 
 @pytest.fixture(scope="module")
-def alone(quick_compilation: None) -> tuple[Any, list[dict[str, float]]]:
+def alone() -> tuple[Any, list[dict[str, float]]]:
     return take_alone()
 
 
@@ -160,7 +157,9 @@ def test_state_keeps_its_place_and_is_donated() -> None:
 
 @pytest.mark.parametrize("mode", devices.MODES)
 @pytest.mark.parametrize("form", ["paper", "released"])
-def test_no_collective_carries_the_bank_or_a_list(mode: str, form: str) -> None:
+def test_no_collective_carries_the_bank_or_a_list(
+    mode: str, form: str, optimized: None
+) -> None:
     """Read from the compiled program, with sizes that cannot be mistaken."""
     num_devices, num_examples, dim, background = 4, 4096, 32, 1024
     options = {
@@ -214,7 +213,7 @@ def collective_sizes(program: str) -> list[int]:
     return sizes
 
 
-def test_the_memory_is_written_in_place() -> None:
+def test_the_memory_is_written_in_place(optimized: None) -> None:
     """XLA copies what it is to write wherever reading might come after writing."""
     num_examples, dim = 4096, 8
     parts = tiny.make_parts(parallel.AXIS, num_examples=num_examples)

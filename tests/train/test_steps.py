@@ -18,7 +18,6 @@ from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.run import Run
 from tests.tiny_run import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 HOUR = 3600.0
 
 

@@ -20,7 +20,6 @@ from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.run import Run, lower, state_shapes, views_of
 from tests.tiny_run import rows_without_times, tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 COUNT = 72
 
 

@@ -16,8 +16,6 @@ from invariance_propagation.train.loop import train_and_evaluate
 from tests.tiny_run import tiny_config
 from tests.toy_source import NUM_TRAIN, stripes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def one_line(monkeypatch: pytest.MonkeyPatch) -> None:

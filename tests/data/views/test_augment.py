@@ -305,7 +305,9 @@ def compiled_text(channels: int, options: dict) -> str:
         (None, None),
     ],
 )
-def test_what_is_off_costs_nothing(part: str | None, operation: str | None) -> None:
+def test_what_is_off_costs_nothing(
+    part: str | None, operation: str | None, optimized: None
+) -> None:
     options = {**OFF, "jitter_probability": 0.8}
     operations = ("dot", "while", "select", "reverse", "sort", "shift-right-logical")
     if part is not None:
@@ -316,7 +318,7 @@ def test_what_is_off_costs_nothing(part: str | None, operation: str | None) -> N
         assert (f" {name}(" in text) == (part is not None), name
 
 
-def test_colour_operations_cost_gray_images_nothing() -> None:
+def test_colour_operations_cost_gray_images_nothing(optimized: None) -> None:
     jitter = {"jitter": (0.0, 0.0, 0.4, 0.1), "jitter_probability": 0.8}
     text = compiled_text(1, OFF | jitter | {"grayscale": 0.2})
     for name in ("while", "select", "shift-right-logical"):

@@ -15,7 +15,6 @@ from invariance_propagation.data.views.augment import augment, per_image_keys
 from invariance_propagation.data.views.chance import NUMBERS
 from invariance_propagation.data.views.threefry import host_uniforms
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 OFF = dict(
     crop_scale=(),
     flip=0.0,

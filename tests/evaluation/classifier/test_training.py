@@ -19,7 +19,6 @@ from tests.tiny import TinyBackbone
 VIEW = View(8, (0.5,) * 3, (0.25,) * 3)
 LINEAR = linear.SMALL._replace(epochs=8, batch_size=16, milestones=())
 SEMI = semi.SMALL._replace(epochs=6, batch_size=8, milestones=(), learning_rate=0.1)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from invariance_propagation.evaluation.protocols import find_protocol
 from tests.evaluation.protocols.conftest import EXAMPLES
 from tests.evaluation.protocols.jobs import measured
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_places365_is_read_by_tfds(stored: Path, request_of) -> None:
     ((job,),) = find_protocol("places").jobs(request_of(tfds_folder=str(stored)))

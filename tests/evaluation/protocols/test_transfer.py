@@ -11,8 +11,6 @@ from invariance_propagation.evaluation.protocols.transfer import SETS
 from tests.evaluation.protocols.conftest import EXAMPLES
 from tests.evaluation.protocols.jobs import measured
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_transfer_is_two_jobs_a_set(stored: Path, request_of) -> None:
     request = request_of(tfds_folder=str(stored), transfer_sets="cifar10, flowers")

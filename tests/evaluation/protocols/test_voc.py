@@ -11,8 +11,6 @@ from invariance_propagation.evaluation.protocols import find_protocol, svm
 from tests.evaluation.protocols.conftest import EXAMPLES
 from tests.evaluation.protocols.jobs import measured
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_voc_learns_from_trainval(stored: Path, request_of, monkeypatch) -> None:
     monkeypatch.setattr(svm, "LOW_SHOT", (1,))

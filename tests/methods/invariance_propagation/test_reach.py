@@ -12,8 +12,6 @@ from invariance_propagation.methods.invariance_propagation.options import Option
 from invariance_propagation.methods.invariance_propagation.reach import reach
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SETTINGS = {"num_hops": 3, "num_hard": 5, "background_size": 20}
 OPTIONS = Options(**tiny.METHOD | SETTINGS)
 

@@ -36,7 +36,6 @@ from invariance_propagation.train.resume.identity import (
 from invariance_propagation.train.resume.workdir import with_noted_steps
 from invariance_propagation.train.run import Run, state_shapes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 COUNT, BATCH, STEP = 72, 16, 5
 
 
@@ -77,7 +76,7 @@ def config_of(folder: Path, **changes: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def begun(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, and beside them a run on them that was stopped in its second epoch."""
     place = tmp_path_factory.mktemp("begun")
     for seed, name in enumerate([*TRAINED, *HELD_OUT]):

@@ -195,7 +195,6 @@ def test_restarts_that_cannot_be_are_refused(changes: dict, line: str) -> None:
         rates(config_of(40, **changes), 0)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_advice_of_a_finished_run_followed_to_the_letter(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

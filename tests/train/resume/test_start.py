@@ -21,8 +21,6 @@ from invariance_propagation.train.run import init_state
 from tests.stored_run import ENCODER, state_of, store_run
 from tests.tiny_run import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
