@@ -106,7 +106,7 @@ def get_config(method: str = "") -> ConfigDict:
     config.views = ConfigDict()
 
     config.encoder = ConfigDict()
-    config.encoder.depth = 50  # ResNet-18 or ResNet-50
+    config.encoder.depth = 50  # ResNet-18 or ResNet-50; 6 to try things out
     config.encoder.stem = "imagenet"  # 'imagenet', or 'cifar' up to 64 pixels
     config.encoder.width = 64  # channels of the first stage
     config.encoder.head = "mlp"  # 'linear' or 'mlp' [paper: both]

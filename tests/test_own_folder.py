@@ -45,7 +45,7 @@ def config_of(root: Path, **changes) -> ConfigDict:
     config.data.update(folder=str(root), classes=True, held_out=0.2)
     config.data.max_unreadable = 0.05
     config.augment.size = 8
-    config.encoder.update(width=4, hidden=8, dim=8)
+    config.encoder.update(depth=6, width=4, hidden=8, dim=8)
     config.method.update(num_neighbors=2, num_hops=2, num_hard=4, background_size=16)
     config.train.update(epochs=1, batch_size=16, evaluate_every=0)
     config.update_from_flattened_dict(changes)

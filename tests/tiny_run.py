@@ -14,6 +14,7 @@ from invariance_propagation.train.run import state_shapes
 ROOT = Path(__file__).parent.parent
 CHANGES = {
     "data.num_train": 256,
+    "encoder.depth": 6,
     "encoder.width": 4,
     "encoder.hidden": 8,
     "method.background_size": 64,

@@ -109,7 +109,7 @@ class _Graph:
 
     def block(self, x: str, name: str, stride: int, depth: int) -> str:
         """Adds a BasicBlock, or a Bottleneck with the stride on its 3x3 convolution."""
-        strides = [stride, 1] if depth == 18 else [1, stride, 1]
+        strides = [1, stride, 1] if depth == 50 else [stride, 1]
         y = x
         for n, step in enumerate(strides, start=1):
             y = self.conv(y, f"{name}.conv{n}", f"{name}.bn{n}", stride=step)

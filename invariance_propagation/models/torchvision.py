@@ -154,7 +154,8 @@ def infer_backbone(weights: Mapping[str, np.ndarray]) -> tuple[ResNet, int]:
             f"conv1.weight has shape {list(stem.shape)}: a ResNet's has 4 axes, "
             "the last of size 7, or 3 for small images"
         )
-    depth = 50 if "layer1.0.conv3.weight" in weights else 18
+    basic = 18 if "layer3.0.conv1.weight" in weights else 6
+    depth = 50 if "layer1.0.conv3.weight" in weights else basic
     return ResNet(depth, sizes[stem.shape[3]], stem.shape[0]), stem.shape[1]
 
 

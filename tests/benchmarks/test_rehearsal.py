@@ -36,7 +36,7 @@ def config_of(folder: Path, steps: int):
     config.num_devices = 2
     config.data.folder = str(folder)
     config.augment.size = 24
-    config.encoder.update(depth=18, width=4, hidden=8, norm_group=BATCH)
+    config.encoder.update(depth=6, width=4, hidden=8, norm_group=BATCH)
     config.method.background_size = "auto"
     config.train.update(batch_size=BATCH, stop_after_steps=steps)
     return config

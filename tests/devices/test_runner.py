@@ -205,7 +205,7 @@ def test_gradient_of_shared_weights(make_problem, runner: str) -> None:
 
 
 @pytest.mark.parametrize("num_devices", [4, 8])
-def test_padding_is_never_seen(make_problem, num_devices: int) -> None:
+def test_padding_is_never_seen(make_problem, num_devices: int, optimized: None) -> None:
     # All rows on one side and all embeddings on the other: every similarity is negative, so a zero row would be the nearest of all.
     problem = make_problem(63, num_examples=29, batch=8)
     axis = np.eye(8, dtype=np.float32)[0]

@@ -106,6 +106,9 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     monkeypatch.delenv("PJRT_NPROC")  # conftest's, for eight devices
+    # It trains for a while, so that optimised programs are the quicker ones.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
 
     def run(folder: Path, cells: list, **settings: Any) -> dict[str, list]:
         notebook = nbformat.v4.new_notebook(cells=[])

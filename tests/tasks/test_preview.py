@@ -36,7 +36,7 @@ def pictures(tmp_path: Path) -> Path:
 def streamed_config(folder: Path) -> Any:
     config = default.get_config()
     config.num_devices = 2
-    config.encoder.update(depth=18, stem="cifar", width=4, hidden=8, norm_group=0)
+    config.encoder.update(depth=6, stem="cifar", width=4, hidden=8, norm_group=0)
     config.augment.size = 8
     config.knn.num_neighbors = 3
     config.method.background_size = 16

@@ -60,7 +60,7 @@ BAD = {
     "schedule": ({"optimizer__schedule": "linear"}, "schedule='linear'"),
     "warm-up": ({"optimizer__warmup_epochs": 4}, "warmup_epochs=4, but train.epochs=4"),
     "parallel": ({"parallel": "pjit"}, "parallel='pjit': choose one of pmap"),
-    "depth": ({"encoder__depth": 34}, "encoder.depth=34: choose one of 18, 50"),
+    "depth": ({"encoder__depth": 34}, "encoder.depth=34: choose one of 6, 18, 50"),
     "stem": ({"encoder__stem": "vit"}, "encoder.stem='vit'"),
     "head": ({"encoder__head": "none"}, "encoder.head='none'"),
     "width": ({"encoder__width": 0}, "encoder.width=0"),

@@ -514,7 +514,7 @@ def test_a_bank_may_start_from_embeddings(tmp_path: Path) -> None:
     np.testing.assert_allclose(memory.bank, expected, atol=1e-6)
 
 
-def test_it_learns_digits(tmp_path: Path) -> None:
+def test_it_learns_digits(tmp_path: Path, optimized: None) -> None:
     """kNN rises ten points over the untrained encoder, in well under a minute."""
     config = digits.get_config()
     config.num_devices = 2

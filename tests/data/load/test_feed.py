@@ -42,6 +42,7 @@ def folder_config(folder: Path, **changes: Any):
         {
             "data.folder": str(folder),
             "augment.size": 8,
+            "encoder.depth": 6,
             "encoder.width": 4,
             "encoder.hidden": 8,
             "method.background_size": 16,

@@ -64,7 +64,7 @@ def config_of(folder: Path, **changes: Any) -> ConfigDict:
     config.num_devices = 2
     config.data.update(folder=str(folder), held_out=0.2, classes=True)
     config.augment.size = 8
-    config.encoder.update(width=4, hidden=8)
+    config.encoder.update(depth=6, width=4, hidden=8)
     config.method.update(background_size=16, start_epoch=1)
     config.knn.num_neighbors = 3
     config.train.update(batch_size=BATCH, epochs=2, keep_checkpoints=9)
