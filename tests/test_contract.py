@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
 from invariance_propagation.tasks.plan import make_plan
 from invariance_propagation.tasks.preview import draw_preview
-from invariance_propagation.train import build
+from invariance_propagation.train import build, loop
 from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.run import init_state, state_shapes
 from invariance_propagation.train.step import train_step
 from tests import tiny
 from tests.test_conventions import CORE, MODULES, NAME
-from tests.tiny_run import tiny_config
+from tests.tiny_run import build_once, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_data")
 
@@ -194,6 +195,13 @@ def call_without_encoder(function: Any, section: str, *args: Any, **more: Any) -
 
 
 # The rest of the program, by the same methods.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_step_for_all() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build", build_once)
+        yield
 
 
 def run_all(name: str, workdir: Path, **changes: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run of main.py that takes seconds: digits, a narrow network, few images."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from configs import digits
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.run import state_shapes
+from invariance_propagation.train.run import Run, state_shapes
 
 ROOT = Path(__file__).parent.parent
 CHANGES = {
@@ -62,3 +63,35 @@ def rows_without_times(workdir: Path) -> list[dict[str, Any]]:
         {name: value for name, value in row.items() if name not in TIMES}
         for row in read_rows(workdir)
     ]
+
+
+# Settings of `train` that the step does not depend on.
+OUTSIDE_THE_STEP = {
+    "checkpoint_every",
+    "evaluate_every",
+    "keep_checkpoints",
+    "log_every",
+    "num_threads",
+    "num_workers",
+    "start_over",
+    "stop_after_hours",
+    "stop_after_steps",
+    "tensorboard",
+}
+STEPS: dict[str, Run] = {}
+
+
+def build_once(config: ConfigDict, **options: Any) -> Run:
+    """Builds a run; runs of the same settings share their step, traced and compiled once."""
+    run = build(config, **options)
+    if options:
+        return run
+    settings = json.loads(config.to_json_best_effort())
+    for name in OUTSIDE_THE_STEP:
+        settings["train"].pop(name)
+    settings = {
+        name: settings[name] for name in settings if name not in ("knn", "task")
+    }
+    key = json.dumps([settings, run.num_examples], sort_keys=True)
+    shared = STEPS.setdefault(key, run)
+    return run._replace(runner=shared.runner, step=shared.step, embed=shared.embed)

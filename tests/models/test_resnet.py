@@ -302,7 +302,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(depth):
 
 
 def test_unknown_values_name_the_allowed_ones():
-    with pytest.raises(ValueError, match="depth=34: choose one of 18, 50"):
+    with pytest.raises(ValueError, match="depth=34: choose one of 6, 18, 50"):
         ResNet(34, "cifar")
     with pytest.raises(ValueError, match="stem='svhn': choose one of imagenet, cifar"):
         ResNet(18, "svhn")

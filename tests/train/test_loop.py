@@ -23,12 +23,16 @@ from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.store.checkpoint import steps_in
 from invariance_propagation.tasks import replay
 from invariance_propagation.train import loop, monitor
-from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import MetricsLog, read_rows
 from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.resume import failure
 from invariance_propagation.train.run import Run, init_state
-from tests.tiny_run import final_state, rows_without_times, tiny_config
+from tests.tiny_run import (
+    build_once,
+    final_state,
+    rows_without_times,
+    tiny_config,
+)
 
 # Orbax's complaint about what is damaged.
 ORBAX_NOISE = pytest.mark.filterwarnings(
@@ -47,7 +51,7 @@ def break_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
     """Calls `action(state, metrics)` after the given step of the next run."""
 
     def broken_build(config: Any) -> Run:
-        run = build(config)
+        run = build_once(config)
 
         def step_and_break(state: Any, *given: Any) -> Any:
             number = int(state.step)
@@ -162,7 +166,7 @@ def test_a_signal_does_not_wait_for_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build_and_interrupt(config: Any) -> Run:
-        run = build(config)
+        run = build_once(config)
 
         def feed(start: int, stop: int) -> Any:
             for step, given in enumerate(run.input.feed(start=start, stop=stop), start):
@@ -208,7 +212,7 @@ def test_kNN_against_the_bank_alone_embeds_no_training_image(
     embedded = []
 
     def noting_build(config: Any) -> Run:
-        run = build(config)
+        run = build_once(config)
 
         def embed(params: Any, batch_stats: Any, images: np.ndarray) -> Any:
             embedded.append(len(images))
@@ -505,7 +509,7 @@ def test_without_propagation_nothing_is_announced(
 
 
 def test_a_bank_may_start_from_embeddings(tmp_path: Path) -> None:
-    run = build(tiny_config(method__bank_start="embeddings"))
+    run = build_once(tiny_config(method__bank_start="embeddings"))
     state = init_state(run)
     memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
     images = run.dataset.train.images
@@ -621,7 +625,7 @@ def test_a_save_that_fails_is_noticed_at_the_next_step(
         return state, metrics
 
     def slow(config: Any) -> Run:
-        run = build(config)
+        run = build_once(config)
 
         def step(state: Any, *given: Any) -> Any:
             if checkpoints_of(tmp_path) == {"0", "5"}:  # while it is being written

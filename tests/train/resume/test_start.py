@@ -107,7 +107,8 @@ def test_a_run_that_goes_on_needs_them_no_more(
 ) -> None:
     weights, workdir = tmp_path / "weights", tmp_path / "run"
     shutil.copytree(stored, weights)
-    changes = {"weights": str(weights), "train__epochs": 1, "train__evaluate_every": 0}
+    changes = {"weights": str(weights), "encoder__depth": 18}
+    changes |= {"train__epochs": 1, "train__evaluate_every": 0}
     with pytest.raises(Stopped):
         train_and_evaluate(
             tiny_config(**changes, train__stop_after_steps=3), str(workdir)
