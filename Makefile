@@ -10,7 +10,7 @@ IMPORTED := jax, flax.linen, optax, orbax.checkpoint, grain, ml_collections.conf
 	clu.parameter_overview, tensorflow_datasets, tensorboardX, matplotlib.pyplot, \
 	sklearn.datasets, sklearn.manifold
 
-.PHONY: demo test test-all torture lint docs browser evidence benchmark growth clean
+.PHONY: demo test test-all torture compile lint docs browser evidence benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=$(RUN)
@@ -25,6 +25,16 @@ test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.
 
 torture: $(VENV)/installed-dev  ## Kills, damages and fills what a run has, for three quarters of an hour: docs/reliability.md.
 	$(BIN)/python -m tests.torture
+
+COMPILE := .venv-compile
+
+compile: $(COMPILE)/installed  ## What the compilers of TPUs and GPUs make of objective and step.
+	$(COMPILE)/bin/python -m pytest --noconftest -rs tests/compiled/check_programs.py
+
+$(COMPILE)/installed: requirements-compile.txt requirements.txt
+	$(PYTHON) -m venv $(COMPILE)
+	$(COMPILE)/bin/python $(PIP_INSTALL) -r requirements-compile.txt
+	touch $@
 
 lint: $(VENV)/installed-dev  ## What pre-commit checks, and types.
 	$(BIN)/ruff check .
@@ -61,7 +71,7 @@ $(DOCS)/installed: requirements-docs.txt
 	touch $@
 
 clean:  ## Remove the environment; runs stay.
-	rm -rf $(VENV) $(DOCS) .venv-3.11 .venv-3.13
+	rm -rf $(VENV) $(DOCS) $(COMPILE) .venv-3.11 .venv-3.13
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -39,6 +39,9 @@ def get_config(method: str = "") -> ConfigDict:
     # How many devices to use; None: all of them. A CPU counts as one device per core, if
     # each gets at least 16 images of a batch.
     config.num_devices = config_dict.placeholder(int)
+    # For 'plan': devices to plan for, which need not be here, such as 'v5e-8' or 'h100-4';
+    # '': the devices that are here. docs/train.md lists them.
+    config.topology = ""
     # Where views are made: on the 'device', or on the 'host' by OpenCV, in 8 bits. If the
     # device is a CPU, 'host' takes at most a third of the time.
     config.augmentation = "device"
@@ -65,6 +68,9 @@ def get_config(method: str = "") -> ConfigDict:
     # (floats, 32 bits, or 16 bits that use 14 or fewer). True stretches them, so that their
     # darkest value becomes black and their lightest white; False refuses them by name.
     config.data.stretch_depth = False
+    # For 'plan': how many training images there will be, of a data set that is not here
+    # yet; 0 reads the data set.
+    config.data.num_examples = 0
     # For an image folder: follow links that lead out of it; False passes them over.
     config.data.outside_links = True
     # For an image folder: how every picture is checked, once, before the first step:

@@ -28,7 +28,7 @@ from invariance_propagation.store.checkpoint import FOLDER, Checkpoints
 from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
-from invariance_propagation.tasks.plan import make_plan
+from invariance_propagation.tasks.plan.memory import make_plan
 from invariance_propagation.tasks.preview import draw_preview
 from invariance_propagation.train import build, loop
 from invariance_propagation.train.loop import train_and_evaluate

@@ -16,6 +16,13 @@ EXAMPLES = """\
   {program} --config=digits --config.task=plan
   {program} --config=evaluate --workdir=runs/digits"""
 NAME_WIDTH = 15
+# `devices.topologies` has them too, but imports JAX; a test compares.
+TOPOLOGIES = {
+    "v3": "TPU v3: 8, 32 (cores)",
+    "v4, v5p": "TPU v4, v5p: 8, 16, 32, 64, 128, 256, 512, 1024 (cores, two a device)",
+    "v5e, v6e": "TPU v5e, v6e: 1, 4, 8, 16, 32, 64, 128, 256 (chips)",
+    "a100, h100": "NVIDIA A100, H100 with 80 GB: 1, 2, 4, 8",
+}
 
 
 def print_usage() -> None:
@@ -34,6 +41,8 @@ def print_usage() -> None:
     _print_rows({name: TASKS[name].about for name in own}, width)
     print("\nTraining configs, by --config=NAME, or --config=FILE of your own:")
     _print_rows({name: shipped.title(name) for name in of_data}, width)
+    print("\nDevices to plan for, by --config.task=plan --config.topology=NAME-COUNT:")
+    _print_rows(TOPOLOGIES, width)
     print("\nFlags:")
     for name in OWN:
         print(f"  --{name}")

@@ -23,12 +23,36 @@ from invariance_propagation.core.threshold import (
 
 SELECTIONS = ("exact", "approx")
 PRECISIONS = ("highest", "high", "bfloat16")
-# Bytes of similarities held at once on a device: enough for the products to run at full
-# speed, but little compared with the bank and the network.
-BUFFER_BYTES = 512 * 2**20
-# On a CPU: little enough to stay in the cache between passes, but enough rows that the
-# bank is not read too often.
-CACHE_BYTES, CACHE_ROWS = 8 * 2**20, 32
+
+
+class Pace(NamedTuple):
+    """Holds how a kind of processor goes over the similarities.
+
+    Attributes:
+      bytes_at_once: how many bytes of similarities are held at once, if these are at
+        least `fewest` anchors.
+      fewest, most: anchors compared at once.
+      axis: along which a pass counts: 1 adds up neighbours in memory, which a CPU does
+        fastest; 0 adds up whole registers with a lane for each anchor, as a TPU does.
+    """
+
+    bytes_at_once: int
+    fewest: int
+    most: int
+    axis: int
+
+
+PACES = {
+    # Little enough to stay in the cache between passes, but enough anchors that the bank is
+    # not read too often.
+    "cpu": Pace(8 * 2**20, 32, 2**31, 1),
+    # Enough for the products to run at full speed. With counts down the columns, XLA makes
+    # a kernel that needs more shared memory than there is.
+    "gpu": Pace(512 * 2**20, 1, 2**31, 1),
+    # A TPU has 128 lanes: with more anchors, XLA changes the layout of all similarities
+    # before and after it writes a few of them.
+    "tpu": Pace(512 * 2**20, 1, 128, 0),
+}
 
 
 class Search(NamedTuple):
@@ -97,7 +121,7 @@ def read_bank(
 ) -> Reading:
     """Compares B anchors with this device's rows of the bank in one pass.
 
-    While it runs it holds two float32 arrays [c, n], c = `rows_at_once(B, n)`: the
+    While it runs it holds two float32 arrays [c, n], c = `anchors_at_once(B, n)`: the
     similarities of c anchors, and the terms of the background's sum. Neither is kept for
     the backward pass, which needs only [B, d], and [B, slots, d] from the bank.
 
@@ -115,19 +139,14 @@ def read_bank(
 
 def _read_forward(anchors, bank, indices, slots, distinct, search):
     ids = jnp.concatenate([indices[:, None], slots], axis=1)
-    look = partial(_look, bank=bank, search=search)
-    rows = rows_at_once(len(anchors), len(bank))
-    if rows == len(anchors):
-        seen = look((anchors, ids, distinct))
-    else:
-        # The last chunk is filled up with copies of the last anchor.
-        count = -(-len(anchors) // rows)
-        chunks = jax.tree.map(
-            lambda x: _pad(x, count * rows).reshape(count, rows, *x.shape[1:]),
-            (anchors, ids, distinct),
-        )
-        seen = lax.map(look, chunks)
-        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(anchors)], seen)
+    # By the platform that is compiled for, which need not be the one that compiles.
+    seen = lax.platform_dependent(
+        (anchors, ids, distinct),
+        bank,
+        cpu=partial(_look_in_chunks, search=search, pace=PACES["cpu"]),
+        tpu=partial(_look_in_chunks, search=search, pace=PACES["tpu"]),
+        default=partial(_look_in_chunks, search=search, pace=PACES["gpu"]),
+    )
     reading = Reading(
         seen.looked_up[:, 0],
         seen.looked_up[:, 1:],
@@ -138,15 +157,30 @@ def _read_forward(anchors, bank, indices, slots, distinct, search):
     return reading, (seen.pull, bank, indices, slots)
 
 
-def rows_at_once(anchors: int, columns: int) -> int:
-    """Returns how many anchors are compared with `columns` rows at once.
+def _look_in_chunks(
+    batch: tuple, bank: jax.Array, *, search: Search, pace: Pace
+) -> Look:
+    look = partial(_look, bank=bank, search=search, axis=pace.axis)
+    size = len(batch[0])
+    rows = anchors_at_once(size, len(bank), pace)
+    if rows == size:
+        return look(batch)
+    # The last chunk is filled up with copies of the last anchor.
+    count = -(-size // rows)
+    chunks = jax.tree.map(
+        lambda x: _pad(x, count * rows).reshape(count, rows, *x.shape[1:]), batch
+    )
+    seen = lax.map(look, chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], seen)
+
+
+def anchors_at_once(anchors: int, columns: int, pace: Pace) -> int:
+    """Returns how many of some anchors are compared with `columns` rows at once.
 
     All anchors are divided into the fewest chunks that fit, and those evenly.
     """
-    most = BUFFER_BYTES // (4 * columns)
-    if jax.default_backend() == "cpu":
-        most = min(most, max(CACHE_ROWS, CACHE_BYTES // (4 * columns)))
-    chunks = -(-anchors // max(1, most))
+    most = max(pace.fewest, pace.bytes_at_once // (4 * columns))
+    chunks = -(-anchors // min(most, pace.most))
     return -(-anchors // chunks)
 
 
@@ -156,16 +190,17 @@ def _pad(x: jax.Array, length: int) -> jax.Array:
     return jnp.pad(x, rows, mode="edge") if length > len(x) else x
 
 
-def buffer_bytes(anchors: int, columns: int) -> int:
+def buffer_bytes(anchors: int, columns: int, platform: str) -> int:
     """Returns the bytes that `read_bank` holds at once: similarities and terms."""
-    return 2 * 4 * rows_at_once(anchors, columns) * columns
+    pace = PACES.get(platform, PACES["gpu"])
+    return 2 * 4 * anchors_at_once(anchors, columns, pace) * columns
 
 
-def _look(chunk: tuple, *, bank: jax.Array, search: Search) -> Look:
+def _look(chunk: tuple, *, bank: jax.Array, search: Search, axis: int) -> Look:
     anchors, ids, distinct = chunk
     axis_name, rows = search.axis_name, len(bank)
     similarities = _product(anchors, bank.T, search.precision)
-    if axis_name is not None and search.num_examples % lax.axis_size(axis_name):
+    if rows * parallel.axis_size(axis_name) > search.num_examples:
         column = jnp.arange(rows, dtype=jnp.int32) + parallel.first_row(rows, axis_name)
         similarities = jnp.where(column < search.num_examples, similarities, -jnp.inf)
 
@@ -199,6 +234,7 @@ def _look(chunk: tuple, *, bank: jax.Array, search: Search) -> Look:
         maxima,
         search.background_size,
         axis_name,
+        axis,
     )
 
     largest = jnp.max(maxima, axis=1, keepdims=True)

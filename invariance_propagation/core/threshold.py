@@ -23,6 +23,8 @@ SAMPLE = 4096  # groups to guess from, over all devices
 # in standard deviations. A value that is too small costs passes, but not exactness.
 SPREAD = 4.0
 GUESS_ROUNDS, GUESS_ARITY = 3, 16
+
+
 # Where to count next, in standard deviations around the interpolated place.
 STRAYS = (-4.0, -1.6, -0.6, 0.0, 0.6, 1.6, 4.0)
 
@@ -75,6 +77,7 @@ def background_threshold(
     maxima: jax.Array,
     size: int,
     axis_name: str | None,
+    axis: int,
 ) -> Threshold:
     """Finds where the `size` largest entries of each row end, over all devices.
 
@@ -89,13 +92,18 @@ def background_threshold(
       maxima: float32 [B, groups], the largest entry of each group of columns of `rest`.
       size: M, from 1 to the number of entries of a row.
       axis_name: the device axis, or None for one device.
+      axis: along which a pass adds up: 1, along the rows of `rest`, or 0, down the columns
+        of its transpose.
 
     Returns:
       The threshold, the same on every device.
     """
 
+    # Turned once: inside of the loop, XLA would keep a copy of all similarities.
+    entries = rest if axis == 1 else rest.T
+
     def count_above(values: jax.Array) -> jax.Array:  # [B, c] -> int32 [B, c]
-        local = _count_above(rest, values) + _count_above(few, values)
+        local = _count_above(entries, values, axis) + _count_above(few, values)
         return parallel.psum(local, axis_name)
 
     def narrow(bracket: Bracket, values: jax.Array) -> Bracket:
@@ -111,6 +119,7 @@ def background_threshold(
     lowest = jnp.min(jnp.where(sample == -jnp.inf, jnp.inf, sample), axis=1)
     largest, lowest = parallel.pmax(jnp.stack([largest, -lowest]), axis_name)
     guess = _guess(sample, share * devices, -lowest, largest, axis_name)
+    values = jnp.linspace(guess[:, 0], guess[:, 1], len(STRAYS), axis=1)
     nothing = jnp.full_like(largest, -jnp.inf)
     everything = jnp.full(largest.shape, jnp.iinfo(jnp.int32).max, jnp.int32)
     bracket = Bracket(
@@ -119,7 +128,7 @@ def background_threshold(
     bracket = lax.while_loop(
         lambda bracket: jnp.any(_undecided(bracket, size)),
         lambda bracket: narrow(bracket, _proposals(bracket, size)),
-        narrow(bracket, jnp.concatenate([nothing[:, None], guess], axis=1)),
+        narrow(bracket, jnp.concatenate([nothing[:, None], values], axis=1)),
     )
     cut_at_low = bracket.above_low == size
     value = _value(jnp.where(cut_at_low, bracket.low, bracket.high))
@@ -128,19 +137,21 @@ def background_threshold(
     return Threshold(value, jnp.where(cut_at_low, 0.0, share))
 
 
-def _count_above(entries: jax.Array, values: jax.Array) -> jax.Array:
-    """Counts the entries of each row of [B, n] above values [B, c], int32 [B, c].
+def _count_above(entries: jax.Array, values: jax.Array, axis: int = 1) -> jax.Array:
+    """Counts the entries above values [B, c], int32 [B, c].
+
+    `entries` are [B, n], added up along axis 1, or [n, B], added up along axis 0.
 
     A single reduction with c operands reads `entries` once and writes nothing else. With
     c separate sums, XLA on a CPU makes a [B, n] array for each and calls a library, which
     took 60 times as long for 4 counts.
     """
     above = [
-        (entries > values[:, i : i + 1]).astype(jnp.int32)
+        (entries > jnp.expand_dims(values[:, i], axis)).astype(jnp.int32)
         for i in range(values.shape[1])
     ]
     zeros = [np.int32(0)] * len(above)
-    counts = lax.reduce(above, zeros, lambda x, y: [*map(jnp.add, x, y)], (1,))
+    counts = lax.reduce(above, zeros, lambda x, y: [*map(jnp.add, x, y)], (axis,))
     return jnp.stack(counts, axis=1)
 
 

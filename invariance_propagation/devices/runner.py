@@ -1,6 +1,6 @@
 """Maps a function for one device over all devices of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import UserError
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.parallel import (
+    AXIS,
+    REPLICATED,
+    SHARDED,
+    rows_per_device,
+)
 
 MODES = ("pmap", "shard_map")
 
@@ -31,6 +36,11 @@ class Runner(NamedTuple):
     def num_devices(self) -> int:
         """The number of devices, D."""
         return self.mesh.size
+
+    @property
+    def platform(self) -> str:
+        """What the devices are: 'cpu', 'gpu' or 'tpu'; not what this machine has."""
+        return self.mesh.devices.flat[0].platform
 
     def compile(
         self, fn: Callable, in_specs: Any, out_specs: Any, *, donate: tuple = ()
@@ -63,9 +73,9 @@ class Runner(NamedTuple):
         compiles.
         """
         # It runs once, and on a CPU optimising it takes longer than it saves.
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = self.platform == "cpu"
         return jax.jit(
-            lambda *args: self._layout(init(*args), specs),
+            lambda *args: self._layout(init(*args), specs, self._stack),
             out_shardings=_shardings(self.mesh, specs),
             compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
         )
@@ -81,7 +91,7 @@ class Runner(NamedTuple):
         return self.own(self.creator(init, specs)(*args), specs)
 
     def put(self, tree: Any, specs: Any) -> Any:
-        """Puts global host arrays on the devices, padded to a multiple of D.
+        """Puts global host arrays on the devices, padded to D * `rows_per_device`.
 
         With several processes, each passes the whole arrays.
         """
@@ -95,7 +105,9 @@ class Runner(NamedTuple):
             )
 
         return jax.tree.map(
-            place, _shardings(self._home, specs), self._local_layout(tree, specs)
+            place,
+            _shardings(self._home, specs),
+            self._local_layout(tree, specs, self._stack),
         )
 
     def share(self, length: int) -> slice:
@@ -118,7 +130,14 @@ class Runner(NamedTuple):
 
     def abstract(self, tree: Any, specs: Any) -> Any:
         """Returns the jax.ShapeDtypeStruct of what `put` returns, from global shapes."""
-        laid = jax.eval_shape(lambda tree: self._local_layout(tree, specs), tree)
+        return self._abstract(tree, specs, self._stack)
+
+    def abstract_batch(self, tree: Any, specs: Any) -> Any:
+        """Returns the same for the arrays of a batch, which D divides."""
+        return self._abstract(tree, specs, self._divide)
+
+    def _abstract(self, tree: Any, specs: Any, stack: Callable) -> Any:
+        laid = jax.eval_shape(lambda tree: self._local_layout(tree, specs, stack), tree)
 
         def placed(sharding: NamedSharding, part: Any) -> Any:
             return jax.tree.map(
@@ -162,23 +181,29 @@ class Runner(NamedTuple):
 
         return jax.tree.map(whole, specs, tree)
 
-    def _layout(self, tree: Any, specs: Any) -> Any:
+    def _layout(self, tree: Any, specs: Any, stack: Callable) -> Any:
         def place(spec: PartitionSpec, part: Any) -> Any:
-            return part if spec == REPLICATED else jax.tree.map(self._stack, part)
+            return part if spec == REPLICATED else jax.tree.map(stack, part)
 
         return jax.tree.map(place, specs, tree)
 
     def _stack(self, x: Any) -> Any:
-        size = self.num_devices
+        length = self.num_devices * rows_per_device(
+            len(x), self.num_devices, self.platform
+        )
         xp = np if isinstance(x, np.ndarray) else jax.numpy
-        x = xp.pad(x, [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(size, -1, *x.shape[1:]) if self.mode == "pmap" else x
+        return self._divide(xp.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1)))
+
+    def _divide(self, x: Any) -> Any:
+        if self.mode == "shard_map":
+            return x
+        return x.reshape(self.num_devices, -1, *x.shape[1:])
 
     def _unstack(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(-1, *x.shape[2:]) if self.mode == "pmap" else x
 
-    def _local_layout(self, tree: Any, specs: Any) -> Any:
-        tree = self._layout(tree, specs)
+    def _local_layout(self, tree: Any, specs: Any, stack: Callable) -> Any:
+        tree = self._layout(tree, specs, stack)
         if self.mode == "shard_map":
             return tree
         rows = self.share(self.num_devices)
@@ -194,10 +219,20 @@ class Runner(NamedTuple):
         return self.mesh.local_mesh if self.mode == "pmap" else self.mesh
 
 
-def make_runner(mode: str, num_devices: int | None = None) -> Runner:
+def make_runner(
+    mode: str,
+    num_devices: int | None = None,
+    *,
+    described: Sequence[jax.Device] | None = None,
+) -> Runner:
     """Makes a runner over the first `num_devices` devices, by default over all.
 
     With several processes, it takes equally many devices of each, side by side.
+
+    Args:
+      mode: 'pmap' or 'shard_map'.
+      num_devices: D; None for all.
+      described: devices to compile for, which are not here; None for those that are.
 
     Raises:
       UserError: an unknown mode, more devices than there are, or a number that the
@@ -206,10 +241,11 @@ def make_runner(mode: str, num_devices: int | None = None) -> Runner:
     if mode not in MODES:
         raise UserError(f"--config.parallel={mode!r}: choose one of {', '.join(MODES)}")
     # The sort is stable, so JAX's order within a process stays.
-    devices = sorted(jax.devices(), key=lambda device: device.process_index)
+    devices = sorted(described or jax.devices(), key=lambda x: x.process_index)
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise UserError(
-            f"--config.num_devices={num_devices}, but JAX sees {len(devices)}: "
+            f"--config.num_devices={num_devices}, but "
+            f"{'the topology has' if described else 'JAX sees'} {len(devices)}: "
             f"set it from 1 to {len(devices)}, or to None for all of them"
         )
     count, hosts = num_devices or len(devices), jax.process_count()

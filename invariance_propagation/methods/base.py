@@ -175,8 +175,8 @@ class Notes(NamedTuple):
 
     Attributes:
       about: one phrase about the options, printed when a run starts.
-      buffers: (batch_size, num_devices) -> bytes by name of the largest arrays that
-        `loss` holds on each device; for the memory plan.
+      buffers: (batch_size, num_devices, platform) -> bytes by name of the largest arrays
+        that `loss` holds on each device; for the memory plan.
       starts: the epoch in which a part of the loss is switched on; None if there is no
         such part, or if the method itself decides when.
       warnings: (number of epochs) -> sentences about what a run of that length misses.
@@ -198,7 +198,7 @@ class Notes(NamedTuple):
     """
 
     about: str = ""
-    buffers: Callable[[int, int], dict[str, int]] = _no_facts
+    buffers: Callable[[int, int, str], dict[str, int]] = _no_facts
     starts: int | None = None
     warnings: Callable[[int], list[str]] = _no_lines
     brief: Callable[[Row], list[str]] = _no_lines

@@ -3,7 +3,7 @@
 No module below this one sees the config.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ from invariance_propagation.train.run import Run, init_variables, plain_view
 from invariance_propagation.train.step import state_spec, train_step
 
 TOP_LEVEL = ("task", "output", "seed", "weights", "parallel", "num_devices")
-TOP_LEVEL += ("augmentation", "views")
+TOP_LEVEL += ("augmentation", "views", "topology")
 SECTIONS = ("data", "augment", "encoder", "method", "optimizer", "knn", "train")
 AUGMENTATIONS = ("device", "host")
 
@@ -62,6 +62,7 @@ def build(
     *,
     dataset: sources.Dataset | None = None,
     steps_per_epoch: int | None = None,
+    described: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Checks a config and builds its run.
 
@@ -70,11 +71,17 @@ def build(
       dataset: the data set of the section `data`, if it has been loaded already.
       steps_per_epoch: of a run that began with another number of images; None means
         N // B.
+      described: devices to compile for, which are not here; None for those that are.
 
     Raises:
       UserError: bad input, in one line that names the fix.
     """
     options, knn = _read_options(config)
+    if config.get("topology") and described is None:
+        raise UserError(
+            f"--config.topology={config.topology!r} is for --config.task=plan alone: "
+            "its devices are not here; leave it out"
+        )
     if dataset is None:
         dataset = _load(config)
     num_examples = len(dataset.train.images)
@@ -82,7 +89,7 @@ def build(
     check_batch(options, num_examples)
     check_neighbors(knn.num_neighbors, num_examples)
     encoder = settings.call(make_encoder, "encoder", config)
-    runner = _make_runner(config, options.batch_size)
+    runner = _make_runner(config, options.batch_size, described)
     problem = Problem(
         encoder=encoder,
         num_examples=num_examples,
@@ -172,13 +179,17 @@ def _votes(value: int | str, train: sources.Split) -> int:
     return neighbors_for(value, num_examples=len(train.images), num_classes=num_classes)
 
 
-def _make_runner(config: ConfigDict, batch_size: int) -> Runner:
+def _make_runner(
+    config: ConfigDict, batch_size: int, described: Sequence[jax.Device] | None
+) -> Runner:
     """Chooses the devices; a CPU is split before JAX starts."""
     norm_group = config.encoder.norm_group or 0
     devices.one_cpu_device_per_core(
         batch_size, fits=partial(fits_devices, norm_group, batch_size=batch_size)
     )
-    runner = devices.make_runner(config.parallel, config.num_devices)
+    runner = devices.make_runner(
+        config.parallel, config.num_devices, described=described
+    )
     if batch_size % runner.num_devices:
         raise UserError(
             f"train.batch_size={batch_size} does not divide over "

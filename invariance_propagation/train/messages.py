@@ -22,7 +22,7 @@ FIRST_JUDGED = 10  # epoch, counted from 0
 NO_MATTER = {"task", "output", "weights", "parallel", "num_devices", "knn"}
 # If these change the images, the digest of the data set changes too.
 NO_MATTER |= {"data.outside_links", "data.scan", "data.max_unreadable"}
-NO_MATTER |= {"data.on_change"}
+NO_MATTER |= {"data.on_change", "data.num_examples", "topology"}
 NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
 NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
 NO_MATTER |= {"train.num_threads", "train.num_workers", "train.start_over"}

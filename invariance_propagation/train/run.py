@@ -145,9 +145,11 @@ def lower(run: Run) -> Programs:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     column = jax.ShapeDtypeStruct((run.options.batch_size,), jnp.int32)
     columns = dict.fromkeys(method.requires.columns, column)
-    arguments = runner.abstract(
-        (state, column, run.input.shapes, columns),
-        (run.spec, SHARDED, run.input.spec, SHARDED),
+    arguments = (
+        runner.abstract(state, run.spec),
+        *runner.abstract_batch(
+            (column, run.input.shapes, columns), (SHARDED, run.input.spec, SHARDED)
+        ),
     )
     create_network = runner.creator(partial(_init_network, run), REPLICATED)
     create_memory = runner.creator(method.init_memory, method.memory_spec)

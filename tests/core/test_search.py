@@ -54,8 +54,9 @@ def test_high_is_float32_on_a_cpu() -> None:
 
 # Of 8 anchors, 3 at a time leave a last chunk that is not full.
 @pytest.mark.parametrize("rows", [1, 3, 4, 8])
-def test_a_few_anchors_at_a_time_see_the_same(
-    monkeypatch: pytest.MonkeyPatch, rows: int
+@pytest.mark.parametrize("axis", [0, 1])
+def test_every_pace_sees_the_same(
+    monkeypatch: pytest.MonkeyPatch, rows: int, axis: int
 ) -> None:
     def both() -> tuple:
         def total(embeddings: jax.Array) -> tuple:
@@ -65,8 +66,9 @@ def test_a_few_anchors_at_a_time_see_the_same(
         return jax.grad(total, has_aux=True)(problem()[0])
 
     together = both()
-    monkeypatch.setattr(search, "BUFFER_BYTES", 4 * N * rows + 3)
-    assert search.rows_at_once(BATCH, N) == rows
+    pace = search.Pace(4 * N * rows + 3, fewest=1, most=99, axis=axis)
+    assert search.anchors_at_once(BATCH, N, pace) == rows
+    monkeypatch.setitem(search.PACES, "cpu", pace)
     apart = both()
     np.testing.assert_array_equal(apart[1].neighbors, together[1].neighbors)
     jax.tree.map(
@@ -76,13 +78,21 @@ def test_a_few_anchors_at_a_time_see_the_same(
     )
 
 
-def test_at_least_one_anchor_at_a_time() -> None:
-    assert search.rows_at_once(6, 10**10) == 1
-    assert search.rows_at_once(6, 10) == 6
+@pytest.mark.parametrize(
+    ("anchors", "columns", "together"),
+    [
+        (6, 10**10, 1),  # at least one
+        (6, 10, 6),
+        # 2 at a time, a divisor of 254, would read the bank 127 times.
+        (254, 10**8, 85),
+        (256, 10, 128),
+    ],
+)
+def test_chunks_are_few_and_even(anchors: int, columns: int, together: int) -> None:
+    pace = search.Pace(4 * 10**8 * 104, fewest=1, most=128, axis=0)
+    assert search.anchors_at_once(anchors, columns, pace) == together
 
 
-def test_chunks_are_few_and_even(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "BUFFER_BYTES", 4 * 10**8 * 104)
-    monkeypatch.setattr(search, "CACHE_ROWS", 104)
-    # 2 anchors at a time, a divisor of 254, would read the bank 127 times.
-    assert search.rows_at_once(254, 10**8) == 85
+def test_a_cpu_compares_enough_anchors_to_read_the_bank_seldom() -> None:
+    assert search.anchors_at_once(64, 10**8, search.PACES["cpu"]) == 32
+    assert search.anchors_at_once(64, 10**8, search.PACES["tpu"]) == 1

@@ -13,27 +13,28 @@ from invariance_propagation.core.threshold import (
 )
 from tests.tied_rows import KINDS, rows
 
-find_threshold = jax.jit(background_threshold, static_argnums=(3, 4))
+find_threshold = jax.jit(background_threshold, static_argnums=(3, 4, 5))
 
 
-def find(x: np.ndarray, size: int, split: int = 0) -> Threshold:
+def find(x: np.ndarray, size: int, split: int = 0, axis: int = 1) -> Threshold:
     """Finds the threshold; the last `split` columns count as looked up."""
     rest, few = jnp.array(x[:, : x.shape[1] - split]), x[:, x.shape[1] - split :]
     few = jnp.concatenate([jnp.full((len(x), 1), -jnp.inf), few], axis=1)
     maxima = block_maxima(rest, group_size(rest.shape[1], size))
-    return find_threshold(rest, few, maxima, size, None)
+    return find_threshold(rest, few, maxima, size, None, axis)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
     ("columns", "size", "split"),
     [(1, 1, 0), (7, 7, 3), (300, 1, 0), (300, 299, 5), (1000, 10, 7), (1000, 400, 7)],
 )
 def test_threshold_is_that_of_a_sort(
-    kind: str, columns: int, size: int, split: int
+    kind: str, axis: int, columns: int, size: int, split: int
 ) -> None:
     x = rows(kind, columns)
-    threshold = find(x, size, split)
+    threshold = find(x, size, split, axis)
     weights = np.asarray(threshold.weights(jnp.array(x)))
     if kind == "near zero":  # flushed to zero by the processor: all are equal
         x = np.zeros_like(x)

@@ -14,7 +14,15 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from invariance_propagation import Losses, invp_losses, update_bank, update_graph
+from invariance_propagation import (
+    Losses,
+    devices,
+    invp_losses,
+    parallel,
+    update_bank,
+    update_graph,
+)
+from tests import tiny
 from tests.reference import objective as oracle
 
 FORMS = ("paper", "released")
@@ -248,3 +256,38 @@ def test_too_large_a_background_is_an_error_on_devices(make_problem) -> None:
     problem = make_problem(64, num_examples=29, batch=8)
     with pytest.raises(ValueError, match="background_size"):
         divided("vmap", 4, **OPTIONS | dict(background_size=30))(*problem)
+
+
+@pytest.mark.parametrize(
+    ("length", "devices", "platform", "rows"),
+    [
+        (1_281_167, 4, "cpu", 320_292),
+        (1_281_167, 4, "tpu", 320_320),  # 64 * 5005
+        (1_281_167, 4, "gpu", 320_512),  # 512 * 626
+        (1_281_280, 4, "tpu", 320_320),
+        (4 * 4095, 4, "tpu", 4095),  # too few to matter
+        (4 * 4096, 4, "tpu", 4096 + 64),
+    ],
+)
+def test_shards_have_the_length_that_their_platform_likes(
+    length: int, devices: int, platform: str, rows: int
+) -> None:
+    assert parallel.rows_per_device(length, devices, platform) == rows
+
+
+@pytest.mark.parametrize("mode", devices.MODES)
+def test_more_padding_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    expected, wanted = tiny.run_mapped(mode, 4, 4)
+    monkeypatch.setattr(parallel, "LARGE", 8)  # more than a batch has
+    monkeypatch.setattr(devices.Runner, "platform", "tpu")
+    runner = devices.make_runner(mode, 4)
+    put = runner.put(np.ones((93, 3), np.float32), parallel.SHARDED)
+    assert put.size == 4 * 64 * 3
+    state, metrics = tiny.run_mapped(mode, 4, 4)
+    for row, right in zip(metrics, wanted, strict=True):
+        for name, value in right.items():
+            np.testing.assert_allclose(row[name], value, rtol=2e-5, atol=1e-6)
+    np.testing.assert_array_equal(state.memory.graph, expected.memory.graph)
+    np.testing.assert_allclose(state.memory.bank, expected.memory.bank, atol=2e-6)

@@ -11,23 +11,23 @@ import pytest
 
 from invariance_propagation import phases
 from invariance_propagation.errors import UserError
-from invariance_propagation.tasks import plan
+from invariance_propagation.tasks.plan import advice, memory, print_plan
 from invariance_propagation.train.build import build
 from invariance_propagation.train.run import Run, init_state
 from tests.tiny_run import tiny_config
 
 
 @pytest.fixture(scope="module", params=["pmap", "shard_map"])
-def planned(request: pytest.FixtureRequest) -> tuple[Run, plan.Plan]:
+def planned(request: pytest.FixtureRequest) -> tuple[Run, memory.Plan]:
     run = build(tiny_config(data__num_train=255, parallel=request.param))
     gc.collect()
     before = len(jax.live_arrays())
-    found = plan.make_plan(run)
+    found = memory.make_plan(run)
     assert len(jax.live_arrays()) == before, "a plan allocates nothing"
     return run, found
 
 
-def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
+def test_parts_are_what_the_arrays_take(planned: tuple[Run, memory.Plan]) -> None:
     run, found = planned
     state = init_state(run)
     size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.batch_stats)))
@@ -49,42 +49,42 @@ def test_parts_are_what_the_arrays_take(planned: tuple[Run, plan.Plan]) -> None:
 
 def test_the_start_counts_where_it_takes_more() -> None:
     host = {"data set": 5, "copy for a checkpoint": 3}
-    found = plan.Plan({"all": 10}, 30, host, 2, on_cpu=True)
+    found = memory.Plan({"all": 10}, 30, host, 2, on_cpu=True)
     assert (found.training, found.per_device, found.machine) == (10, 30, 65)
     assert found._replace(start=11).machine == 28
     assert found._replace(on_cpu=False).machine == 8
 
 
 @pytest.fixture
-def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Limits], None]:
+def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[memory.Limits], None]:
     """Replaces the compiler by a formula: 1 kB, 10 bytes for each image of the batch, 1
     for each of the data set."""
 
-    def make_plan(run: Run) -> plan.Plan:
+    def make_plan(run: Run) -> memory.Plan:
         size = 1000 + 10 * run.options.batch_size + run.num_examples
-        return plan.Plan({"all": size}, size // 2, {"data set": 1}, 2, True)
+        return memory.Plan({"all": size}, size // 2, {"data set": 1}, 2, True)
 
-    def set_limits(limits: plan.Limits) -> None:
-        monkeypatch.setattr(plan, "memory_limits", lambda: limits)
+    def set_limits(limits: memory.Limits) -> None:
+        monkeypatch.setattr(memory, "memory_limits", lambda: limits)
 
-    monkeypatch.setattr(plan, "make_plan", make_plan)
+    monkeypatch.setattr(memory, "make_plan", make_plan)
     return set_limits
 
 
 @pytest.mark.parametrize(
-    "memory, expected",
+    "tree, expected",
     [((), {}), ([jnp.zeros(2)], 8), ({"queue": jnp.zeros(3)}, 12)],
 )
-def test_memory_of_any_kind_is_counted(memory: Any, expected: Any) -> None:
-    assert plan.memory_sizes(memory) == (expected and {"memory": expected})
+def test_memory_of_any_kind_is_counted(tree: Any, expected: Any) -> None:
+    assert memory.memory_sizes(tree) == (expected and {"memory": expected})
 
 
 def test_what_fits_is_printed(
     by_rule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(phases, "SAY_AFTER", 0.0)
-    by_rule(plan.Limits(device=1576, machine=2 * 1576 + 1))
-    plan.print_plan(tiny_config())
+    by_rule(memory.Limits(device=1576, machine=2 * 1576 + 1))
+    print_plan(tiny_config())
     text = capsys.readouterr().out
     assert "compiling the training step to measure it: " in text
     assert "digits: 256 images, batches of 32 on 2 x cpu" in text
@@ -94,31 +94,31 @@ def test_what_fits_is_printed(
 @pytest.mark.parametrize(
     ("limits", "advice"),
     [
-        (plan.Limits(1575, 10**9), "--config.train.batch_size to at most 30"),
-        (plan.Limits(None, 2 * 1576), "--config.train.batch_size to at most 30"),
-        (plan.Limits(1289, 10**9), "--config.train.batch_size to at most 2"),
-        (plan.Limits(1275, 10**9), "take a smaller network"),
+        (memory.Limits(1575, 10**9), "--config.train.batch_size to at most 30"),
+        (memory.Limits(None, 2 * 1576), "--config.train.batch_size to at most 30"),
+        (memory.Limits(1289, 10**9), "--config.train.batch_size to at most 2"),
+        (memory.Limits(1275, 10**9), "take a smaller network"),
     ],
 )
 def test_what_does_not_fit_is_refused(
-    by_rule, limits: plan.Limits, advice: str
+    by_rule, limits: memory.Limits, advice: str
 ) -> None:
     by_rule(limits)
     with pytest.raises(UserError, match=advice):
-        plan.print_plan(tiny_config())
+        print_plan(tiny_config())
 
 
 def test_an_advised_batch_is_one_that_blocks_of_images_fit(by_rule) -> None:
     # 24 images would fit the memory, but not as 12 on each of 2 devices in blocks of 8.
-    by_rule(plan.Limits(1500, 10**9))
+    by_rule(memory.Limits(1500, 10**9))
     with pytest.raises(UserError, match="--config.train.batch_size to at most 16$"):
-        plan.print_plan(tiny_config(encoder__norm_group=8))
+        print_plan(tiny_config(encoder__norm_group=8))
 
 
 def test_the_most_images_are_named_where_no_batch_fits(by_rule) -> None:
-    by_rule(plan.Limits(2000, 10**9))
+    by_rule(memory.Limits(2000, 10**9))
     with pytest.raises(UserError, match="--config.data.num_train to at most 680"):
-        plan.print_plan(tiny_config(data__num_train=1300))
+        print_plan(tiny_config(data__num_train=1300))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -131,7 +131,7 @@ def test_largest_fit_is_the_largest(seed: int) -> None:
     table = dict(zip(choices.tolist(), sizes.tolist(), strict=True))
     expected = max((x for x in table if table[x] <= 1), default=None)
     high = int(choices[-1])
-    found = plan.largest_fit(table.__getitem__, low, high, table[high], step)
+    found = advice.largest_fit(table.__getitem__, low, high, table[high], step)
     assert found == expected
 
 
@@ -144,7 +144,7 @@ def test_largest_fit_takes_few_trials() -> None:
 
     assert size(8192) > 1
     trials.clear()
-    found = plan.largest_fit(size, 8, 8192, size(8192), 8)
+    found = advice.largest_fit(size, 8, 8192, size(8192), 8)
     assert size(found) <= 1 < size(found + 8)
     assert len(trials) < 16
 
@@ -152,7 +152,7 @@ def test_largest_fit_takes_few_trials() -> None:
 def test_a_containers_limit_counts(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "memory.max"
     path.write_text("max\n")
-    monkeypatch.setattr(plan, "CONTAINER_LIMITS", (path, tmp_path / "none"))
-    unlimited = plan.memory_limits().machine
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", (path, tmp_path / "none"))
+    unlimited = memory.memory_limits().machine
     path.write_text("2000000\n")
-    assert plan.memory_limits().machine < 2_000_000 < unlimited
+    assert memory.memory_limits().machine < 2_000_000 < unlimited

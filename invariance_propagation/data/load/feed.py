@@ -110,8 +110,11 @@ def resident(
                 batch_size=facts.batch_size,
                 steps_per_epoch=facts.steps_per_epoch,
             )
-            columns = {name: x[indices] for name, x in facts.columns.items()}
-            yield runner.put(indices, SHARDED), placed, runner.put(columns, SHARDED)
+            indices = indices[runner.share(len(indices))]
+            columns = {
+                name: runner.put_share(x[indices]) for name, x in facts.columns.items()
+            }
+            yield runner.put_share(indices), placed, columns
 
     make = {name: partial(augment, **group.chances) for name, group in groups.items()}
 

@@ -13,13 +13,22 @@ from collections.abc import Callable
 from typing import Any
 
 from invariance_propagation.data.dataset import Dataset, Split
+from invariance_propagation.data.sources.described import described
 from invariance_propagation.data.sources.digits import digits
 from invariance_propagation.data.sources.folder import image_folder
 from invariance_propagation.data.sources.idx import fashion_mnist
 from invariance_propagation.data.sources.tfds.records import TFDS, TfdsSet
 from invariance_propagation.errors import UserError
 
-__all__ = ["LOADERS", "Dataset", "Split", "check_stored", "load", "must_be_fetched"]
+__all__ = [
+    "LOADERS",
+    "Dataset",
+    "Split",
+    "check_stored",
+    "described",
+    "load",
+    "must_be_fetched",
+]
 
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
@@ -44,6 +53,7 @@ def load(
     name: str,
     folder: str,
     num_train: int,
+    num_examples: int = 0,
     split: str = "",
     classes: bool = False,
     held_out: float = 0.0,
@@ -61,6 +71,8 @@ def load(
       name: a key of `LOADERS`, or 'tfds:NAME' for any other set of pictures in TFDS.
       folder: the folder that holds the files; '' for the usual place.
       num_train: keeps a random sample of this many training images; 0 keeps all.
+      num_examples: of a set that is not here, for a plan; see `described`. Here it must
+        be 0.
       split: of a TFDS set, what to train on, e.g. 'train[:10%]'; '' is the usual split.
       classes: of an image folder, whether its topmost folders are classes.
       held_out: share of an image folder to keep from training, for kNN.
@@ -80,6 +92,11 @@ def load(
         option that this data set does not have.
     """
     loader = _loader_of(name)
+    if num_examples:
+        raise UserError(
+            f"--config.data.num_examples={num_examples} is for --config.task=plan alone: "
+            "data.num_train takes a part of a data set"
+        )
     if on_change not in ON_CHANGE:
         raise UserError(
             f"--config.data.on_change={on_change!r}: choose one of "

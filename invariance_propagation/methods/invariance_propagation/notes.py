@@ -20,6 +20,7 @@ from invariance_propagation.methods.base import (
 from invariance_propagation.methods.invariance_propagation.options import Options
 from invariance_propagation.methods.invariance_propagation.purity import hop_purity
 from invariance_propagation.methods.invariance_propagation.reach import reach
+from invariance_propagation.parallel import rows_per_device
 
 # If a smaller share of neighbours than this, beyond what chance keeps, is kept between
 # visits, the graph is practically new in each epoch. When propagation starts the share is
@@ -97,10 +98,12 @@ def make_notes(options: Options, *, num_examples: int) -> Notes:
     )
 
 
-def buffers(batch_size: int, num_devices: int, *, num_examples: int) -> dict[str, int]:
+def buffers(
+    batch_size: int, num_devices: int, platform: str, *, num_examples: int
+) -> dict[str, int]:
     """Returns the bytes of the loss's largest arrays on each device."""
-    rows = -(-num_examples // num_devices)
-    return {"similarities": buffer_bytes(batch_size, rows)}
+    rows = rows_per_device(num_examples, num_devices, platform)
+    return {"similarities": buffer_bytes(batch_size, rows, platform)}
 
 
 def warn_of_no_start(epochs: int, *, starts: int | None) -> list[str]:
