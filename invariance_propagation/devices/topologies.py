@@ -148,8 +148,8 @@ def described_devices(name: str) -> list[jax.Device]:
     topology = TOPOLOGIES[name]
     extra, module = COMPILERS[topology.platform]
     missing = (
-        f"the compiler for {name} is not installed: pip install "
-        f"'invariance-propagation[{extra}]', in an environment of its own"
+        f"the compiler for {name} is not installed: pip install '.[{extra}]', in an "
+        "environment of its own"
     )
     try:
         if find_spec(module) is None:
