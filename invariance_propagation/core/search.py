@@ -18,7 +18,6 @@ from invariance_propagation.core.nearest import (
 from invariance_propagation.core.threshold import (
     Threshold,
     background_threshold,
-    group_size,
 )
 
 SELECTIONS = ("exact", "approx")
@@ -213,14 +212,12 @@ def _look(chunk: tuple, *, bank: jax.Array, search: Search, axis: int) -> Look:
     gone = jnp.where(jnp.isnan(looked_up), looked_up, -jnp.inf)
     rest = similarities.at[row, columns].set(gone, mode="drop")
 
-    devices = parallel.axis_size(axis_name)
-    group = group_size(rows * devices, search.background_size)
-    maxima = block_maxima(rest, group)
+    maxima = block_maxima(rest, BLOCK)
     local = jnp.where(columns < rows, looked_up, -jnp.inf)
     anchor, few = local[:, :1], jnp.where(distinct, local[:, 1:], -jnp.inf)
     nearest_here = nearest(
         rest,
-        block_maxima(maxima, BLOCK // group),
+        maxima,
         Nearest(few, ids[:, 1:]),
         search.num_neighbors,
         axis_name,

@@ -1,11 +1,10 @@
 """Finds where the background ends: the M-th largest similarity over all devices.
 
-Nothing here sorts a row of similarities. A small sample tells where the M-th largest
-value lies to within a few percent. A few passes, each of which counts the entries above
-eight values at once, then find it exactly.
+Nothing here sorts a row of similarities. A small sample tells about where the M-th largest
+value lies. A few passes, each of which counts the entries above eight values at once,
+then find it exactly.
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -16,17 +15,20 @@ from jax import lax
 
 from invariance_propagation import parallel
 
-# Columns per group. Larger groups are fewer, but tell less about the background.
-MAX_GROUP = 64
-SAMPLE = 4096  # groups to guess from, over all devices
-# How far from its expected rank among the groups we look for the end of the background,
-# in standard deviations. A value that is too small costs passes, but not exactness.
+# Expected place of the background's end in a sample of the columns. Evenly spread columns
+# are a fair sample also where similar images lie side by side, as in a sorted folder.
+RANK = 64
+# How far from that place we look for it, in standard deviations. A value that is too small
+# costs passes, but not exactness.
 SPREAD = 4.0
 GUESS_ROUNDS, GUESS_ARITY = 3, 16
 
 
 # Where to count next, in standard deviations around the interpolated place.
 STRAYS = (-4.0, -1.6, -0.6, 0.0, 0.6, 1.6, 4.0)
+# With few entries left in a bracket, a standard deviation is as wide as the bracket. The
+# values are then spread over it.
+MOST_STRAY, EDGE = 0.14, 0.02
 
 
 class Threshold(NamedTuple):
@@ -65,12 +67,6 @@ class Bracket(NamedTuple):
     above_high: jax.Array
 
 
-def group_size(columns: int, size: int) -> int:
-    """Returns the columns per group: most groups hold at most one of the M largest."""
-    wanted = max(1, min(MAX_GROUP, columns // size))
-    return 1 << (wanted.bit_length() - 1)
-
-
 def background_threshold(
     rest: jax.Array,
     few: jax.Array,
@@ -89,7 +85,7 @@ def background_threshold(
       rest: float32 [B, n], this device's similarities to rows of the bank; -inf for
         padding and for entries listed in `few`.
       few: float32 [B, m], entries looked up beforehand; -inf on other devices.
-      maxima: float32 [B, groups], the largest entry of each group of columns of `rest`.
+      maxima: float32 [B, blocks], the largest entry of each block of columns of `rest`.
       size: M, from 1 to the number of entries of a row.
       axis_name: the device axis, or None for one device.
       axis: along which a pass adds up: 1, along the rows of `rest`, or 0, down the columns
@@ -109,16 +105,13 @@ def background_threshold(
     def narrow(bracket: Bracket, values: jax.Array) -> Bracket:
         return _narrow(bracket, values, count_above(values), size)
 
-    devices = parallel.axis_size(axis_name)
-    sample = maxima[:, :: max(1, maxima.shape[1] * devices // SAMPLE)]
-    # If columns are in random order, the number of groups that hold one of the M largest
-    # is binomial. The bound keeps log1p finite if all columns are members.
-    member = min(size / (rest.shape[1] * devices), 1 - 1e-6)
-    share = -math.expm1(rest.shape[1] / maxima.shape[1] * math.log1p(-member))
+    stride = max(1, size // RANK)
+    sample = rest[:, ::stride]
     largest = jnp.maximum(jnp.max(maxima, axis=1), jnp.max(few, axis=1))
     lowest = jnp.min(jnp.where(sample == -jnp.inf, jnp.inf, sample), axis=1)
     largest, lowest = parallel.pmax(jnp.stack([largest, -lowest]), axis_name)
-    guess = _guess(sample, share * devices, -lowest, largest, axis_name)
+    lowest = jnp.minimum(-lowest, largest)  # finite also where the sample is empty
+    guess = _guess(sample, size / stride, lowest, largest, axis_name)
     values = jnp.linspace(guess[:, 0], guess[:, 1], len(STRAYS), axis=1)
     nothing = jnp.full_like(largest, -jnp.inf)
     everything = jnp.full(largest.shape, jnp.iinfo(jnp.int32).max, jnp.int32)
@@ -157,7 +150,7 @@ def _count_above(entries: jax.Array, values: jax.Array, axis: int = 1) -> jax.Ar
 
 def _guess(
     sample: jax.Array,
-    share: float,
+    rank: float,
     low: jax.Array,
     high: jax.Array,
     axis_name: str | None,
@@ -166,13 +159,11 @@ def _guess(
 
     Args:
       sample: float32 [B, c], this device's sample.
-      share: number of samples on all devices above the end of the background, divided
-        by c.
+      rank: how many samples of all devices to expect above the end of the background.
       low: float32 [B], the smallest sample of all devices.
       high: float32 [B], at least the largest of them.
       axis_name: the device axis, or None for one device.
     """
-    rank = sample.shape[1] * share
     ranks = [rank + SPREAD * rank**0.5, rank - SPREAD * rank**0.5]
     ranks = jnp.array(ranks, jnp.float32)
     fractions = jnp.arange(1, GUESS_ARITY, dtype=jnp.float32)
@@ -222,8 +213,9 @@ def _proposals(bracket: Bracket, size: int) -> jax.Array:
     part = (bracket.above_low - size)[:, None] / inside
     # If `inside` entries are spread evenly, this is how far counts deviate.
     stray = jnp.sqrt((part * (1 - part) + 0.25 / inside) / inside)
+    stray = jnp.minimum(stray, MOST_STRAY) * jnp.array(STRAYS, jnp.float32)
     span = _value(high) - _value(low)
-    values = _value(low) + span * (part + stray * jnp.array(STRAYS, jnp.float32))
+    values = _value(low) + span * jnp.clip(part + stray, EDGE, 1 - EDGE)
     # Stay inside the bracket, or it would not shrink; an infinite end gives a NaN.
     keys = jnp.where(jnp.isfinite(values), _key(values), halfway)
     keys = jnp.clip(keys, low + 1, high - 1)

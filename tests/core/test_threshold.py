@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invariance_propagation.core.nearest import block_maxima
+from invariance_propagation.core.nearest import BLOCK, block_maxima
 from invariance_propagation.core.threshold import (
     Threshold,
     background_threshold,
-    group_size,
 )
 from tests.tied_rows import KINDS, rows
 
@@ -20,7 +19,7 @@ def find(x: np.ndarray, size: int, split: int = 0, axis: int = 1) -> Threshold:
     """Finds the threshold; the last `split` columns count as looked up."""
     rest, few = jnp.array(x[:, : x.shape[1] - split]), x[:, x.shape[1] - split :]
     few = jnp.concatenate([jnp.full((len(x), 1), -jnp.inf), few], axis=1)
-    maxima = block_maxima(rest, group_size(rest.shape[1], size))
+    maxima = block_maxima(rest, BLOCK)
     return find_threshold(rest, few, maxima, size, None, axis)
 
 
@@ -54,10 +53,3 @@ def test_a_nan_ends_the_search_and_shows(value: float) -> None:
     assert weights[1, 5] == 1.0
     assert (weights[2] == 1.0).all()
     np.testing.assert_allclose(np.sum(weights[0]), 10)
-
-
-def test_most_groups_hold_one_of_the_largest_or_none() -> None:
-    assert group_size(60_000, 4096) == 8
-    assert group_size(1_281_167, 4096) == 64  # the most there are
-    assert group_size(100, 100) == 1
-    assert group_size(10, 100) == 1
