@@ -66,8 +66,8 @@ def rows_per_device(length: int, num_devices: int, platform: str) -> int:
     """Returns n, how many rows of a sharded array of `length` rows each device holds.
 
     The last rows are padding. On an accelerator, the number of rows decides which layout
-    XLA takes. An odd multiple of 64 lets `pmap` use a bank as it lies in a TPU, where for
-    multiples of 128 XLA turns the similarities around twice; a GPU's products copy the bank
+    XLA takes. An odd multiple of 64 lets `pmap` use an array as it lies in a TPU, where for
+    multiples of 128 XLA turns the similarities around twice; a GPU's products copy the array
     unless n is a multiple of 512.
     """
     rows = -(-length // num_devices)

@@ -356,7 +356,8 @@ def test_nothing_is_a_value_too(
 def test_what_a_run_or_a_recipe_has_is_not_set_by_default() -> None:
     """Any other default could not be told from the same value on the command line."""
     config = get_config()
-    of_training = {"on_change"}  # what a run does when it goes on
+    # What a run does when it goes on, and what a plan is told.
+    of_training = {"on_change", "num_examples"}
     assert set(config.data) == set(default.get_config().data) - of_training
     assert config.data.name == ""  # no set has this name
     assert {name for name, x in config.data.items() if x is None} == OF_A_RUN.keys()
