@@ -53,7 +53,7 @@ class TinyBackbone(nn.Module):
         x = nn.Conv(8, (3, 3), strides=2, use_bias=False, padding=1)(images)
         norm = BatchNorm(not train, axis_name=self.axis_name)
         # Smooth: at ReLU's kink, devices that differ in the last bit part ways.
-        return nn.softplus(norm(x, mask)).mean(axis=(1, 2))
+        return nn.gelu(norm(x, mask)).mean(axis=(1, 2))
 
 
 class Parts(NamedTuple):
