@@ -240,14 +240,15 @@ def time_step(
     indices = jax.device_put(
         order.reshape(programs.indices.shape), programs.indices.sharding
     )
-    state, times = init_state(run), []
-    for _ in range(2 + STEPS):
-        begun = time.perf_counter()
+    state, metrics = init_state(run), {}
+
+    def take() -> None:
+        nonlocal state, metrics
         state, metrics = run.step(state, indices, images, {})
         jax.block_until_ready((state, metrics))
-        times.append(time.perf_counter() - begun)
+
+    seconds = median_seconds(take)
     stats = jax.local_devices()[0].memory_stats() or {}
-    seconds = float(np.median(times[2:]))
     return {
         "seconds": seconds,
         "images_per_second": batch / seconds,
@@ -255,6 +256,16 @@ def time_step(
         "peak_bytes": stats.get("peak_bytes_in_use"),
         "loss": float(metrics["loss"]),
     }
+
+
+def median_seconds(take: Callable[[], None]) -> float:
+    """Returns the median seconds of a step that waits for its end."""
+    times = []
+    for _ in range(2 + STEPS):
+        begun = time.perf_counter()
+        take()
+        times.append(time.perf_counter() - begun)
+    return float(np.median(times[2:]))
 
 
 def torch_step(options: argparse.Namespace) -> dict[str, Any]:
@@ -273,9 +284,10 @@ def torch_step(options: argparse.Namespace) -> dict[str, Any]:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9)
         images = torch.rand(batch, 3, size, size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
-        times = []
-        for _ in range(2 + STEPS):
-            begun = time.perf_counter()
+
+        def take(
+            network: Any = network, optimizer: Any = optimizer, images: Any = images
+        ) -> None:
             with torch.autocast(device, dtype=torch.bfloat16):
                 features = network(images)
             loss = functional.normalize(features.float(), dim=1).square().mean()
@@ -284,8 +296,8 @@ def torch_step(options: argparse.Namespace) -> dict[str, Any]:
             optimizer.step()
             if device == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - begun)
-        seconds = float(np.median(times[2:]))
+
+        seconds = median_seconds(take)
         found[f"B={batch}"] = {"seconds": seconds, "images_per_second": batch / seconds}
     return found
 

@@ -157,10 +157,9 @@ def _check_arrays(
     check_ids("graph", graph, ndim=2, below=len(graph))
     check_ids("indices", indices, ndim=1, below=len(graph), unique=True)
     num_examples, num_neighbors = np.shape(graph)
-    devices = parallel.axis_size(axis_name)
-    # A device may hold padding, rows beyond N.
-    padded = axis_name is not None and len(bank) * devices >= num_examples
-    rows = len(bank) if padded else -(-num_examples // devices)
+    rows = -(-num_examples // parallel.axis_size(axis_name))
+    if axis_name is not None:  # padding, rows beyond N, may make it more
+        rows = max(rows, len(bank))
     check_vectors("bank", bank, like=(rows, None))
     check_vectors("embeddings", embeddings, like=(len(indices), np.shape(bank)[1]))
     return num_examples, num_neighbors

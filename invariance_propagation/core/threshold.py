@@ -22,8 +22,6 @@ RANK = 64
 # costs passes, but not exactness.
 SPREAD = 4.0
 GUESS_ROUNDS, GUESS_ARITY = 3, 16
-
-
 # Where to count next, in standard deviations around the interpolated place.
 STRAYS = (-4.0, -1.6, -0.6, 0.0, 0.6, 1.6, 4.0)
 # With few entries left in a bracket, a standard deviation is as wide as the bracket. The

@@ -34,7 +34,10 @@ def print_plan(config: ConfigDict) -> Plan:
         devices = described_devices(config.topology)
         topology = TOPOLOGIES[config.topology]
     run = _build(config, devices)
-    limits = memory.memory_limits() if devices is None else _limits(topology)
+    if topology is None:
+        limits = memory.memory_limits()
+    else:
+        limits = Limits(topology.chip.memory, None)
     try:
         with phase("compiling the training step to measure it"):
             plan = memory.make_plan(run)
@@ -80,10 +83,6 @@ def _build(config: ConfigDict, devices: list[jax.Device] | None) -> Run:
         channels=len(config.augment.mean),
     )
     return build(config, dataset=dataset, described=devices)
-
-
-def _limits(topology: Topology) -> Limits:
-    return Limits(topology.chip.memory, None)
 
 
 def _table(run: Run, plan: Plan, limits: Limits) -> str:

@@ -49,13 +49,13 @@ def work_of(step: jax.stages.Compiled) -> Work:
 def sent_by(program: str) -> dict[str, int]:
     """Adds up the bytes of collectives in an HLO program, by kind, largest first.
 
-    A collective inside of a loop counts once.
+    A collective inside of a loop counts once; with one that is only begun
+    (`all-gather-start`, on GPUs), its argument counts as well as its result.
     """
     found = dict.fromkeys(COLLECTIVES, 0)
     for result, kind in RESULT.findall(program):
         arrays = ARRAY.findall(result)
         sizes = [_array_bytes(dtype, shape) for dtype, shape in arrays]
-        # The result of a -start names its argument before its result.
         found[kind] += sum(sizes)
     return {
         kind: found[kind] for kind in sorted(found, key=found.get)[::-1] if found[kind]
