@@ -11,7 +11,7 @@ import pytest
 from invariance_propagation import devices
 from invariance_propagation.data.load.feed import Facts, Threads, ViewGroup, from_host
 from invariance_propagation.data.load.making import views_on_host
-from invariance_propagation.devices import processes
+from invariance_propagation.devices import peers, processes
 from invariance_propagation.errors import Stopped, TrainingError, UserError
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests import tiny
@@ -134,6 +134,7 @@ def check_host_views(runner: devices.Runner) -> None:
 
 if __name__ == "__main__":
     address, process_id = sys.argv[1:]
+    peers.BEAT_EVERY = 0.001  # so that a beat is under way when the program ends
     processes.join(
         coordinator=address, num_processes=2, process_id=int(process_id), timeout=120
     )

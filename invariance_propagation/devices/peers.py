@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from invariance_propagation import signals
 
 BEAT_EVERY = 1.0  # seconds
+STOP_WITHIN = 5.0  # seconds
 # A machine may pause for some seconds, for example while it is migrated. JAX's own limit
 # must be longer, because JAX then aborts with messages that help nobody.
 SILENT_AFTER = 60.0  # seconds
@@ -40,12 +41,22 @@ class Peers:
         now = time.monotonic()
         watched = range(1, count) if process_id == 0 else [0]
         self._seen = {i: ("", now) for i in watched}  # last text, and since when
+        self._stopped = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def watch(self) -> None:
         """Starts the threads."""
         signals.on_farewell(self.tell)
-        for work in (self._beat, self._judge):
-            threading.Thread(target=work, daemon=True).start()
+        self._beating.start()
+        threading.Thread(target=self._judge, daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends the thread that calls JAX's client.
+
+        Python aborts the process if a thread returns from C++ while Python itself ends.
+        """
+        self._stopped.set()
+        self._beating.join(STOP_WITHIN)
 
     def tell(self, fact: dict[str, Any]) -> None:
         """Tells the other processes that this one ends; process 0 lets them end first."""
@@ -57,12 +68,12 @@ class Peers:
     def _beat(self) -> None:
         """Counts up and reads the others' counts; may hang while process 0 is silent."""
         number, host = 0, socket.gethostname()
-        while True:
+        while not self._stopped.is_set():
             number += 1
             # Ignore errors: `_judge` only needs to know how long nothing came.
             with contextlib.suppress(Exception):
                 self._look(f"{number} {host}")
-            time.sleep(BEAT_EVERY)
+            self._stopped.wait(BEAT_EVERY)
 
     def _look(self, alive: str) -> None:
         key = f"{ALIVE}{self._id}"

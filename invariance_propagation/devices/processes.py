@@ -98,11 +98,22 @@ def join(
 def _watch_peers(relay: Relay | None) -> None:
     """Starts to watch the other processes, and keeps the connection to process 0."""
     state = distributed.global_state
-    Peers(state.client, state.process_id, state.num_processes).watch()
+    peers = Peers(state.client, state.process_id, state.num_processes)
+    peers.watch()
     if relay is not None:
         relay.keep()
-        # This runs before JAX's own exit handler, which waits for process 0.
-        atexit.register(relay.let_go)
+    # Registered after JAX's own exit handler, and so called before it.
+    atexit.register(_part, peers, relay)
+
+
+def _part(peers: Peers, relay: Relay | None) -> None:
+    """Waits at the end of the program for the other processes, which still see this one."""
+    if relay is not None:
+        relay.let_go()
+    try:
+        jax.distributed.shutdown()
+    finally:
+        peers.stop()
 
 
 def leave(status: int) -> None:
