@@ -8,7 +8,18 @@ Result: not run on the real data, only on mock data of the same features.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, methods
+
+VALUES = {
+    "invariance_propagation": {
+        "optimizer": {"weight_decay": 5e-4},  # [code]
+        "method": {
+            "form": "released",  # [code]
+            "num_hard": 20,  # [code]; the paper's single setting has 50
+            "temperature": 0.2,  # [code]
+        },
+    },
+}
 
 
 def get_config(method: str = "") -> ConfigDict:
@@ -32,12 +43,6 @@ def get_config(method: str = "") -> ConfigDict:
         hidden=512,  # [code]
         norm_group=32,  # [code]: of 128 images on 4 GPUs
     )
-    if config.method.name == "invariance_propagation":
-        config.optimizer.weight_decay = 5e-4  # [code]
-        config.method.update(
-            form="released",  # [code]
-            num_hard=20,  # [code]; the paper's single setting has 50
-            temperature=0.2,  # [code]
-        )
+    methods.adapt(config, VALUES)
     config.train.update(batch_size=128, epochs=800)  # [code]
     return config

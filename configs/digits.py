@@ -9,7 +9,19 @@ raw pixels 96.67 % (2026-11-28). docs/results.md says how the settings were chos
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, methods
+
+VALUES = {
+    "invariance_propagation": {
+        "optimizer": {"learning_rate": 0.12, "weight_decay": 5e-4},
+        "method": {
+            "background_size": 512,
+            "temperature": 0.3,
+            "propagation_weight": 2.0,
+            "start_epoch": 20,
+        },
+    },
+}
 
 
 def get_config(method: str = "") -> ConfigDict:
@@ -30,11 +42,7 @@ def get_config(method: str = "") -> ConfigDict:
         std=(0.377,),
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=256, norm_group=0)
-    if config.method.name == "invariance_propagation":
-        config.optimizer.update(learning_rate=0.12, weight_decay=5e-4)
-        config.method.update(
-            background_size=512, temperature=0.3, propagation_weight=2.0, start_epoch=20
-        )
+    methods.adapt(config, VALUES)
     config.knn.num_neighbors = 10
     config.train.update(epochs=60, evaluate_every=20, checkpoint_every=200)
     return config

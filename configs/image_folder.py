@@ -12,7 +12,19 @@ docs/results.md has the command.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, methods
+
+VALUES = {
+    "invariance_propagation": {
+        "optimizer": {"learning_rate": 0.06},
+        "method": {
+            "background_size": "auto",
+            "temperature": 0.1,
+            "start_epoch": 20,
+            "bank_start": "embeddings",  # from random rows the first neighbours are random
+        },
+    },
+}
 
 
 def get_config(method: str = "") -> ConfigDict:
@@ -25,15 +37,7 @@ def get_config(method: str = "") -> ConfigDict:
         size=64, crop_scale=(0.5, 1.0), jitter=(), grayscale=0.0, blur=0.0
     )
     config.encoder.update(depth=18, stem="cifar", norm_group=0)
-    if config.method.name == "invariance_propagation":
-        config.optimizer.learning_rate = 0.06
-        # From random rows the first neighbours would be random.
-        config.method.update(
-            background_size="auto",
-            temperature=0.1,
-            start_epoch=20,
-            bank_start="embeddings",
-        )
+    methods.adapt(config, VALUES)
     config.knn.num_neighbors = "auto"
     config.train.update(batch_size=32, epochs=100, checkpoint_every=200)
     return config

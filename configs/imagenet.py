@@ -10,7 +10,13 @@ how many epochs is not known).
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, methods
+
+VALUES = {
+    "invariance_propagation": {
+        "method": {"form": "released"},  # [code], which the published figure is of
+    },
+}
 
 
 def get_config(method: str = "") -> ConfigDict:
@@ -18,8 +24,7 @@ def get_config(method: str = "") -> ConfigDict:
     config = default.get_config(method)
     config.data.name = "imagenet"
     config.encoder.dtype = "bfloat16"  # [ours] the released code computes in float32
-    if config.method.name == "invariance_propagation":
-        config.method.form = "released"  # [code], which the published figure is of
+    methods.adapt(config, VALUES)
     config.train.update(evaluate_every=5)
     config.train.checkpoint_every = 2000
     # A pass over all training images is a third of an epoch.

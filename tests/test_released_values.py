@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import methods
 from invariance_propagation.evaluation.classifier import training
 from invariance_propagation.evaluation.protocols import linear, semi, transfer
 from invariance_propagation.methods.invariance_propagation.schedule import ramp_up
@@ -26,10 +27,10 @@ RECIPES = {"linear": linear, "semi": semi, "finetune": transfer}
 
 @pytest.mark.parametrize("name", sorted(released.CONFIGS))
 def test_a_config_has_the_released_value(name: str) -> None:
-    config, key = name.split(":")
+    config, *method, key = name.split(":")
     section, field = key.split(".")
-    found = importlib.import_module(f"configs.{config}").get_config()[section][field]
-    assert found == released.CONFIGS[name].value
+    options = importlib.import_module(f"configs.{config}").get_config(*method)
+    assert options[section][field] == released.CONFIGS[name].value
 
 
 @pytest.mark.parametrize("name", sorted(released.RECIPES))
@@ -48,8 +49,10 @@ def test_every_place_is_a_file_and_a_line() -> None:
 
 def test_every_tag_is_in_the_table() -> None:
     files = [(config, ROOT / f"configs/{config}.py") for config in CONFIGS]
-    # Its values are those of every data set that changes nothing.
-    files.append(("default", ROOT / "configs/methods/invariance_propagation.py"))
+    # Their values are those of every data set that changes nothing.
+    for method in methods.names():
+        which = "" if method == methods.DEFAULT else f":{method}"
+        files.append((f"default{which}", ROOT / f"configs/methods/{method}.py"))
     for config, path in files:
         for key in tagged(path, "[code"):
             assert f"{config}:{key.removeprefix('config.')}" in released.CONFIGS
@@ -177,12 +180,24 @@ def keys_of(tree: ast.AST) -> Iterator[tuple[str, int, int]]:
             name = ast.unparse(node.targets[0])
             if isinstance(node.value, ast.Call) and node.value.keywords:
                 yield from keywords_of(node.value, name)
+            elif name == "VALUES":
+                yield from values_of(ast.literal_eval(node.value), node.value)
             else:
                 yield name, node.lineno, node.end_lineno
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             function = ast.unparse(node.value.func)
             if function.endswith(".update"):
                 yield from keywords_of(node.value, function.removesuffix(".update"))
+
+
+def values_of(values: dict, node: ast.Dict) -> Iterator[tuple[str, int, int]]:
+    """The keys of a config's table of values for each method, as `methods.adapt` reads it."""
+    for method, sections in zip(values, node.values, strict=True):
+        which = "" if method == methods.DEFAULT else f"{method}:"
+        for section, changes in zip(values[method], sections.values, strict=True):
+            for field, value in zip(changes.keys, changes.values, strict=True):
+                key = f"{which}{section}.{field.value}"
+                yield key, value.lineno, value.end_lineno
 
 
 def keywords_of(call: ast.Call, name: str) -> Iterator[tuple[str, int, int]]:

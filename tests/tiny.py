@@ -11,7 +11,8 @@ from flax import linen as nn
 from invariance_propagation import devices, parallel
 from invariance_propagation.data.order import epoch_order
 from invariance_propagation.data.views.augment import augment
-from invariance_propagation.methods import Method, Problem, invariance_propagation
+from invariance_propagation.methods import Method, Problem
+from invariance_propagation.methods.invariance_propagation import invariance_propagation
 from invariance_propagation.models.encoder import Encoder
 from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.optimizer import make_optimizer

@@ -14,7 +14,6 @@ from flax import linen as nn
 from invariance_propagation import parallel
 from invariance_propagation.core.bank import normalize, update_bank
 from invariance_propagation.methods import (
-    METHODS,
     Aux,
     Batch,
     Method,
@@ -22,6 +21,7 @@ from invariance_propagation.methods import (
     Notes,
     Problem,
     Requires,
+    make_from,
 )
 from invariance_propagation.models import Outputs
 from invariance_propagation.models.dropout import dropout
@@ -54,8 +54,7 @@ class Mixed(NamedTuple):
 
 def mixing(*, inner: Any, problem: Problem) -> Method:
     """Un-Mix over a method of ours."""
-    options = dict(inner)
-    method = METHODS[options.pop("name")](**options, problem=problem)
+    method = make_from(inner, problem, key="method.inner")
 
     def reverse(x: jax.Array) -> jax.Array:
         """The batch over all devices in reverse order; this device's part of it."""

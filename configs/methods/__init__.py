@@ -1,12 +1,15 @@
 """Methods that a config can name after a colon: --config=configs/digits.py:METHOD.
 
 A file for each method sets the section `method`, and whatever else in the config the
-method needs changed: another optimiser, other views.
+method needs changed: another optimiser, other views. OUTER+METHOD wraps one method by
+another, such as unmix+odc.
 """
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,12 +23,14 @@ def configure(config: ConfigDict, method: str) -> None:
       config: with all other sections.
       method: name of a file beside this one, 'MODULE:FUNCTION' for a method of your own
         (its options are the keyword arguments of the function that have a default), or ''
-        for Invariance Propagation.
+        for Invariance Propagation. OUTER+METHOD puts the options of METHOD into the
+        section `method.inner` of OUTER.
 
     Raises:
-      ValueError: there is no such method.
+      ValueError: there is no such method, or OUTER wraps no other method.
     """
-    name = method or DEFAULT
+    name, plus, inner = method.partition("+")
+    name = name or DEFAULT
     config.method = ConfigDict({"name": name})
     if ":" in name:
         config.method.update(_defaults(name))
@@ -36,6 +41,28 @@ def configure(config: ConfigDict, method: str) -> None:
             f"there is no method {name!r}: choose one of {', '.join(names())}, or name "
             "your own as --config=CONFIG.py:MODULE:FUNCTION"
         )
+    if plus and "inner" not in config.method:
+        raise ValueError(f"{name} wraps no other method: leave out +{inner}")
+    if "inner" in config.method:
+        outer = config.method
+        configure(config, inner)
+        outer.inner = config.method
+        config.method = outer
+
+
+def adapt(config: ConfigDict, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Sets what a data set changes for the chosen method, and for the one it wraps.
+
+    Args:
+      config: as `configure` left it.
+      values: for each method, changes by section, such as {"optimizer": {...}}.
+    """
+    sections = [config.method]
+    while "inner" in sections[-1]:
+        sections.append(sections[-1].inner)
+    for section in reversed(sections):  # the outermost method has the last word
+        for name, changes in values.get(section.name, {}).items():
+            (section if name == "method" else config[name]).update(changes)
 
 
 def names() -> list[str]:

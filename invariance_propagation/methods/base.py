@@ -145,13 +145,13 @@ class Gallery(NamedTuple):
       marks: for each kind of mark ('chosen', 'negative'), its meaning.
       strips: (memory, anchor, similarities) -> strips, and a sentence below them.
         `similarities`, float [N], are the cosines of the anchor's row of the memory
-        (see `Notes.rows`) with all rows.
+        (see `Notes.rows`) with all rows; None for a method without rows.
     """
 
     title: str
     legend: str
     marks: Mapping[str, str]
-    strips: Callable[[Memory, int, np.ndarray], tuple[list[Strip], str]]
+    strips: Callable[[Memory, int, np.ndarray | None], tuple[list[Strip], str]]
 
 
 def _none(*args: Any) -> None:

@@ -30,8 +30,7 @@ class Record(NamedTuple):
       rows: rows of metrics.jsonl.
       summary: content of summary.json; {} before the run is finished.
       facts: facts in the newest checkpoint; {} without a checkpoint.
-      memory: memory in the newest checkpoint; None without one, or if it does not hold
-        a row for each image.
+      memory: memory in the newest checkpoint; None without one.
       notes: notes of its method.
       dataset: the data set it was trained on; None if it cannot be read now.
       cards: cards of its evaluations.
@@ -48,6 +47,11 @@ class Record(NamedTuple):
     dataset: Dataset | None
     cards: list[Card]
     missing: list[str]
+
+    @property
+    def rows_of_memory(self) -> np.ndarray | None:
+        """Returns float32 [N, d], comparable with embeddings; None without them."""
+        return None if self.memory is None else self.memory.rows
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,9 +92,9 @@ def read_record(name: str, workdir: Path) -> Record:
         )
     if memory is not None and memory.rows is None:
         missing.append(
-            "This method keeps no embeddings: health, galleries and map are left out."
+            "This method keeps no embeddings of the images: health, nearest neighbours "
+            "and map are left out."
         )
-        memory = None
     if memory is not None:
         try:
             dataset = _dataset(facts)

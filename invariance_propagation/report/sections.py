@@ -48,9 +48,9 @@ def curve_plots(records: Sequence[Record]) -> str:
 def health_table(records: Sequence[Record]) -> str:
     """Shows numbers that reveal a collapse, with a verdict for each run."""
     measured = {
-        record.name: health.measure(record.memory.rows, record.memory.neighbors)
+        record.name: health.measure(record.rows_of_memory, record.memory.neighbors)
         for record in records
-        if record.memory is not None
+        if record.rows_of_memory is not None
     }
     if not measured:
         return ""
@@ -202,15 +202,16 @@ def _outcome(record: Record) -> dict[str, str]:
 
 
 def _map(record: Record) -> list[str]:
-    if record.memory is None or len(record.memory.rows) < embedding_map.FEWEST:
+    whole = record.rows_of_memory
+    if whole is None or len(whole) < embedding_map.FEWEST:
         return []
-    indices = health.spread(len(record.memory.rows), MAPPED)
-    rows = health.unit_rows(record.memory.rows[indices])
+    indices = health.spread(len(whole), MAPPED)
+    rows = health.unit_rows(whole[indices])
     labels, class_name = None, str
     if record.dataset is not None and record.dataset.train.labels is not None:
         labels = np.asarray(record.dataset.train.labels)[indices]
         class_name = record.dataset.class_name
-    caption = f"{len(indices):,} of {len(record.memory.rows):,} training images."
+    caption = f"{len(indices):,} of {len(whole):,} training images."
     if labels is not None and len(np.unique(labels)) > embedding_map.MOST_CLASSES:
         caption += " There are too many classes to show in different colours."
     plots = []

@@ -18,7 +18,8 @@ ANCHORS, QUERIES = 8, 10
 # Thumbnails in a row: as many as fit into half of a usual screen.
 MOST = NEAREST = 8
 CAPTION = (
-    "Below each picture are its cosine similarity and, if it is known, its label, marked "
+    "Below each picture are its cosine similarity, if the method keeps embeddings, and its "
+    "label, if it is known, marked "
     "\N{MULTIPLICATION X} if it differs from the {whose}'s."
 )
 NEAREST_LEGEND = page.paragraph(
@@ -45,16 +46,16 @@ def method_gallery(record: Record) -> list[str]:
     if record.memory is None or record.dataset is None:
         return []
     shown = Thumbnails(record.dataset, record.dataset.train)
+    anchors = spread(record.facts["num_examples"], ANCHORS)
+    if record.memory.rows is None:
+        return [_anchor(shown, record, index, None) for index in anchors]
     rows = unit_rows(record.memory.rows)
-    return [
-        _anchor(shown, record, index, rows @ rows[index])
-        for index in spread(len(rows), ANCHORS)
-    ]
+    return [_anchor(shown, record, index, rows @ rows[index]) for index in anchors]
 
 
 def nearest_gallery(record: Record) -> list[str]:
     """Shows some held-out images with the training images whose rows are nearest."""
-    if record.memory is None or record.dataset is None:
+    if record.rows_of_memory is None or record.dataset is None:
         return []
     if record.dataset.held_out is None:
         return []
@@ -65,7 +66,7 @@ def nearest_gallery(record: Record) -> list[str]:
     embeddings = embed_images(record, images)
     if embeddings is None:
         return []
-    similarities = unit_rows(embeddings) @ unit_rows(record.memory.rows).T
+    similarities = unit_rows(embeddings) @ unit_rows(record.rows_of_memory).T
     anchors = []
     for index, row in zip(indices, similarities, strict=True):
         label = queries.label(index)
@@ -123,7 +124,7 @@ class Thumbnails:
 
 
 def _anchor(
-    shown: Thumbnails, record: Record, anchor: int, similarities: np.ndarray
+    shown: Thumbnails, record: Record, anchor: int, similarities: np.ndarray | None
 ) -> str:
     label = shown.label(anchor)
     gallery = record.notes.gallery
@@ -133,7 +134,8 @@ def _anchor(
         marked = set(strip.marked.tolist())
         for i in indices:
             kind = "chosen" if int(i) in marked else strip.kind
-            yield shown.show(i, similarities[i], label, kind)
+            similarity = None if similarities is None else similarities[i]
+            yield shown.show(i, similarity, label, kind)
 
     rows = [page.strip("anchor", [shown.show(anchor)])]
     for strip in strips:

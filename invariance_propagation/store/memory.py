@@ -8,7 +8,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from invariance_propagation import settings
 from invariance_propagation.errors import UserError
-from invariance_propagation.methods import METHODS, Method, Notes, Problem, make_method
+from invariance_propagation.methods import (
+    Method,
+    Notes,
+    Problem,
+    is_shipped,
+    make_method,
+)
 from invariance_propagation.models import make_encoder
 from invariance_propagation.store.facts import noted_steps_per_epoch, unpack_ids
 from invariance_propagation.store.reading import read_checkpoint
@@ -72,7 +78,7 @@ def notes_of(facts: dict[str, Any]) -> Notes:
 def method_of(facts: dict[str, Any]) -> Method | None:
     """Builds the method that a run was trained by; None where `notes_of` is empty."""
     config = settings.by_new_names(facts["config"])
-    if config["method"]["name"] not in METHODS:
+    if not is_shipped(config["method"]):
         return None
     problem = Problem(
         encoder=settings.call(make_encoder, "encoder", config),

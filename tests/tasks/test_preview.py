@@ -11,8 +11,8 @@ from flax import linen as nn
 from PIL import Image
 
 from configs import default
-from invariance_propagation import methods
 from invariance_propagation.errors import UserError
+from invariance_propagation.methods import table
 from invariance_propagation.models import Encoder
 from invariance_propagation.tasks import preview
 from invariance_propagation.tasks.preview import describe, draw_preview, sheet
@@ -58,7 +58,7 @@ class Average(nn.Module):
 def test_views_are_those_of_the_step(
     pictures: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    bind, seen = methods.invariance_propagation, []
+    bind, seen = table.find_method("invariance_propagation"), []
 
     @functools.wraps(bind)
     def bind_and_watch(**options: Any) -> Any:
@@ -73,7 +73,7 @@ def test_views_are_those_of_the_step(
     def make_quick_encoder(**options: Any) -> nn.Module:
         return Encoder(Average(), "linear", dim=options["dim"])
 
-    monkeypatch.setitem(methods.METHODS, "invariance_propagation", bind_and_watch)
+    monkeypatch.setattr(table, "find_method", lambda *_, **__: bind_and_watch)
     monkeypatch.setattr(build, "make_encoder", make_quick_encoder)
     config = tiny_config() if kind == "resident" else streamed_config(pictures)
     run = build.build(config)

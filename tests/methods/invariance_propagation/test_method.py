@@ -12,8 +12,8 @@ from invariance_propagation.methods import (
     Method,
     Moment,
     Problem,
-    invariance_propagation,
 )
+from invariance_propagation.methods.invariance_propagation import invariance_propagation
 from invariance_propagation.models import Encoder
 from invariance_propagation.parallel import REPLICATED, SHARDED
 from tests.reference import objective as oracle

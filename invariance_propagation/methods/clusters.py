@@ -1,0 +1,156 @@
+"""What methods that cluster the training images tell about their clusters."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from invariance_propagation.errors import percent
+from invariance_propagation.methods.base import (
+    Gallery,
+    Memory,
+    Notes,
+    Panel,
+    Row,
+    Strip,
+)
+from invariance_propagation.methods.measures import most_similar
+
+PANELS = (
+    Panel(
+        "Images that changed cluster",
+        "% of a batch",
+        {"label_changes": ""},
+        "The share of images whose cluster is another one than at their last visit. It "
+        "falls as the clusters settle.",
+        100,
+        from_zero=True,
+    ),
+    Panel(
+        "Sizes of clusters",
+        "images",
+        {"largest_cluster": "largest", "smallest_cluster": "smallest"},
+        "If the largest grows until it holds most images, the clusters have collapsed.",
+        from_zero=True,
+    ),
+    Panel(
+        "Purity of clusters",
+        "% of images",
+        {"cluster_purity": ""},
+        "The share of images whose label is the most frequent one of their cluster. "
+        "Labels are used for this plot only. Many small clusters are pure by chance.",
+        100,
+    ),
+)
+
+
+def size_metrics(sizes: jax.Array) -> dict[str, jax.Array]:
+    """Returns the largest and the smallest of cluster sizes [K], as metrics of a step."""
+    sizes = sizes.astype(np.float32)
+    return {"largest_cluster": sizes.max(), "smallest_cluster": sizes.min()}
+
+
+def cluster_notes(clusters_of: Callable[[Memory], np.ndarray], **more: Any) -> Notes:
+    """Makes the notes of a method that clusters.
+
+    Its steps must log 'label_changes' and what `size_metrics` returns.
+
+    Args:
+      clusters_of: memory -> int [N], the cluster of each image.
+      **more: other fields of `Notes`.
+    """
+    return Notes(
+        brief=brief,
+        measure=partial(measure, clusters_of=clusters_of),
+        table=table,
+        panels=PANELS,
+        gallery=Gallery(
+            title="Clusters",
+            legend="Some training images, evenly spread, as anchors, each with other "
+            "images of its cluster.",
+            marks={},
+            strips=partial(strips, clusters_of=clusters_of),
+        ),
+        **more,
+    )
+
+
+def measure(
+    memory: Memory,
+    labels: np.ndarray,
+    indices: np.ndarray,
+    *,
+    clusters_of: Callable[[Memory], np.ndarray],
+) -> dict[str, float]:
+    """Compares clusters with labels.
+
+    Args:
+      memory: of the method.
+      labels: int [N].
+      indices: int [n], the images to score.
+      clusters_of: as for `cluster_notes`.
+
+    Returns:
+      'cluster_purity', the share of the n images whose label is the most frequent one of
+      their cluster (which all N images determine; the smaller label of two that are
+      equally frequent), and 'cluster_nmi', the normalised mutual information of clusters
+      and labels of the n images, by the arithmetic mean of both entropies.
+    """
+    from sklearn.metrics import normalized_mutual_info_score  # slow to import
+
+    clusters = np.asarray(clusters_of(memory))
+    labels = np.unique(labels, return_inverse=True)[1]
+    shape = clusters.max() + 1, labels.max() + 1
+    pairs = np.bincount(clusters * shape[1] + labels, minlength=shape[0] * shape[1])
+    frequent = pairs.reshape(shape).argmax(axis=1)
+    here, wanted = clusters[indices], labels[indices]
+    return {
+        "cluster_purity": float((frequent[here] == wanted).mean()),
+        "cluster_nmi": float(normalized_mutual_info_score(wanted, here)),
+    }
+
+
+def brief(row: Row) -> list[str]:
+    """Returns how many images changed cluster, and the sizes of clusters."""
+    smallest, largest = row["smallest_cluster"], row["largest_cluster"]
+    phrases = [
+        f"changed {percent(row['label_changes'])}",
+        f"clusters of {smallest:.0f} to {largest:.0f}",
+    ]
+    if "cluster_purity" in row:
+        phrases.append(f"purity {row['cluster_purity']:.3f}")
+    return phrases
+
+
+def table(summary: Row) -> list[str]:
+    """Lists how the clusters compare with the labels."""
+    if "cluster_purity" not in summary:
+        return []
+    return [
+        "clusters against labels",
+        f"  purity: {percent(summary['cluster_purity'])}",
+        f"  normalised mutual information: {summary['cluster_nmi']:.3f}",
+    ]
+
+
+def strips(
+    memory: Memory,
+    anchor: int,
+    similarities: np.ndarray | None,
+    *,
+    clusters_of: Callable[[Memory], np.ndarray],
+) -> tuple[list[Strip], str]:
+    """Shows the other images of an anchor's cluster; see `Gallery.strips`."""
+    clusters = np.asarray(clusters_of(memory))
+    cluster = clusters[anchor]
+    others = np.flatnonzero(clusters == cluster)
+    others = others[others != anchor]
+    title = f"cluster {cluster}"
+    if similarities is not None:
+        others, title = (
+            most_similar(similarities, among=others),
+            f"{title}, by similarity",
+        )
+    return [Strip(title, others)], f"{len(others) + 1:,} images are in this cluster"

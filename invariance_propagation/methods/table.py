@@ -1,0 +1,77 @@
+"""The table of self-supervised methods, and how a config picks one."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from invariance_propagation import settings
+from invariance_propagation.errors import UserError
+from invariance_propagation.methods.base import Method, Problem
+
+_HERE = "invariance_propagation.methods"
+METHODS = {
+    "invariance_propagation": f"{_HERE}.invariance_propagation:invariance_propagation",
+}
+
+
+def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
+    """Makes the method that the config's section `method` names and sets up.
+
+    Raises:
+      UserError: there is no such method, or an option does not fit.
+    """
+    return make_from(config["method"], problem, key="method")
+
+
+def make_from(section: Mapping[str, Any], problem: Problem, *, key: str) -> Method:
+    """Makes a method from its options; a method may make the one it wraps by this.
+
+    Args:
+      section: `name`, as for `find_method`, and the options of the method.
+      problem: what the method is made for.
+      key: where the section stands in the config, for messages.
+
+    Raises:
+      UserError: there is no such method, or an option does not fit.
+    """
+    options = dict(section)
+    factory = find_method(options.pop("name"), key=key)
+    return settings.call(factory, key, {key: options}, problem=problem)
+
+
+def find_method(name: str, *, key: str = "method") -> Callable[..., Method]:
+    """Returns the function that makes a method from its options.
+
+    Args:
+      name: a key of `METHODS`, or 'MODULE:FUNCTION' for a method of your own.
+      key: where the name stands in the config, for messages.
+
+    Raises:
+      UserError: there is no method of this name.
+    """
+    module, _, function = METHODS.get(name, name).partition(":")
+    if not function:
+        raise UserError(
+            f"{key}.name={name!r}: choose one of {', '.join(METHODS)}, or "
+            "'MODULE:FUNCTION' for a method of your own"
+        )
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}.name={name!r}: {error}") from error
+
+
+def is_shipped(section: Mapping[str, Any]) -> bool:
+    """Returns whether a section names methods of this package only.
+
+    Code from elsewhere must not run because a checkpoint names it.
+    """
+    return all(name in METHODS for name in _names(section))
+
+
+def _names(section: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in section.items():
+        if key == "name":
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _names(value)
