@@ -14,6 +14,7 @@ from invariance_propagation.data.views.augment import normalize
 from invariance_propagation.methods import Moment
 from invariance_propagation.methods.invariance_propagation import readiness
 from invariance_propagation.methods.measures import mean_similarity
+from invariance_propagation.tasks.plan.collectives import collectives_of, size_of
 from tests import tiny
 
 NUM_STEPS = 20
@@ -196,21 +197,11 @@ def test_no_collective_carries_the_bank_or_a_list(
     embeddings = runner.put(np.ones((16, dim), np.float32), parallel.SHARDED)
     indices = runner.put(np.arange(16, dtype=np.int32), parallel.SHARDED)
     text = mapped.lower(embeddings, indices, memory).compile().as_text()
-    sizes = collective_sizes(text)
+    sizes = [size_of(x) for found in collectives_of(text) for x in found.arrays]
     slots = 3 + 9
     assert sizes, "the program has no collectives: the test reads it wrongly"
     # Own sums of the slots are the largest that may travel: [B, slots].
     assert max(sizes) <= 16 * max(slots, dim) < 16 * background
-
-
-def collective_sizes(program: str) -> list[int]:
-    """Elements of every array that a collective of an HLO text takes or returns."""
-    sizes = []
-    pattern = r"= (.*?) (?:all-gather|all-reduce|reduce-scatter|all-to-all)"
-    for line in re.findall(pattern, program):
-        for shape in re.findall(r"\w+\[([\d,]*)\]", line):
-            sizes.append(int(np.prod([int(n) for n in shape.split(",") if n])))
-    return sizes
 
 
 def test_the_memory_is_written_in_place(optimized: None) -> None:
