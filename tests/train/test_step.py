@@ -82,6 +82,14 @@ def test_a_start_by_itself_is_the_same_on_all_devices(
     np.testing.assert_allclose(found.overlap, wanted.overlap, **TOLERANCE)
 
 
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", devices.MODES)
+def test_a_sharded_graph_changes_no_number(alone, mode: str, num_devices: int) -> None:
+    result = tiny.run_mapped(mode, num_devices, NUM_STEPS, graph="sharded")
+    check(result, alone)
+    np.testing.assert_array_equal(result[0].memory.graph, alone[0].memory.graph)
+
+
 def test_vmap_agrees(alone) -> None:
     num_devices = 4
     parts = tiny.make_parts(parallel.AXIS)
@@ -222,6 +230,25 @@ def test_the_memory_is_written_in_place(optimized: None) -> None:
         assert large in text, "the test looks for the wrong shape"
         copies = re.findall(rf"= {re.escape(large)}\S* copy\(", text)
         assert not copies, f"{len(copies)} copies of {large}"
+
+
+def test_no_device_holds_a_sharded_graph() -> None:
+    """A walk of two hops along rows of two devices: a message for each hop."""
+    num_examples, batch = 512, len(tiny.batches(1)[0])
+    parts = tiny.make_parts(
+        parallel.AXIS, num_examples=num_examples, graph="sharded", num_hops=2
+    )
+    runner = devices.make_runner("shard_map", 2)
+    step, state = tiny.start(runner, parts)
+    indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
+    images = runner.put(parts.images, parallel.REPLICATED)
+    text = step.lower(state, indices, images, {}).compile().as_text()
+    assert f"s32[{num_examples // 2},3]" in text
+    assert f"s32[{num_examples},3]" not in text
+    sent = [x for found in collectives_of(text) for x in found.arrays]
+    sizes = [size_of(x) for x in sent if x.startswith("s32")]
+    assert {batch * 3, batch * 3**2} <= set(sizes)
+    assert max(sizes) < num_examples // 2 * 3
 
 
 @pytest.mark.parametrize("devices", [1, 4])
