@@ -53,11 +53,27 @@ METHODS = {
         "every": 3,
         "dim": 8,
     },
+    "odc": {
+        "name": "odc",
+        "num_clusters": 5,
+        "min_size": 6,
+        "splits_per_step": 2,
+        "bank_momentum": 0.5,
+        "centroid_every": 3,
+        "balance": 0.5,
+        "hidden": 8,
+        "dropout": 0.5,
+        "kmeans_rounds": 5,
+    },
     "assigning": {"name": "tests.toys:assigning", "num_clusters": 5},
     "separating": {"name": "tests.toys:separating", "size": 24},
     "tracking": {"name": "tests.toys:tracking", "frames": 3},
 }
-GROUPS = {"clustering": {"head": {"rate": 2.0, "momentum": 0.0}}}
+WITH_BANK = ("invp", "mixing", "clustering", "odc")
+GROUPS = {
+    "clustering": {"head": {"rate": 2.0, "momentum": 0.0}},
+    "odc": {"classifier": {"momentum": 0.0}},
+}
 SMALL = {"assigning": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
 
 
@@ -244,7 +260,7 @@ def test_it_is_monitored_planned_and_previewed(trained, tmp_path: Path) -> None:
     name, _, summary = trained
     # Toys are no better than chance; what counts is that they are measured.
     assert 0 <= summary["knn_trained"] <= 1 and summary["steps"] == 15
-    has_bank = name in ("invp", "mixing", "clustering")
+    has_bank = name in WITH_BANK
     assert ("knn_bank" in summary) == has_bank
     assert ("purity" in summary) == (name in ("invp", "mixing"))
     plan = make_plan(build.build(config_of(name)))
@@ -275,7 +291,7 @@ def test_it_is_evaluated_embedded_exported_and_reported(
     )
     assert "conv1.weight" in np.load(file)
     memory = restore_memory(workdir)
-    assert (memory.rows is None) == (name not in ("invp", "mixing", "clustering"))
+    assert (memory.rows is None) == (name not in WITH_BANK)
     assert (memory.neighbors is None) == (name not in ("invp", "mixing"))
     assert bool(memory.arrays) == (name != "tracking")
     (tmp_path / "new").mkdir()
