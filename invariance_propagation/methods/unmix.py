@@ -22,7 +22,7 @@ Unsupervised Visual Representation Learning", AAAI 2022, arXiv 2003.05438; for t
 of the box, utils.py of szq0214/Un-Mix at commit 0911f77.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -212,10 +212,11 @@ def _keys_for_mixtures(keys: jax.Array) -> jax.Array:
 
 
 def notes_around(inner: Notes, name: str) -> Notes:
-    """Returns the notes of the inner method, with the loss of mixtures."""
+    """Returns the notes of the inner method, with the loss of mixtures.
 
-    def buffers(*args: Any) -> dict[str, int]:
-        return inner.buffers(*args)
+    Its `buffers` stay: the three losses are computed one after the other, in the same
+    memory.
+    """
 
     def outcome(rows: Sequence[Row], summary: Row, options: Mapping[str, Any]) -> Any:
         return inner.outcome(rows, summary, options["inner"])
@@ -226,7 +227,6 @@ def notes_around(inner: Notes, name: str) -> Notes:
     about = f"mixtures of images for {name}"
     return inner._replace(
         about=f"{about}; {inner.about}" if inner.about else about,
-        buffers=buffers,
         brief=brief,
         outcome=outcome,
         panels=(*inner.panels, PANEL),
@@ -252,11 +252,11 @@ def unmix(
     """
     options = Options(global_probability, alpha).checked()
     method = make_from(inner, problem, key="method.inner")
-    bound: Callable[..., Any] = partial(partial, inner=method)
+    mixing = {"options": options, "axis_name": problem.axis_name}
     return method._replace(
-        prepare=bound(prepare, options=options, axis_name=problem.axis_name),
-        forward=bound(forward),
-        loss=bound(loss),
-        update=bound(update),
+        prepare=partial(prepare, inner=method, **mixing),
+        forward=partial(forward, inner=method),
+        loss=partial(loss, inner=method),
+        update=partial(update, inner=method),
         notes=notes_around(method.notes, inner["name"]),
     )
