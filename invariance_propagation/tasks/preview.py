@@ -59,7 +59,9 @@ def draw_preview(config: ConfigDict) -> Path:
         f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images "
         f"as views of {size}x{size} pixels, seed {run.seed}. Evaluation sees the "
         "first column, training the others, epoch by epoch."
-        + "".join(f" The group '{name}' is made of this sheet." for name in made),
+        + "".join(
+            f" The method makes '{name}' of the images in this sheet." for name in made
+        ),
         *describe(run.chances, channels=channels),
     ]
     drawn = sheet(columns, [f"image {i}" for i in indices], caption)

@@ -31,11 +31,11 @@ from invariance_propagation.methods.unmix import (
 from invariance_propagation.models import Encoder, Outputs
 from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.train.journal import read_rows
 from invariance_propagation.train.loop import train_and_evaluate
 from tests import tiny
 from tests.reference import mixtures
 from tests.reference import objective as oracle
-from tests.tiny_run import tiny_config
 
 N, B, DIM, SIZE = 40, 8, 8, 8
 INVP = {"name": "invariance_propagation", **tiny.METHOD, "background_size": 12}
@@ -602,27 +602,17 @@ def test_a_config_wraps_any_method() -> None:
     assert config.method.inner.to_dict() == {"name": "tests.toys:clustering"}
 
 
-def unmix_config(**changes: Any) -> Any:
-    """The digits with a small network."""
-    plain = tiny_config()
+def test_it_learns_digits(tmp_path: Path, optimized: None) -> None:
+    """kNN rises ten points over the untrained encoder, and both losses fall."""
     config = digits.get_config("unmix")
-    for section in ("train", "encoder", "knn"):
-        config[section] = plain[section]
-    config.method.inner.update(background_size=256, start_epoch=6)
     config.num_devices = 2
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def test_digits_are_learned(tmp_path: Path) -> None:
-    changes = {
-        "encoder.depth": 18,
-        "encoder.width": 8,
-        "encoder.hidden": 64,
-        "train.batch_size": 64,
-        "train.epochs": 12,
-        "train.evaluate_every": 0,
-    }
-    config = unmix_config(**changes)
+    config.data.num_train = 640
+    config.encoder.width = 8
+    config.method.inner.update(background_size=256, start_epoch=6)
+    config.train.update(epochs=20, evaluate_every=0)
     summary = train_and_evaluate(config, str(tmp_path))
-    assert summary["knn_trained"] > summary["knn_untrained"] + 0.05
+    assert summary["knn_trained"] >= summary["knn_untrained"] + 0.10
+    # In epoch 0 the bank is random, and from epoch 6 on there is another term.
+    rows = {x["epoch"]: x for x in read_rows(tmp_path) if "clean" in x}
+    for name in ("clean", "mixed"):
+        assert rows[5][name] < 0.8 * rows[1][name]
