@@ -19,6 +19,8 @@ _RATES = (
 )
 _ODC = "configs/selfsup/odc/r50_v1.py"
 _COMMAND = "README.md:30,32,34 (CIFAR-10, CIFAR-100, SVHN)"
+# The default of main_moco_unmix.py is 0.0, but its command, run.sh:2, passes 0.5.
+_UNMIX = "of szq0214/Un-Mix at commit 0911f77"
 
 CONFIGS = {
     "default:augment.crop_scale": Released(
@@ -113,6 +115,12 @@ CONFIGS = {
     "imagenet:odc:augment.blur": Released(0.0, "no blur", f"{_ODC}:42-55"),
     "default:method.bank_start": Released(
         "uniform", "rand in -stdv to stdv", "objective.py:172-173"
+    ),
+    "default:unmix:method.alpha": Released(
+        1.0, "args.beta = 1.0; beta(args.beta, args.beta)", f"unmix_c10.py:331 {_UNMIX}"
+    ),
+    "default:unmix:method.global_probability": Released(
+        0.5, "--prob 0.5; r < args.prob: global", f"unmix_c10.py:40,334 {_UNMIX}"
     ),
     "default:optimizer.learning_rate": Released(0.03, "--lr 0.03", "main.py:43"),
     "default:optimizer.weight_decay": Released(
