@@ -1,4 +1,4 @@
-"""The contract carries six different methods, by the same shared code."""
+"""The contract carries different methods, one around another too, by the same shared code."""
 
 import re
 import shutil
@@ -64,6 +64,8 @@ WRAPPED = {
     for name in ("clustering", "assigning", "separating", "tracking")
 }
 METHODS["unmix+clustering"] = WRAPPED.pop("unmix+clustering")
+WITH_GRAPH = {"invp", "unmix"}
+WITH_BANK = WITH_GRAPH | {"clustering", "unmix+clustering"}
 GROUPS = {"clustering": {"head": {"rate": 2.0, "momentum": 0.0}}}
 SMALL = {"assigning": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
 
@@ -252,9 +254,9 @@ def test_it_is_monitored_planned_and_previewed(trained, tmp_path: Path) -> None:
     name, _, summary = trained
     # Toys are no better than chance; what counts is that they are measured.
     assert 0 <= summary["knn_trained"] <= 1 and summary["steps"] == 15
-    has_bank = name in ("invp", "mixing", "clustering")
+    has_bank = name in WITH_BANK
     assert ("knn_bank" in summary) == has_bank
-    assert ("purity" in summary) == (name in ("invp", "mixing"))
+    assert ("purity" in summary) == (name in WITH_GRAPH)
     plan = make_plan(build.build(config_of(name)))
     assert plan.device["parameters"] > 0
     assert ("bank" in plan.device) == has_bank
@@ -283,8 +285,8 @@ def test_it_is_evaluated_embedded_exported_and_reported(
     )
     assert "conv1.weight" in np.load(file)
     memory = restore_memory(workdir)
-    assert (memory.rows is None) == (name not in ("invp", "mixing", "clustering"))
-    assert (memory.neighbors is None) == (name not in ("invp", "mixing"))
+    assert (memory.rows is None) == (name not in WITH_BANK)
+    assert (memory.neighbors is None) == (name not in WITH_GRAPH)
     assert bool(memory.arrays) == (name != "tracking")
     (tmp_path / "new").mkdir()
     Image.fromarray(tiny.pictures()[3, :, :, 0]).save(tmp_path / "new" / "3.png")
