@@ -1,4 +1,4 @@
-"""The contract carries six different methods, by the same shared code."""
+"""The contract carries different methods, one around another too, by the same shared code."""
 
 import re
 import shutil

@@ -51,7 +51,8 @@ PANEL = Panel(
     "loss per image",
     {"clean": "clean images", "mixed": "mixtures"},
     "The inner method's loss on clean images, and on mixtures of two images, which are "
-    "harder. Both fall as training goes on; their sum is what is trained on.",
+    "harder. Their sum is what is trained on. Both jump where a part of the inner loss "
+    "starts.",
 )
 
 
