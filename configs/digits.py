@@ -21,6 +21,11 @@ VALUES = {
             "start_epoch": 20,
         },
     },
+    "odc": {
+        "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4},
+        "encoder": {"dim": 64},
+        "method": {"num_clusters": 30, "min_cluster": 10, "norm_momentum": 0.9},
+    },
 }
 
 
