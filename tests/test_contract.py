@@ -53,11 +53,27 @@ METHODS = {
         "every": 3,
         "dim": 8,
     },
+    "odc": {
+        "name": "odc",
+        "num_clusters": 6,
+        "bank_momentum": 0.5,
+        "min_cluster": 8,
+        "splits_per_step": 2,
+        "refresh_every": 3,
+        "weight_power": 0.5,
+        "kmeans_iterations": 4,
+        "split_iterations": 5,
+        "dropout": 0.5,
+        "norm_momentum": 0.9,
+    },
     "assigning": {"name": "tests.toys:assigning", "num_clusters": 5},
     "separating": {"name": "tests.toys:separating", "size": 24},
     "tracking": {"name": "tests.toys:tracking", "frames": 3},
 }
-GROUPS = {"clustering": {"head": {"rate": 2.0, "momentum": 0.0}}}
+GROUPS = {
+    "clustering": {"head": {"rate": 2.0, "momentum": 0.0}},
+    "odc": {"head": {"momentum": 0.0}},
+}
 SMALL = {"assigning": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
 
 
@@ -244,7 +260,7 @@ def test_it_is_monitored_planned_and_previewed(trained, tmp_path: Path) -> None:
     name, _, summary = trained
     # Toys are no better than chance; what counts is that they are measured.
     assert 0 <= summary["knn_trained"] <= 1 and summary["steps"] == 15
-    has_bank = name in ("invp", "mixing", "clustering")
+    has_bank = name in ("invp", "mixing", "clustering", "odc")
     assert ("knn_bank" in summary) == has_bank
     assert ("purity" in summary) == (name in ("invp", "mixing"))
     plan = make_plan(build.build(config_of(name)))
@@ -275,7 +291,9 @@ def test_it_is_evaluated_embedded_exported_and_reported(
     )
     assert "conv1.weight" in np.load(file)
     memory = restore_memory(workdir)
-    assert (memory.rows is None) == (name not in ("invp", "mixing", "clustering"))
+    assert (memory.rows is None) == (
+        name not in ("invp", "mixing", "clustering", "odc")
+    )
     assert (memory.neighbors is None) == (name not in ("invp", "mixing"))
     assert bool(memory.arrays) == (name != "tracking")
     (tmp_path / "new").mkdir()

@@ -36,7 +36,8 @@ FLOORS = (
     {"errors", "parallel", "phases", "signals", "version"},
     {"files", "settings"},
     {"core", "devices", "optimizer"},
-    {"data", "models", "methods"},
+    {"models"},
+    {"data", "methods"},
     {"store", "__init__"},
     {"evaluation"},
     {"train"},
@@ -320,7 +321,8 @@ def test_every_key_is_explained_once(method: str) -> None:
     own = commented(f"methods/{method}")
     explained = commented("default") | own
     for key in leaves(default.get_config(method).to_dict()):
-        if key != "method.name":
+        # What a method names itself is explained where the section is.
+        if key != "method.name" and not key.startswith(("optimizer.groups.", "views.")):
             assert explained[key], f"nothing is said about {key}"
             assert key.startswith("method.") == (key in own)
 

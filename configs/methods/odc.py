@@ -15,9 +15,8 @@ def configure(config: ConfigDict) -> None:
     # How many small clusters a step dissolves at most; others wait [ours]. The released
     # code treats all of them at once, on the host.
     config.method.splits_per_step = 4
-    config.method.refresh_every = (
-        10  # steps between computations of all centroids [code]
-    )
+    # Steps between two computations of all centroids [code].
+    config.method.refresh_every = 10
     # The weight of a cluster in the loss is its size to the power of minus this [code].
     config.method.weight_power = 0.5
     config.method.kmeans_iterations = 20  # of the first clustering [code]

@@ -163,7 +163,7 @@ def two_means(
       axis_name: the device axis, or None for one device.
 
     Returns:
-      bool [n], the members of the second half; none at all if all members are equal.
+      bool [n], the members of the second half; none or all if all members are equal.
     """
 
     def total(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:

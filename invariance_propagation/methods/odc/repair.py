@@ -154,7 +154,7 @@ def split_largest(
     half = parallel.all_gather(half, axis_name)[: len(clusters.labels)]
     members = clusters.labels == largest
     every_second = members & (jnp.cumsum(members, dtype=jnp.int32) % 2 == 0)
-    half = jnp.where(half.any(), half, every_second)
+    half = jnp.where(half.any() & (half != members).any(), half, every_second)
     labels = jnp.where(half, empty, clusters.labels)
     moved = half.sum(dtype=jnp.int32)
     sizes = clusters.sizes.at[empty].add(moved).at[largest].add(-moved)
