@@ -22,6 +22,12 @@ VALUES = {
             "bank_start": "embeddings",
         },
     },
+    "odc": {
+        "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4},
+        "encoder": {"dim": 128},
+        # The classifier's running statistics follow within an epoch, unlike ImageNet's.
+        "method": {"num_clusters": "auto", "norm_momentum": 0.9},
+    },
 }
 
 
