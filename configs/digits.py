@@ -22,9 +22,15 @@ VALUES = {
         },
     },
     "odc": {
-        "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4},
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
         "encoder": {"dim": 64},
-        "method": {"num_clusters": 30, "min_cluster": 10, "norm_momentum": 0.9},
+        "method": {
+            "num_clusters": 30,
+            "min_cluster": 10,
+            # An image is seen once an epoch, so half a feature would be noise for long.
+            "dropout": 0.0,
+            "norm_momentum": 0.9,
+        },
     },
 }
 
