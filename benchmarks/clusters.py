@@ -23,7 +23,7 @@ from invariance_propagation.store.memory import restore_memory
 
 LABELS = "clusters.labels"
 ROWS, COLUMNS, PIXELS, GAP = 10, 20, 32, 4
-PAPER, INK = 255, 0
+PAPER, INK, GREYS = 255, 0, 32
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def draw(
             tile = Image.fromarray(images[member, :, :, 0])
             tile = tile.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
             page.paste(tile, (GAP + 60 + column * step, top))
-    return page
+    return page.quantize(GREYS)
 
 
 if __name__ == "__main__":
