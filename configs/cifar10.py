@@ -19,6 +19,12 @@ VALUES = {
             "temperature": 0.2,  # [code]
         },
     },
+    "odc": {
+        # As on the digits; not searched.
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+        "encoder": {"dim": 128},
+        "method": {"num_clusters": "auto", "dropout": 0.0, "norm_momentum": 0.9},
+    },
 }
 
 

@@ -22,14 +22,15 @@ VALUES = {
         },
     },
     "odc": {
-        "optimizer": {"learning_rate": 0.12, "weight_decay": 5e-4},
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+        "encoder": {"dim": 64},
         "method": {
             "num_clusters": 30,
-            "min_size": 10,
-            "splits_per_step": 2,
-            "hidden": 128,
+            "min_cluster": 10,
+            # An image is seen once an epoch, so half a feature would be noise for long.
+            "dropout": 0.0,
+            "norm_momentum": 0.9,
         },
-        "encoder": {"dim": 64},
     },
 }
 

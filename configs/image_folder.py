@@ -24,6 +24,12 @@ VALUES = {
             "bank_start": "embeddings",  # from random rows the first neighbours are random
         },
     },
+    "odc": {
+        # As on the digits; not searched.
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+        "encoder": {"dim": 128},
+        "method": {"num_clusters": "auto", "dropout": 0.0, "norm_momentum": 0.9},
+    },
 }
 
 

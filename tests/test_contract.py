@@ -50,15 +50,16 @@ METHODS = {
     "unmix": {"name": "unmix", **MIXED, "inner": INVP},
     "odc": {
         "name": "odc",
-        "num_clusters": 5,
-        "min_size": 6,
-        "splits_per_step": 2,
+        "num_clusters": 6,
         "bank_momentum": 0.5,
-        "centroid_every": 3,
-        "balance": 0.5,
-        "hidden": 8,
+        "min_cluster": 8,
+        "splits_per_step": 2,
+        "refresh_every": 3,
+        "weight_power": 0.5,
+        "kmeans_iterations": 4,
+        "split_iterations": 5,
         "dropout": 0.5,
-        "kmeans_rounds": 5,
+        "norm_momentum": 0.9,
     },
     "assigning": {"name": "tests.toys:assigning", "num_clusters": 5},
     "separating": {"name": "tests.toys:separating", "size": 24},
@@ -72,9 +73,9 @@ WRAPPED = {
 METHODS["unmix+odc"] = WRAPPED.pop("unmix+odc")
 WITH_GRAPH = ("invp", "unmix")
 WITH_BANK = (*WITH_GRAPH, "odc", "unmix+odc")
-# The classifier is an optimiser's group of its own.
-CLASSIFIER = {"classifier": {"rate": 2.0, "momentum": 0.0}}
-GROUPS = {"odc": CLASSIFIER, "unmix+odc": CLASSIFIER}
+# The classifier is a group of its own for the optimiser.
+HEAD = {"head": {"rate": 2.0, "momentum": 0.0}}
+GROUPS = {"odc": HEAD, "unmix+odc": HEAD}
 SMALL = {"assigning": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
 
 

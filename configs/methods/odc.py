@@ -1,4 +1,4 @@
-"""Options of ODC; the values are ImageNet's of the released code, or follow N.
+"""Options of Online Deep Clustering; the values are ImageNet's.
 
 A data set's config may change them. configs/default.py explains the tags.
 """
@@ -7,19 +7,26 @@ from ml_collections import ConfigDict, config_dict
 
 
 def configure(config: ConfigDict) -> None:
-    """Sets the options of the section `method`, and those of its classifier."""
-    # K, the number of clusters; 'auto': one for 128 images, as on ImageNet [ours].
-    config.method.num_clusters = config_dict.FieldReference("auto", object)
-    config.method.min_size = 20  # a cluster with fewer images is dissolved [code]
-    # Most clusters that a step dissolves; the released code knows no limit [ours].
-    config.method.splits_per_step = 8
+    """Sets the section `method`, the sizes of the neck, and the classifier's momentum."""
+    # The number of clusters [code], or 'auto' for one per 128 images, as on ImageNet.
+    config.method.num_clusters = config_dict.FieldReference(10000, object)
     config.method.bank_momentum = 0.5  # weight of a row's old value [code]
-    config.method.centroid_every = 10  # steps between new centroids [code]
-    # Images of a cluster of n weigh n to the power of minus this in the loss [code].
-    config.method.balance = 0.5
-    config.method.hidden = 512  # width of the neck's hidden layer [code]
+    config.method.min_cluster = 20  # smaller clusters are dissolved [code]
+    # How many small clusters a step dissolves at most; others wait [ours]. The released
+    # code treats all of them at once, on the host.
+    config.method.splits_per_step = 4
+    # Steps between two computations of all centroids [code].
+    config.method.refresh_every = 10
+    # The weight of a cluster in the loss is its size to the power of minus this [code].
+    config.method.weight_power = 0.5
+    config.method.kmeans_iterations = 20  # of the first clustering [code]
+    config.method.split_iterations = 20  # of 2-means, when a cluster is split [code]
     config.method.dropout = 0.5  # in the neck [code]
-    config.method.kmeans_rounds = 20  # of the first clustering [ours]
-    # The classifier has no momentum, because its classes change all the time [code].
-    config.optimizer.groups = ConfigDict({"classifier": {"momentum": 0.0}})
-    config.encoder.dim = 256  # of the embedding [code]
+    # Weight of the old running statistics of the neck's BatchNorm [code].
+    config.method.norm_momentum = 0.999
+    config.encoder.update(
+        hidden=512,  # of the neck [code]
+        dim=256,  # of the features in the bank [code]
+    )
+    # The classifier has no momentum, so that it follows changes of clusters [code].
+    config.optimizer.update(groups=ConfigDict({"head": {"momentum": 0.0}}))

@@ -1,113 +1,207 @@
-"""k-means on a device: the first clustering of a set's features."""
+"""k-means: of all rows on one device, and of two halves in a bank that lies in shards."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-ROWS_AT_ONCE = 2048  # so that the products with all centroids stay small
+from invariance_propagation import parallel
+from invariance_propagation.core.arguments import check_vectors, integer
+from invariance_propagation.errors import UserError
+
+# Scores and one-hot labels exist for this many pairs of row and cluster: 256 MB each.
+PAIRS_AT_ONCE = 1 << 26
+_EXACT = lax.Precision.HIGHEST
 
 
+@partial(jax.jit, static_argnames=("num_clusters", "iterations"))
 def kmeans(
-    rows: np.ndarray, num_clusters: int, *, key: jax.Array, num_rounds: int = 20
-) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters rows by Lloyd's rounds from random rows.
+    key: jax.Array, rows: jax.Array, *, num_clusters: int, iterations: int = 20
+) -> tuple[jax.Array, jax.Array]:
+    """Clusters rows by Lloyd's algorithm; no cluster is empty at any time.
 
-    A cluster that becomes empty in a round goes on from one of the rows that lie farthest
-    from their centroids. At the end every cluster has a row.
+    The centroids start from a random subset of the rows. A cluster that loses all its rows
+    gets one of those that are farthest from their centroids. The same key and rows give the
+    same bits on the same kind of device: no sum depends on the order of threads.
 
     Args:
+      key: typed key, chooses the subset.
       rows: float [N, d].
-      num_clusters: K, from 1 to N.
-      key: decides the rows that the centroids start from.
-      num_rounds: how often rows are assigned and centroids computed.
+      num_clusters: K, at most N.
+      iterations: how often rows are assigned and centroids computed.
 
     Returns:
-      Labels, int32 [N], and centroids, float32 [K, d], the means of their rows.
+      labels, int32 [N], each from 0 to K - 1 at least once, and centroids, float32 [K, d],
+      the means of the rows with each label.
 
     Raises:
-      ValueError: there are fewer rows than clusters.
+      ValueError: a number out of its range, or a dtype or shape is wrong.
     """
-    count = len(rows)
-    if not 1 <= num_clusters <= count:
-        raise ValueError(f"num_clusters={num_clusters}: set it from 1 to N = {count}")
-    chosen = jax.random.choice(key, count, (num_clusters,), replace=False)
-    blocks = _in_blocks(np.asarray(rows, np.float32))
-    centroids = jnp.asarray(rows[np.asarray(chosen)], jnp.float32)
-    labels, distances = _rounds(blocks, centroids, jnp.int32(count), num_rounds)
-    labels, distances = (np.array(x).reshape(-1)[:count] for x in (labels, distances))
-    _fill_empty(labels, distances, num_clusters)
-    return labels, means_of(rows, labels, num_clusters)
+    check_vectors("rows", rows, like=(None, None))
+    num_clusters = integer("num_clusters", num_clusters)
+    iterations = integer("iterations", iterations)
+    if num_clusters > len(rows):
+        raise UserError(
+            f"num_clusters={num_clusters}, but there are {len(rows)} rows: set it from 1 "
+            f"to {len(rows)}"
+        )
+    rows = jnp.asarray(rows, jnp.float32)
+    order = jax.random.permutation(key, jnp.arange(len(rows), dtype=jnp.int32))
+
+    def move(
+        _: jax.Array, before: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        labels, distances = assign(rows, before[1])
+        labels = fill_empty(labels, distances, num_clusters=num_clusters)
+        return labels, means(rows, labels, num_clusters=num_clusters)
+
+    start = jnp.zeros(len(rows), jnp.int32), rows[order[:num_clusters]]
+    return lax.fori_loop(0, iterations, move, start)
 
 
-def means_of(rows: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Averages the rows of each cluster, float32 [K, d]; every cluster must have one."""
-    sums = jax.ops.segment_sum(
-        jnp.asarray(rows, jnp.float32), jnp.asarray(labels), num_clusters
-    )
-    sizes = np.bincount(labels, minlength=num_clusters).astype(np.float32)
-    return np.asarray(sums) / sizes[:, None]
+def assign(rows: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Finds the nearest centroid of each row.
+
+    Args:
+      rows: float32 [N, d].
+      centroids: float32 [K, d].
+
+    Returns:
+      int32 [N], the smallest number of those that are equally near, and float32 [N], the
+      squared distance.
+    """
+    halves = jnp.square(centroids).sum(axis=1) / 2
+
+    def of_row(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scores = jnp.matmul(centroids, row, precision=_EXACT) - halves
+        best = jnp.argmax(scores).astype(jnp.int32)
+        return best, jnp.square(row).sum() - 2 * scores.max()
+
+    return lax.map(of_row, rows, batch_size=_block(len(rows), len(centroids)))
 
 
-def _in_blocks(rows: np.ndarray) -> np.ndarray:
-    """Cuts rows into [blocks, ROWS_AT_ONCE, d]; the last block is filled with zeros."""
-    size = min(ROWS_AT_ONCE, len(rows))
-    padding = -len(rows) % size
-    return np.pad(rows, ((0, padding), (0, 0))).reshape(-1, size, rows.shape[1])
+def fill_empty(
+    labels: jax.Array, distances: jax.Array, *, num_clusters: int
+) -> jax.Array:
+    """Gives each empty cluster a row that is far from its own centroid.
+
+    Every cluster keeps the row nearest to its centroid, so none becomes empty.
+
+    Args:
+      labels: int32 [N], N >= K.
+      distances: float32 [N], to the row's own centroid.
+      num_clusters: K.
+
+    Returns:
+      int32 [N].
+    """
+    count = len(labels)
+    ids = jnp.arange(count, dtype=jnp.int32)
+    empty = jnp.zeros(num_clusters, jnp.int32).at[labels].add(1) == 0
+
+    def fill() -> jax.Array:
+        least = jax.ops.segment_min(distances, labels, num_clusters)
+        nearest = jnp.where(distances == least[labels], ids, count)
+        keeper = jax.ops.segment_min(nearest, labels, num_clusters)
+        gives = jnp.where(ids == keeper[labels], -jnp.inf, distances)
+        _, givers = lax.top_k(gives, num_clusters)
+        turn = jnp.cumsum(empty, dtype=jnp.int32) - 1
+        moved = jnp.where(empty, givers[turn], count)
+        return labels.at[moved].set(ids[:num_clusters], mode="drop")
+
+    return lax.cond(empty.any(), fill, lambda: labels)
 
 
-@partial(jax.jit, static_argnames="num_rounds")
-def _rounds(
-    blocks: jax.Array, centroids: jax.Array, count: jax.Array, num_rounds: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns label and squared distance of each row after the last round."""
-    num_clusters, size = len(centroids), blocks.shape[1]
+def means(rows: jax.Array, labels: jax.Array, *, num_clusters: int) -> jax.Array:
+    """Averages the rows of each cluster by products with one-hot labels.
 
-    def assign(centroids: jax.Array) -> tuple:
-        squares = jnp.square(centroids).sum(axis=1)
+    A product adds in a fixed order, which a scatter on a GPU does not.
 
-        def one(sums: tuple, given: tuple) -> tuple:
-            first, rows = given
-            products = jnp.matmul(rows, centroids.T, precision="highest")
-            scores = squares - 2 * products
-            labels = jnp.argmin(scores, axis=1).astype(jnp.int32)
-            distances = jnp.min(scores, axis=1) + jnp.square(rows).sum(axis=1)
-            is_row = first + jnp.arange(size, dtype=jnp.int32) < count
-            weights = is_row.astype(jnp.float32)
-            found = (
-                jax.ops.segment_sum(rows * weights[:, None], labels, num_clusters),
-                jax.ops.segment_sum(weights, labels, num_clusters),
-            )
-            sums = jax.tree.map(jnp.add, sums, found)
-            return sums, (labels, jnp.where(is_row, distances, -jnp.inf))
+    Args:
+      rows: float32 [N, d].
+      labels: int32 [N]; no cluster is empty.
+      num_clusters: K.
 
-        zeros = jnp.zeros_like(centroids), jnp.zeros(num_clusters, jnp.float32)
-        firsts = jnp.arange(len(blocks), dtype=jnp.int32) * size
-        return lax.scan(one, zeros, (firsts, blocks))
+    Returns:
+      float32 [K, d].
+    """
+    block = _block(len(rows), num_clusters)
+    rest = -len(rows) % block
+    rows = jnp.pad(rows, [(0, rest), (0, 0)]).reshape(-1, block, rows.shape[1])
+    # The label K of the padding belongs to no cluster.
+    padded = jnp.pad(labels, [(0, rest)], constant_values=num_clusters)
 
-    def move(_: jax.Array, centroids: jax.Array) -> jax.Array:
-        (sums, sizes), (_, distances) = assign(centroids)
-        # The j-th empty cluster takes the j-th farthest row.
-        _, far = lax.top_k(distances.reshape(-1), min(num_clusters, distances.size))
-        empty = sizes == 0
-        place = jnp.where(empty, jnp.cumsum(empty) - 1, 0)
-        others = blocks.reshape(-1, blocks.shape[2])[far[place]]
-        means = sums / jnp.maximum(sizes, 1)[:, None]
-        return jnp.where(empty[:, None], others, means)
+    def add(
+        sums: jax.Array, part: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        ours = jax.nn.one_hot(part[1], num_clusters, dtype=jnp.float32)
+        return sums + jnp.matmul(ours.T, part[0], precision=_EXACT), None
 
-    centroids = lax.fori_loop(0, num_rounds, move, centroids)
-    _, (labels, distances) = assign(centroids)
-    return labels, distances
+    zeros = jnp.zeros((num_clusters, rows.shape[2]), jnp.float32)
+    sums, _ = lax.scan(add, zeros, (rows, padded.reshape(-1, block)))
+    sizes = jnp.zeros(num_clusters, jnp.float32).at[labels].add(1)
+    return sums / sizes[:, None]
 
 
-def _fill_empty(labels: np.ndarray, distances: np.ndarray, num_clusters: int) -> None:
-    """Gives each empty cluster the farthest row of a cluster that has others."""
-    sizes = np.bincount(labels, minlength=num_clusters)
-    farthest = iter(np.argsort(-distances, kind="stable"))
-    for cluster in np.flatnonzero(sizes == 0):
-        row = next(i for i in farthest if sizes[labels[i]] > 1)
-        sizes[labels[row]] -= 1
-        sizes[cluster] += 1
-        labels[row] = cluster
+def two_means(
+    rows: jax.Array,
+    members: jax.Array,
+    *,
+    iterations: int = 20,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Divides the members of one cluster into two.
+
+    Lloyd's algorithm starts from the two sides of the members' mean, seen along the line to
+    the member that is farthest from it. So a single row far away does not end up alone.
+
+    Args:
+      rows: float32 [n, d], this device's rows.
+      members: bool [n], which of them belong to the cluster.
+      iterations: how often rows are assigned to one of two means.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      bool [n], the members of the second half; none or all if all members are equal.
+    """
+
+    def total(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        weights = chosen.astype(jnp.float32)
+        sums = jnp.matmul(weights, rows, precision=_EXACT)
+        return parallel.psum((sums, weights.sum()), axis_name)
+
+    def side(direction: jax.Array, threshold: jax.Array) -> jax.Array:
+        return members & (jnp.matmul(rows, direction, precision=_EXACT) > threshold)
+
+    all_sum, all_count = total(members)
+    center = all_sum / jnp.maximum(all_count, 1)
+    away = jnp.square(rows - center).sum(axis=1)
+    farthest = _first_of_largest(jnp.where(members, away, -1), axis_name)
+    direction = total(farthest)[0] - center
+
+    def move(_: jax.Array, second: jax.Array) -> jax.Array:
+        second_sum, second_count = total(second)
+        first_count = all_count - second_count
+        one = (all_sum - second_sum) / jnp.maximum(first_count, 1)
+        two = second_sum / jnp.maximum(second_count, 1)
+        halfway = (jnp.square(two).sum() - jnp.square(one).sum()) / 2
+        both = (first_count > 0) & (second_count > 0)
+        return jnp.where(both, side(two - one, halfway), second)
+
+    second = side(direction, jnp.matmul(center, direction, precision=_EXACT))
+    return lax.fori_loop(0, iterations, move, second)
+
+
+def _first_of_largest(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """Marks the largest of all devices' values [n]: the first of several that are equal."""
+    largest = parallel.pmax(values.max(), axis_name)
+    count = len(values)
+    ids = parallel.first_row(count, axis_name) + jnp.arange(count, dtype=jnp.int32)
+    never = jnp.iinfo(jnp.int32).max
+    first = jnp.where(values == largest, ids, never).min()
+    return ids == -parallel.pmax(-first, axis_name)
+
+
+def _block(num_rows: int, num_clusters: int) -> int:
+    return max(1, min(num_rows, PAIRS_AT_ONCE // num_clusters))

@@ -1,22 +1,21 @@
-"""Online Deep Clustering as the trainer sees it, in the order of one iteration.
+"""Online Deep Clustering as the trainer sees it, in the order of the released code.
 
-Clusters and network learn together: each image is classified as its cluster, and each
-visit moves the image to the nearest cluster. Steps are numbered as in the docs page:
+One iteration, with the numbers that the comments use:
 
-  (1)  loss: cross-entropy of an image's logits with its label from before the step, images
-       of cluster c weighted by n_c^-1/2
-  (2)  bank row  f_i <- unit( m f_i + (1 - m) unit(z_i) ), z_i the embedding
-  (3)  label     y_i <- the cluster c with the largest  c . f_i
-  (4)  the optimiser's step, which the trainer takes
-  (5)  every few steps, each centroid becomes the mean of its rows
-  (6)  clusters with too few images are dissolved, and large ones split into their places
+1. Each image is classified as its cluster; the loss weighs small clusters more.
+2. The features of the batch move towards the network's.
+3. The images of the batch go to the clusters of the nearest centroids.
+4. The optimiser changes the network. (The trainer does it.)
+5. Every few steps, the centroids are computed anew from all features.
+6. Small clusters are dissolved, and the largest ones split in their place.
+7. The weights of the loss follow the sizes of the clusters.
 
-Read `loss` first, then `update`.
+Read `loss` first, which has 1, 2, 3 and 7, then `update`; `repair` has 5 and 6.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ import optax
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.core.bank import normalize, update_bank
+from invariance_propagation.core.bank import bank_rows, normalize, update_bank
 from invariance_propagation.core.kmeans import kmeans
 from invariance_propagation.methods.base import (
     Aux,
@@ -34,51 +33,62 @@ from invariance_propagation.methods.base import (
     Moment,
     Problem,
     Requires,
+    part_of,
 )
 from invariance_propagation.methods.clusters import cluster_notes, size_metrics
 from invariance_propagation.methods.measures import mean_similarity
-from invariance_propagation.methods.odc.network import Network
-from invariance_propagation.methods.odc.options import Options
-from invariance_propagation.methods.odc.small_clusters import (
-    Clusters,
-    all_centroids,
-    deal_with_small,
-    sizes_of,
+from invariance_propagation.methods.odc.network import Classified, Neck, Network
+from invariance_propagation.methods.odc.options import Clusters, Memory, Options
+from invariance_propagation.methods.odc.repair import (
+    nearest_centroid,
+    refresh_centroids,
+    relabel,
+    repair,
 )
 from invariance_propagation.settings import keywords_of
 
-SEED_OF_KMEANS = 0x0DC
+
+def init_memory(
+    key: jax.Array, variables: Any, *, options: Options, problem: Problem
+) -> Memory:
+    """Makes room for features and clusters, which `begin` fills in."""
+    del key, variables
+    count, clusters, dim = (
+        problem.num_examples,
+        options.num_clusters,
+        problem.encoder.dim,
+    )
+    return Memory(
+        bank=jnp.zeros((count, dim), jnp.float32),
+        clusters=Clusters(
+            labels=jnp.zeros(count, jnp.int32),
+            centroids=jnp.zeros((clusters, dim), jnp.float32),
+            sizes=jnp.zeros(clusters, jnp.int32),
+        ),
+    )
 
 
-class Memory(NamedTuple):
-    """Holds what the method remembers about the N training images.
+def begin(memory: Memory, embed: Callable[[], Any], *, options: Options) -> Memory:
+    """Clusters the untrained network's features by k-means.
 
-    Attributes:
-      bank: float32 [N, d], one embedding per image; sharded.
-      clusters: labels, sizes and centroids; replicated.
+    Its random start is the same in every run; the features depend on the seed.
     """
-
-    bank: Any
-    clusters: Any
-
-
-class Classified(NamedTuple):
-    """Holds the network's outputs for b images.
-
-    Attributes:
-      embedding: float32 [b, d], not normalised, none of its numbers negative.
-      logits: float32 [b, K].
-    """
-
-    embedding: jax.Array
-    logits: jax.Array
+    del memory
+    bank = np.asarray(normalize(embed().embedding))
+    labels, centroids = jax.device_get(
+        kmeans(
+            jax.random.key(0),
+            bank,
+            num_clusters=options.num_clusters,
+            iterations=options.kmeans_iterations,
+        )
+    )
+    return Memory(bank, Clusters(labels, centroids, sizes_of(labels, len(centroids))))
 
 
 def forward(encoder: Network, batch: Batch, *, train: bool) -> Classified:
-    """Embeds and classifies the one view; dropout is on in training."""
-    keys = batch.keys if train else None
-    embedding = encoder(batch.views["view"][0], train=train, keys=keys).embedding
-    return Classified(embedding, encoder.classify(embedding))
+    """Classifies the one view."""
+    return encoder.classify(batch.views["view"][0], batch.keys, train=train)
 
 
 def loss(
@@ -90,43 +100,28 @@ def loss(
     options: Options,
     problem: Problem,
 ) -> tuple[jax.Array, Aux]:
-    """Computes (1), float32 [b], and the new labels of (3)."""
+    """Computes the loss of each image, float32 [b], and the batch's next clusters."""
     del moment
     clusters, axis_name = memory.clusters, problem.axis_name
     labels = clusters.labels[batch.indices]
-    # 1e-5 as in the released code; only a cluster without images would need it.
-    sizes = clusters.sizes[labels].astype(jnp.float32) + 1e-5
-    weights = sizes**-options.balance
-    # The mean over the batch of all devices is then the weighted mean.
+    cross = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)  # 1
+    # PyTorch divides by the sum of the weights, here of the whole batch.
+    weights = (clusters.sizes[labels] + 1e-5) ** -options.weight_power  # 7
     weights /= parallel.pmean(weights.mean(), axis_name)
-    cross = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-    embedding = lax.stop_gradient(outputs.embedding)
-    new = nearest_clusters(embedding, batch.indices, memory, options, axis_name)
+
+    features = normalize(lax.stop_gradient(outputs.embedding))
+    ids = parallel.all_gather(batch.indices, axis_name)
+    old = bank_rows(memory.bank, ids, axis_name=axis_name)
+    old = parallel.local_slice(old, len(features), axis_name)
+    m = options.bank_momentum
+    moved = normalize(m * old + (1 - m) * features)  # 2
+    found = nearest_centroid(moved, clusters.centroids)  # 3
     metrics = {
-        "label_changes": (new != labels).mean(dtype=jnp.float32),
-        "similarity": mean_similarity(embedding, axis_name=axis_name),
+        "label_changes": (found != labels).mean(dtype=jnp.float32),
+        "similarity": mean_similarity(features, axis_name=axis_name),
         **size_metrics(clusters.sizes),
     }
-    return weights * cross, Aux(metrics, new)
-
-
-def nearest_clusters(
-    embedding: jax.Array,
-    indices: jax.Array,
-    memory: Memory,
-    options: Options,
-    axis_name: str | None,
-) -> jax.Array:
-    """Computes (2) and (3) for this device's images; returns labels, int32 [b]."""
-    everyone = parallel.all_gather(indices, axis_name)
-    rows = parallel.local_rows(everyone, len(memory.bank), axis_name)
-    old = memory.bank.at[rows].get(mode="fill", fill_value=0.0)
-    old = parallel.psum_scatter(old, axis_name)
-    kept = options.bank_momentum
-    moved = normalize(kept * old + (1 - kept) * normalize(embedding))
-    centroids = memory.clusters.centroids
-    scores = jnp.matmul(moved, centroids.T, precision="highest")
-    return jnp.argmax(scores, axis=1).astype(jnp.int32)
+    return weights * cross, Aux(metrics, found)
 
 
 def update(
@@ -140,93 +135,75 @@ def update(
     options: Options,
     problem: Problem,
 ) -> Memory:
-    """Writes the batch's rows and labels; then (5) and (6)."""
+    """Writes the batch into the memory, and keeps the clusters in order."""
     del variables
     axis_name = problem.axis_name
-    bank = update_bank(
+    bank = update_bank(  # 2
         memory.bank,
         batch.indices,
         outputs.embedding,
         momentum=options.bank_momentum,
         axis_name=axis_name,
     )
-    clusters = relabel(memory.clusters, batch.indices, aux.found, axis_name)
-    clusters = lax.cond(
-        (moment.step + 1) % options.centroid_every == 0,
-        lambda x: all_centroids(x, bank, axis_name=axis_name),
-        lambda x: x,
+    ids, labels = (
+        parallel.all_gather(x, axis_name) for x in (batch.indices, aux.found)
+    )
+    clusters = relabel(memory.clusters, ids, labels)  # 3
+    # Not in `refresh`, which would come after 6.
+    clusters = lax.cond(  # 5
+        (moment.step + 1) % options.refresh_every == 0,
+        partial(refresh_centroids, bank=bank, axis_name=axis_name),
+        lambda clusters: clusters,
         clusters,
     )
-    clusters = deal_with_small(
-        clusters,
-        bank,
-        min_size=options.min_size,
-        most=options.splits_per_step,
-        axis_name=axis_name,
-    )
+    clusters = repair(clusters, bank, options=options, axis_name=axis_name)  # 6
     return Memory(bank, clusters)
-
-
-def relabel(
-    clusters: Clusters, indices: jax.Array, new: jax.Array, axis_name: str | None
-) -> Clusters:
-    """Writes the new labels of this device's images, int32 [b], and counts again."""
-    indices, new = (parallel.all_gather(x, axis_name) for x in (indices, new))
-    old = clusters.labels[indices]
-    return clusters._replace(
-        labels=clusters.labels.at[indices].set(new, unique_indices=True),
-        sizes=clusters.sizes.at[old].add(-1).at[new].add(1),
-    )
-
-
-def init_memory(
-    key: jax.Array, variables: Any, *, options: Options, problem: Problem
-) -> Memory:
-    """Makes room for the memory, which `begin` fills."""
-    del key, variables
-    count, dim = problem.num_examples, problem.encoder.dim
-    labels = jnp.zeros(count, jnp.int32)
-    return Memory(
-        bank=jnp.zeros((count, dim), jnp.float32),
-        clusters=Clusters(
-            labels,
-            sizes_of(labels, options.num_clusters),
-            jnp.zeros((options.num_clusters, dim), jnp.float32),
-        ),
-    )
-
-
-def begin(memory: Memory, embed: Callable[[], Any], *, options: Options) -> Memory:
-    """Clusters the embeddings of the untrained network by k-means."""
-    rows = np.asarray(normalize(jnp.asarray(embed().embedding, jnp.float32)))
-    count = len(memory.clusters.sizes)
-    key = jax.random.key(SEED_OF_KMEANS)
-    labels, centroids = kmeans(rows, count, key=key, num_rounds=options.kmeans_rounds)
-    sizes = np.bincount(labels, minlength=count).astype(np.int32)
-    return Memory(rows, Clusters(labels, sizes, centroids))
 
 
 def match(memory: Memory, rows: np.ndarray, embeddings: np.ndarray) -> Memory:
     """Carries a memory over to other training images; see `methods.base.Method`.
 
-    Images that were there keep their rows and labels; new ones start from their
-    embeddings, in the nearest cluster.
+    Images that were there keep their features and clusters; new ones start from their
+    embeddings, in the clusters of the nearest centroids, which stay.
     """
-    kept, clusters = rows >= 0, memory.clusters
+    kept, centroids = rows >= 0, memory.clusters.centroids
     bank = np.empty((len(rows), memory.bank.shape[1]), np.float32)
-    labels = np.empty(len(rows), np.int32)
-    bank[kept], labels[kept] = (x[rows[kept]] for x in (memory.bank, clusters.labels))
+    bank[kept] = memory.bank[rows[kept]]
     bank[~kept] = normalize(jnp.asarray(embeddings, jnp.float32))
-    labels[~kept] = np.argmax(bank[~kept] @ clusters.centroids.T, axis=1)
-    sizes = np.bincount(labels, minlength=len(clusters.sizes)).astype(np.int32)
-    return Memory(bank, clusters._replace(labels=labels, sizes=sizes))
+    labels = np.empty(len(rows), np.int32)
+    labels[kept] = memory.clusters.labels[rows[kept]]
+    if not kept.all():
+        labels[~kept] = nearest_centroid(jnp.asarray(bank[~kept]), centroids)
+    return Memory(bank, Clusters(labels, centroids, sizes_of(labels, len(centroids))))
 
 
-def clusters_of(memory: Any) -> np.ndarray:
-    """Returns the cluster of each image, from the memory or its arrays by name."""
-    if isinstance(memory, Memory):
-        return memory.clusters.labels
-    return memory["clusters"]["labels"]
+def sizes_of(labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Counts the images of each cluster, int32 [C]."""
+    return np.bincount(labels, minlength=num_clusters).astype(np.int32)
+
+
+def make_network(options: Options, problem: Problem) -> Network:
+    """Puts neck and classifier on the config's backbone."""
+    encoder = problem.encoder
+    neck = Neck(
+        hidden=encoder.hidden,
+        dim=encoder.dim,
+        rate=options.dropout,
+        norm_momentum=options.norm_momentum,
+        norm_group=getattr(encoder.backbone, "norm_group", 0),
+        axis_name=problem.axis_name,
+        dtype=encoder.dtype,
+    )
+    return Network(encoder.backbone, neck, options.num_clusters)
+
+
+def buffers(
+    batch_size: int, num_devices: int, platform: str, *, num_clusters: int
+) -> dict[str, int]:
+    """Returns the bytes of the loss's largest arrays on each device."""
+    del platform
+    size = 4 * (batch_size // num_devices) * num_clusters
+    return {"logits of the clusters": size, "products with the centroids": size}
 
 
 @keywords_of(Options)
@@ -234,42 +211,36 @@ def odc(*, problem: Problem, **options: Any) -> Method:
     """Makes the method from its options.
 
     Args:
-      problem: N, the encoder and the device axis. Of the encoder, its backbone and the
-        size of the embedding count; the head is ODC's own.
+      problem: N, the encoder and the device axis.
       options: the fields of `Options`, all of them.
 
     Raises:
       UserError: a value out of its range.
 
     Source: Zhan, Xie, Liu, Ong, Loy: "Online Deep Clustering for Unsupervised
-    Representation Learning", CVPR 2020, arXiv 2006.10645; the released code is
-    open-mmlab/OpenSelfSup at commit 1db69ec.
+    Representation Learning", CVPR 2020, arXiv 2006.10645. The order of an iteration is that
+    of open-mmlab/OpenSelfSup.
     """
     checked = Options(**options).checked(problem.num_examples)
     bound = {"options": checked, "problem": problem}
+    count = checked.num_clusters
     return Method(
-        encoder=Network(
-            problem.encoder.backbone,
-            num_clusters=checked.num_clusters,
-            hidden=checked.hidden,
-            dim=problem.encoder.dim,
-            dropout_rate=checked.dropout,
-            axis_name=problem.axis_name,
-        ),
+        encoder=make_network(checked, problem),
         forward=forward,
         init_memory=partial(init_memory, **bound),
-        memory_spec=Memory(parallel.SHARDED, parallel.REPLICATED),
+        memory_spec=Memory(parallel.SHARDED, Clusters(*[parallel.REPLICATED] * 3)),
         begin=partial(begin, options=checked),
         loss=partial(loss, **bound),
         update=partial(update, **bound),
         match=match,
         param_groups=lambda params: {
-            name: "classifier" if name == "classifier" else "rest" for name in params
+            name: "head" if name == "classifier" else "body" for name in params
         },
-        requires=Requires(fewest_examples=checked.num_clusters * checked.min_size),
+        requires=Requires(fewest_examples=count * checked.min_cluster),
         notes=cluster_notes(
-            clusters_of,
-            about=f"{checked.num_clusters:,} clusters",
+            lambda memory: part_of(memory, "clusters.labels"),
+            about=f"{count:,} clusters",
+            buffers=partial(buffers, num_clusters=count),
             rows="bank",
         ),
     )

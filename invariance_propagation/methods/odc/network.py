@@ -1,75 +1,101 @@
-"""The network of ODC: a backbone, a neck that embeds its features, and a classifier."""
+"""The network of Online Deep Clustering: backbone, neck and classifier."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
+from invariance_propagation.models import Outputs
 from invariance_propagation.models.dropout import dropout
-from invariance_propagation.models.encoder import Outputs
-from invariance_propagation.models.norm import BatchNorm, norm_group_of
+from invariance_propagation.models.norm import BatchNorm
 
-# Weight of the old running statistics of the neck [code].
-NORM_MOMENTUM = 0.999
+# Kaiming's normal for the neck, and a normal of 0.01 for the classifier, as released.
+_KAIMING = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_SMALL = nn.initializers.normal(0.01)
 
 
-class Network(nn.Module):
-    """Puts ODC's neck and its classifier on a backbone.
-
-    The neck is Dense, BatchNorm without scale and bias, ReLU, dropout, Dense, ReLU.
+class Classified(NamedTuple):
+    """Holds what a training step sees of b images.
 
     Attributes:
-      backbone: module called as `backbone(images, train=...)` that returns [b, F].
-      num_clusters: K, outputs of the classifier.
-      hidden: width of the neck's hidden layer.
-      dim: size of the embedding.
-      dropout_rate: for training.
-      axis_name: the device axis, or None for one device.
+      embedding: float32 [b, d], the neck's output, none of it negative.
+      logits: float32 [b, C], scores of the clusters.
     """
 
-    backbone: nn.Module
-    num_clusters: int
+    embedding: jax.Array
+    logits: jax.Array
+
+
+class Neck(nn.Module):
+    """Linear, BatchNorm without parameters, ReLU, dropout, Linear, ReLU.
+
+    Attributes:
+      hidden: width of the first layer.
+      dim: d, of the second.
+      rate: of the dropout.
+      norm_momentum: weight of the old running statistics.
+      norm_group: images over which BatchNorm takes its statistics; 0 for the whole batch.
+      axis_name: the device axis, or None for one device.
+      dtype: dtype of the products; parameters and results are float32.
+    """
+
     hidden: int
     dim: int
-    dropout_rate: float
+    rate: float
+    norm_momentum: float
+    norm_group: int
     axis_name: str | None
-
-    def setup(self) -> None:
-        self.neck_hidden = nn.Dense(self.hidden, kernel_init=_normal)
-        self.neck_output = nn.Dense(self.dim, kernel_init=_normal)
-        self.classifier = nn.Dense(self.num_clusters, kernel_init=_normal)
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool, keys: jax.Array | None = None
-    ) -> Outputs:
-        """Embeds images.
-
-        Args:
-          images: float [b, H, W, C].
-          train: passed on to the backbone and to BatchNorm.
-          keys: typed keys [b] for dropout; None for no dropout.
-
-        Returns:
-          Outputs(features float32 [b, F], embedding float32 [b, dim]).
-        """
-        features = self.backbone(images, train=train).astype(jnp.float32)
-        norm = BatchNorm(
+        self, features: jax.Array, keys: jax.Array | None, *, train: bool
+    ) -> jax.Array:
+        """Maps float [b, F] to float32 [b, d]; without keys nothing is dropped."""
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_KAIMING)(features)
+        x = BatchNorm(
             not train,
-            norm_group_of(self.backbone),
-            self.axis_name,
-            momentum=NORM_MOMENTUM,
+            group_size=self.norm_group,
+            axis_name=self.axis_name,
+            momentum=self.norm_momentum,
             affine=False,
-            name="neck_norm",
-        )
-        x = nn.relu(norm(self.neck_hidden(features)))
+        )(x)
+        x = nn.relu(x)
         if keys is not None:
-            x = dropout(x, keys, rate=self.dropout_rate)
-        return Outputs(features, nn.relu(self.neck_output(x)))
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """Returns the logits of all clusters, float32 [b, K]."""
-        return self.classifier(embedding)
+            x = dropout(x, keys, rate=self.rate)
+        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=_KAIMING)(x)
+        return nn.relu(x.astype(jnp.float32))
 
 
-def _normal(key: jax.Array, shape: tuple, dtype: jnp.dtype) -> jax.Array:
-    return 0.01 * jax.random.normal(key, shape, dtype)
+class Network(nn.Module):
+    """Puts a neck on a backbone, and a classifier of clusters on the neck.
+
+    Attributes:
+      backbone: module called as `backbone(images, train=...)` that returns [b, F].
+      neck: turns features into embeddings.
+      num_clusters: C.
+    """
+
+    backbone: nn.Module
+    neck: Neck
+    num_clusters: int
+
+    def setup(self) -> None:
+        self.classifier = nn.Dense(
+            self.num_clusters, dtype=self.neck.dtype, kernel_init=_SMALL
+        )
+
+    def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
+        """Embeds images, float [b, H, W, C], without dropout."""
+        features = self.backbone(images, train=train).astype(jnp.float32)
+        return Outputs(features, self.neck(features, None, train=train))
+
+    def classify(
+        self, images: jax.Array, keys: jax.Array, *, train: bool
+    ) -> Classified:
+        """Embeds and classifies images; typed keys [b] choose what is dropped."""
+        features = self.backbone(images, train=train).astype(jnp.float32)
+        embedding = self.neck(features, keys if train else None, train=train)
+        return Classified(embedding, self.classifier(embedding).astype(jnp.float32))

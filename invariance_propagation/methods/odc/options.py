@@ -1,37 +1,67 @@
-"""The options of ODC, listed and checked in one place."""
+"""The options of Online Deep Clustering, checked in one place, and its memory."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from invariance_propagation.core.arguments import integer, real
 from invariance_propagation.errors import UserError
 from invariance_propagation.settings import is_auto
 
-IMAGES_A_CLUSTER = 128  # of ImageNet's 1,281,167 images in 10,000 clusters
+IMAGES_PER_CLUSTER = 128  # for 'auto': ImageNet's images by 10,000 clusters
+
+
+class Clusters(NamedTuple):
+    """Holds the C clusters of N images; the same on every device.
+
+    Attributes:
+      labels: int32 [N], the cluster of each image.
+      centroids: float32 [C, d], means of features, not of unit length.
+      sizes: int32 [C], how many images each cluster has.
+    """
+
+    labels: Any
+    centroids: Any
+    sizes: Any
+
+
+class Memory(NamedTuple):
+    """Holds what the method remembers about the N training images.
+
+    Attributes:
+      bank: float32 [N, d], one feature per image, of unit length; sharded.
+      clusters: of these features. With the paper's words, `bank` and `clusters.labels` are
+        the samples memory, `clusters.centroids` are the centroids memory.
+    """
+
+    bank: Any
+    clusters: Clusters
 
 
 class Options(NamedTuple):
     """Holds the config's section `method`.
 
     Attributes:
-      num_clusters: K, or 'auto' to derive it from N.
-      min_size: a cluster with fewer images is dissolved.
-      splits_per_step: how many clusters a step dissolves and fills again, at most.
+      num_clusters: C, or 'auto' to derive it from N.
       bank_momentum: m in [0, 1], the weight of a row's old value.
-      centroid_every: steps from one computation of all centroids to the next.
-      balance: the power of a cluster's size by which its images weigh less.
-      hidden: width of the hidden layer between backbone and embedding.
-      dropout: the share of hidden values that dropout sets to 0.
-      kmeans_rounds: of the first clustering.
+      min_cluster: clusters of fewer images are dissolved.
+      splits_per_step: how many of them, at most, are dissolved in a step.
+      refresh_every: steps between two computations of all centroids.
+      weight_power: how strongly small clusters weigh more in the loss; 0 for not at all.
+      kmeans_iterations: of the first clustering.
+      split_iterations: of 2-means, when a cluster is split.
+      dropout: probability that a hidden value of the neck becomes 0.
+      norm_momentum: weight of the old running statistics of the neck's BatchNorm.
     """
 
     num_clusters: int | str
-    min_size: int
-    splits_per_step: int
     bank_momentum: float
-    centroid_every: int
-    balance: float
-    hidden: int
+    min_cluster: int
+    splits_per_step: int
+    refresh_every: int
+    weight_power: float
+    kmeans_iterations: int
+    split_iterations: int
     dropout: float
-    kmeans_rounds: int
+    norm_momentum: float
 
     def checked(self, num_examples: int) -> "Options":
         """Returns the options with 'auto' resolved for N images.
@@ -39,38 +69,35 @@ class Options(NamedTuple):
         Raises:
           UserError: a value out of its range, or one that N images do not allow.
         """
-        options = self._replace(
-            num_clusters=clusters_for(self.num_clusters, num_examples=num_examples)
-        )
-        lowest = {"num_clusters": 2, "min_size": 1, "splits_per_step": 1}
-        lowest |= {"centroid_every": 1, "hidden": 1, "kmeans_rounds": 1, "balance": 0}
-        for name, least in lowest.items():
-            value = getattr(options, name)
-            if not value >= least:
-                raise UserError(f"method.{name}={value}: set it to {least} or above")
-        if not 0 <= self.bank_momentum <= 1:
+        least = {name: 1 for name in _COUNTS} | {"splits_per_step": 0}
+        for name, lowest in least.items():
+            integer(f"method.{name}", getattr(self, name), least=lowest)
+        for name, highest in _SHARES.items():
+            value = getattr(self, name)
+            if not 0 <= real(f"method.{name}", value) <= highest:
+                raise UserError(f"method.{name}={value}: set it from 0 to {highest}")
+        if self.dropout == 1:
+            raise UserError("method.dropout=1 drops everything: set it below 1")
+        if real("method.weight_power", self.weight_power) < 0:
             raise UserError(
-                f"method.bank_momentum={self.bank_momentum}: set it from 0 to 1"
+                f"method.weight_power={self.weight_power}: set it to 0 or above"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: set it in [0, 1)")
-        clusters = options.num_clusters
-        most = num_examples // clusters
-        if options.min_size > most:
+        most = num_examples // self.min_cluster
+        if most < 2:
             raise UserError(
-                f"method.min_size={options.min_size}, but {clusters} clusters have "
-                f"{most} of {num_examples} images each: set method.min_size below "
-                f"{most + 1}, or method.num_clusters lower"
+                f"method.min_cluster={self.min_cluster}, but there are {num_examples} "
+                f"images, too few for two clusters: set it to at most {num_examples // 2}"
             )
-        return options
+        if is_auto(self.num_clusters, "method.num_clusters"):
+            count = min(max(2, num_examples // IMAGES_PER_CLUSTER), most)
+            return self._replace(num_clusters=count)
+        if not 2 <= self.num_clusters <= most:
+            raise UserError(
+                f"method.num_clusters={self.num_clusters}: with {num_examples} images and "
+                f"method.min_cluster={self.min_cluster}, set it from 2 to {most}"
+            )
+        return self
 
 
-def clusters_for(value: int | str, *, num_examples: int) -> int:
-    """Returns K; for 'auto', one cluster for 128 images, and at least 2.
-
-    Raises:
-      UserError: `value` is neither a whole number nor 'auto'.
-    """
-    if is_auto(value, "method.num_clusters"):
-        return max(2, num_examples // IMAGES_A_CLUSTER)
-    return value
+_COUNTS = ("min_cluster", "refresh_every", "kmeans_iterations", "split_iterations")
+_SHARES = {"bank_momentum": 1, "dropout": 1, "norm_momentum": 1}

@@ -1,5 +1,6 @@
-"""ODC's loss and memory against an oracle that goes through one iteration in loops."""
+"""Whole iterations of Online Deep Clustering against a slow loop in the released order."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,318 +9,377 @@ import numpy as np
 import pytest
 
 from invariance_propagation import devices
-from invariance_propagation.errors import UserError
-from invariance_propagation.methods import Aux, Batch, Method, Moment, Problem
-from invariance_propagation.methods.odc import Memory, odc
-from invariance_propagation.methods.odc.method import (
-    Classified,
-    clusters_of,
-    relabel,
-)
-from invariance_propagation.methods.odc.small_clusters import (
-    Clusters,
-    deal_with_small,
-    sizes_of,
-)
-from invariance_propagation.models import Encoder
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.methods import Batch, Moment, Problem, make_method
+from invariance_propagation.methods.odc import Memory
+from invariance_propagation.methods.odc.network import Classified
+from invariance_propagation.methods.odc.options import Clusters
+from invariance_propagation.models import Encoder, Outputs
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, pmean
 from tests import tiny
 from tests.reference import odc as oracle
 
-N, DIM, K, BATCH, STEPS = 93, 6, 5, 24, 12
 OPTIONS = {
-    "num_clusters": K,
-    "min_size": 14,
-    "splits_per_step": 5,
-    "bank_momentum": 0.5,
-    "centroid_every": 3,
-    "balance": 0.5,
-    "hidden": 8,
+    "num_clusters": 7,
+    "bank_momentum": 0.3,  # not 0.5, so that old and new are told apart
+    "min_cluster": 6,
+    "splits_per_step": 7,
+    "refresh_every": 3,
+    "weight_power": 0.5,
+    "kmeans_iterations": 5,
+    "split_iterations": 20,
     "dropout": 0.5,
-    "kmeans_rounds": 5,
+    "norm_momentum": 0.9,
 }
-TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
+NUM_EXAMPLES, BATCH, DIM = 93, 16, 6
+# What the oracle needs to know of them.
+OF_AN_ITERATION = (
+    "bank_momentum",
+    "min_cluster",
+    "splits_per_step",
+    "refresh_every",
+    "weight_power",
+    "split_iterations",
+)
 
 
-def make_method(axis_name: str | None = None, **options: Any) -> Method:
-    encoder = Encoder(tiny.TinyBackbone(axis_name), "linear", dim=DIM)
-    problem = Problem(encoder, N, BATCH, N // BATCH, axis_name)
-    return odc(**OPTIONS | options, problem=problem)
+def problem_of(axis_name: str | None, num_examples: int = NUM_EXAMPLES) -> Problem:
+    encoder = Encoder(tiny.TinyBackbone(axis_name), "linear", hidden=12, dim=DIM)
+    return Problem(encoder, num_examples, BATCH, 5, axis_name)
 
 
-class Given(NamedTuple):
-    """Holds what a network would find in each step."""
+def make(axis_name: str | None = None, *, num_examples: int = NUM_EXAMPLES, **changes):
+    section = {"method": {"name": "odc", **OPTIONS, **changes}}
+    return make_method(section, problem_of(axis_name, num_examples))
 
-    indices: np.ndarray
+
+def first_memory(seed: int = 0) -> Memory:
+    """Rows around seven directions, some of which have few; none is negative."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(
+        7, size=NUM_EXAMPLES, p=[0.4, 0.3, 0.1, 0.1, 0.04, 0.03, 0.03]
+    )
+    rows = np.maximum(random.normal(size=(7, DIM))[labels], 0)
+    rows += np.abs(0.3 * random.normal(size=rows.shape))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    means = [
+        rows[labels == c].sum(axis=0) / max(1, np.sum(labels == c)) for c in range(7)
+    ]
+    sizes = np.bincount(labels, minlength=7).astype(np.int32)
+    clusters = Clusters(labels.astype(np.int32), np.float32(means), sizes)
+    return Memory(rows.astype(np.float32), clusters)
+
+
+class Step(NamedTuple):
+    ids: np.ndarray
     embeddings: np.ndarray
     logits: np.ndarray
 
 
-def first_memory() -> Memory:
-    random = np.random.default_rng(0)
-    rows = np.abs(random.normal(size=(N, DIM))).astype(np.float32)
-    labels = random.integers(0, K, N).astype(np.int32)
-    centroids = np.stack([rows[labels == c].mean(axis=0) for c in range(K)])
-    sizes = np.bincount(labels, minlength=K).astype(np.int32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    memory = Memory(rows, Clusters(labels, sizes, centroids))
-    return jax.tree.map(jnp.asarray, memory)
-
-
-def given(step: int) -> Given:
-    random = np.random.default_rng(100 + step)
-    return Given(
-        random.permutation(N)[:BATCH].astype(np.int32),
-        np.abs(random.normal(size=(BATCH, DIM))).astype(np.float32),
-        random.normal(size=(BATCH, K)).astype(np.float32),
-    )
-
-
-def take(method: Method, memory: Memory, step: jax.Array, found: Given) -> tuple:
-    """Loss and memory of one step with given outputs of the network."""
-    outputs = Classified(found.embeddings, found.logits)
-    keys = jax.random.split(jax.random.key(0), len(found.indices))
-    batch = Batch(found.indices, {}, {}, keys)
-    moment = Moment(step, jnp.int32(0), jax.random.key(0))
-    loss, aux = method.loss(outputs, batch, memory, moment)
-    return method.update(memory, outputs, batch, aux, {}, moment), (loss, aux.metrics)
-
-
-def expected_steps() -> list[tuple[np.ndarray, dict[str, Any]]]:
-    start = jax.device_get(first_memory())
-    memory = {
-        "bank": start.bank.astype(np.float64),
-        "labels": start.clusters.labels,
-        "centroids": start.clusters.centroids.astype(np.float64),
-    }
-    found = []
-    for step in range(STEPS):
-        indices, embeddings, logits = given(step)
-        sizes = np.bincount(memory["labels"], minlength=K)
-        losses = oracle.losses(logits, memory["labels"][indices], sizes, balance=0.5)
-        memory = oracle.iteration(
-            memory,
-            indices,
-            embeddings,
-            step=step,
-            min_size=OPTIONS["min_size"],
-            bank_momentum=0.5,
-            centroid_every=3,
+def random_steps(count: int, seed: int = 1) -> list[Step]:
+    random = np.random.default_rng(seed)
+    return [
+        Step(
+            random.permutation(NUM_EXAMPLES)[:BATCH].astype(np.int32),
+            np.maximum(random.normal(size=(BATCH, DIM)), 0).astype(np.float32),
+            (3 * random.normal(size=(BATCH, 7))).astype(np.float32),
         )
-        found.append((losses, memory))
+        for _ in range(count)
+    ]
+
+
+def one_step(
+    memory: Memory,
+    ids: jax.Array,
+    embeddings: jax.Array,
+    logits: jax.Array,
+    number: jax.Array,
+    *,
+    method: Any,
+    axis_name: str | None,
+) -> tuple[Memory, dict[str, jax.Array]]:
+    batch = Batch(ids, {}, {}, None)
+    moment = Moment(number, number, jax.random.key(0))
+    outputs = Classified(embeddings, logits)
+    losses, aux = method.loss(outputs, batch, memory, moment)
+    found = {"loss": losses.mean(), **aux.metrics}
+    memory = method.update(memory, outputs, batch, aux, {}, moment)
+    return memory, pmean(found, axis_name)
+
+
+def take(
+    memory: Memory, steps: list[Step], *, mode: str, num_devices: int, **changes: Any
+) -> tuple[list[Memory], list[dict[str, float]]]:
+    method, runner = make(AXIS, **changes), devices.make_runner(mode, num_devices)
+    spec = method.memory_spec
+    step = runner.compile(
+        partial(one_step, method=method, axis_name=AXIS),
+        (spec, SHARDED, SHARDED, SHARDED, REPLICATED),
+        (spec, REPLICATED),
+    )
+    states, metrics, memory = [], [], runner.put(memory, spec)
+    for number, given in enumerate(steps):
+        placed = runner.put(tuple(given), (SHARDED,) * 3)
+        memory, found = step(memory, *placed, runner.put(np.int32(number), REPLICATED))
+        states.append(runner.fetch(memory, spec, NUM_EXAMPLES))
+        metrics.append({name: float(x) for name, x in found.items()})
+    return states, metrics
+
+
+def wanted(memory: Memory, steps: list[Step], **changes: Any) -> list[tuple]:
+    options = {name: (OPTIONS | changes)[name] for name in OF_AN_ITERATION}
+    state = oracle.State(
+        memory.bank.astype(np.float64),
+        memory.clusters.labels,
+        memory.clusters.centroids.astype(np.float64),
+    )
+    found = []
+    for number, given in enumerate(steps):
+        state, loss, changed = oracle.iteration(state, *given, step=number, **options)
+        found.append((state, loss, changed))
     return found
 
 
-@pytest.fixture(scope="module")
-def expected() -> list[tuple[np.ndarray, dict[str, Any]]]:
-    return expected_steps()
+def check(states: list, metrics: list, right: list[tuple]) -> None:
+    for memory, row, (state, loss, changed) in zip(states, metrics, right, strict=True):
+        np.testing.assert_allclose(memory.bank, state.bank, atol=1e-6)
+        np.testing.assert_array_equal(memory.clusters.labels, state.labels)
+        np.testing.assert_allclose(
+            memory.clusters.centroids, state.centroids, atol=1e-6
+        )
+        np.testing.assert_array_equal(
+            memory.clusters.sizes, np.bincount(state.labels, minlength=7)
+        )
+        np.testing.assert_allclose(row["loss"], loss, rtol=1e-5)
+        np.testing.assert_allclose(row["label_changes"], changed, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", devices.MODES)
-def test_steps_are_those_of_the_oracle(expected, mode: str, num_devices: int) -> None:
-    method = make_method(AXIS)
-    runner = devices.make_runner(mode, num_devices)
-
-    def step(memory: Memory, number: jax.Array, found: Given) -> tuple:
-        memory, (loss, metrics) = take(method, memory, number, found)
-        return memory, loss, jax.tree.map(lambda x: jax.lax.pmean(x, AXIS), metrics)
-
-    spec = method.memory_spec
-    mapped = runner.compile(
-        step, (spec, REPLICATED, SHARDED), (spec, SHARDED, REPLICATED)
-    )
-    memory, dissolved = runner.put(first_memory(), spec), 0
-    before = first_memory().clusters.labels
-    for number, (losses, wanted) in enumerate(expected):
-        inputs = runner.put((jnp.int32(number), given(number)), (REPLICATED, SHARDED))
-        memory, loss, metrics = mapped(memory, *inputs)
-        np.testing.assert_allclose(
-            runner.fetch(loss, SHARDED, BATCH), losses, rtol=2e-5
-        )
-        found = runner.fetch(memory, spec, N)
-        np.testing.assert_allclose(found.bank, wanted["bank"], **TOLERANCE)
-        np.testing.assert_array_equal(found.clusters.labels, wanted["labels"])
-        sizes = np.bincount(wanted["labels"], minlength=K)
-        np.testing.assert_array_equal(found.clusters.sizes, sizes)
-        np.testing.assert_allclose(
-            found.clusters.centroids, wanted["centroids"], **TOLERANCE
-        )
-        indices = given(number).indices
-        if not wanted["small"]:
-            changed = (wanted["labels"] != before)[indices].mean()
-            shown = runner.fetch(metrics, REPLICATED, N)["label_changes"]
-            assert float(shown) == pytest.approx(changed)
-        before, dissolved = wanted["labels"], dissolved + len(wanted["small"])
-    assert dissolved >= 4, "the case dissolves no clusters: it tests little"
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_iterations_are_those_of_the_released_order(
+    mode: str, num_devices: int
+) -> None:
+    memory, steps = first_memory(), random_steps(8)
+    assert (memory.clusters.sizes < OPTIONS["min_cluster"]).sum() >= 2
+    right = wanted(memory, steps, splits_per_step=None)  # all of them, as released
+    check(*take(memory, steps, mode=mode, num_devices=num_devices), right)
 
 
-def test_golden_loss() -> None:
-    """Two images of clusters of 1 and 4 weigh 2 to 1; logits 0 cost log 5 each."""
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_step_splits_no_more_than_it_may(num_devices: int) -> None:
+    memory, steps = first_memory(), random_steps(8)
+    for most in (0, 1, 2):
+        right = wanted(memory, steps, splits_per_step=most)
+        given = {"mode": "pmap", "num_devices": num_devices, "splits_per_step": most}
+        check(*take(memory, steps, **given), right)
+
+
+def test_others_wait_for_the_next_steps() -> None:
     memory = first_memory()
-    labels = jnp.zeros(N, jnp.int32).at[1:5].set(1)
-    sizes = jnp.array([1, 4, 0, 0, 0], jnp.int32)
-    memory = memory._replace(
-        clusters=memory.clusters._replace(labels=labels, sizes=sizes)
+    states, _ = take(
+        memory, random_steps(4), mode="pmap", num_devices=1, splits_per_step=1
     )
-    logits = np.zeros((2, K), np.float32)
-    logits[1, 1] = np.log(4.0)  # 4 of 8: log 2
-    found = Given(np.array([0, 1], np.int32), np.ones((2, DIM), np.float32), logits)
-    _, (loss, metrics) = take(make_method(), memory, jnp.int32(0), found)
-    np.testing.assert_allclose(loss, [4 / 3 * np.log(5), 2 / 3 * np.log(2)], rtol=1e-5)
-    assert (metrics["largest_cluster"], metrics["smallest_cluster"]) == (4, 0)
+    small = [int((s.clusters.sizes < 6).sum()) for s in (memory, *states)]
+    assert small[0] >= 2 and small[-1] < small[0]
 
 
-# Small clusters.
+def test_settings_change_what_they_are_for() -> None:
+    memory, steps = first_memory(), random_steps(4)
+    for changes in (
+        {"bank_momentum": 0.9},
+        {"weight_power": 0.0},
+        {"weight_power": 1.0},
+        {"refresh_every": 1},
+        {"min_cluster": 1},  # empty ones alone
+        {"split_iterations": 1},
+    ):
+        right = wanted(memory, steps, **changes)
+        check(*take(memory, steps, mode="pmap", num_devices=2, **changes), right)
 
 
-def clusters_with(sizes: list[int], rows: np.ndarray) -> Clusters:
-    labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
-    means = [
-        rows[labels == c].mean(axis=0) if size else np.zeros(rows.shape[1])
-        for c, size in enumerate(sizes)
-    ]
-    centroids = np.stack(means).astype(np.float32)
-    return Clusters(labels, sizes_of(jnp.asarray(labels), len(sizes)), centroids)
+# By hand.
 
 
-def test_what_is_left_waits_for_the_next_step() -> None:
-    rows = first_memory().bank
-    clusters = clusters_with([3, 40, 0, 4, 46], rows)
-    seen = []
-    for _ in range(4):
-        clusters = deal_with_small(clusters, rows, min_size=8, most=1, axis_name=None)
-        seen.append(int((clusters.sizes < 8).sum()))
-    assert seen == [2, 1, 0, 0]
-    assert clusters.sizes.sum() == N
+def test_the_weighted_mean_is_pytorchs() -> None:
+    # Sizes 4, 1 and 0 weigh 1/2, 1 and much; labels 0, 0, 1: weights 1/2, 1/2, 1 of 2.
+    logits = np.log(np.array([[2.0, 1, 1], [1, 2, 1], [1, 1, 6]], np.float32))
+    cross = -np.log([2 / 4, 1 / 4, 1 / 8])
+    by_hand = (0.5 * cross[0] + 0.5 * cross[1] + cross[2]) / 2
+    clusters = Clusters(
+        np.array([0, 0, 1, 0, 0], np.int32),
+        np.eye(3, DIM, dtype=np.float32),
+        np.array([4, 1, 0]),
+    )
+    memory = jax.tree.map(jnp.asarray, Memory(np.ones((5, DIM), np.float32), clusters))
+    method = make(num_examples=15, num_clusters=3, min_cluster=1)
+    ids = jnp.array([0, 1, 2])
+    outputs = Classified(jnp.ones((3, DIM)), logits)
+    losses, _ = method.loss(outputs, Batch(ids, {}, {}, None), memory, None)
+    np.testing.assert_allclose(losses.mean(), by_hand, rtol=1e-5)
+    weights = oracle.class_weights(clusters.labels, 3, 0.5)
+    slow = oracle.weighted_cross_entropy(logits, [0, 0, 1], weights)
+    assert slow == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_feature_moves_by_half_and_takes_the_nearest_centroid() -> None:
+    # Half of (1, 0) and half of (0, 1) is the diagonal; 0.8 along it wins against
+    # centroids that point better but are shorter.
+    bank = np.zeros((14, DIM), np.float32)
+    bank[:, 0] = 1
+    centroids = np.zeros((2, DIM), np.float32)
+    centroids[0, 0], centroids[1, :2] = 0.9, (0.5, 0.5)
+    labels = np.zeros(14, np.int32)
+    labels[7:] = 1
+    memory = Memory(bank, Clusters(labels, centroids, np.array([7, 7], np.int32)))
+    method = make(num_examples=14, num_clusters=2, bank_momentum=0.5, min_cluster=6)
+    embeddings = np.zeros((1, DIM), np.float32)
+    embeddings[0, 1] = 3
+    given = np.array([2], np.int32), embeddings, np.zeros((1, 2), np.float32)
+    after, found = one_step(
+        jax.tree.map(jnp.asarray, memory),
+        *given,
+        jnp.int32(0),
+        method=method,
+        axis_name=None,
+    )
+    np.testing.assert_allclose(after.bank[2, :2], [0.5**0.5] * 2, rtol=1e-6)
+    assert after.clusters.labels[2] == 1 and after.clusters.sizes.tolist() == [6, 8]
+    assert found["label_changes"] == 1
     np.testing.assert_array_equal(
-        clusters.sizes, np.bincount(clusters.labels, minlength=5)
+        after.clusters.centroids, centroids
+    )  # no step of five
+
+
+def test_a_cluster_of_equal_features_is_halved() -> None:
+    bank = np.full((20, DIM), DIM**-0.5, np.float32)
+    clusters = Clusters(
+        np.zeros(20, np.int32), np.eye(2, DIM, dtype=np.float32), np.array([20, 0])
+    )
+    method = make(num_examples=20, num_clusters=2, min_cluster=6)
+    given = (
+        np.array([3], np.int32),
+        np.ones((1, DIM), np.float32),
+        np.zeros((1, 2), np.float32),
+    )
+    after, _ = one_step(
+        jax.tree.map(jnp.asarray, Memory(bank, clusters)),
+        *given,
+        jnp.int32(0),
+        method=method,
+        axis_name=None,
+    )
+    assert after.clusters.sizes.tolist() == [10, 10]
+    assert np.bincount(after.clusters.labels).tolist() == [10, 10]
+
+
+def test_a_step_that_is_not_finite_leaves_no_nan_behind() -> None:
+    # The trainer passes zeros then; a zero feature has no direction.
+    memory = jax.tree.map(jnp.asarray, first_memory())
+    zeros = np.zeros((BATCH, DIM), np.float32), np.zeros((BATCH, 7), np.float32)
+    after, found = one_step(
+        memory,
+        np.arange(BATCH, dtype=np.int32),
+        *zeros,
+        jnp.int32(0),
+        method=make(),
+        axis_name=None,
+    )
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+    assert all(np.isfinite(x) for x in found.values())
+
+
+# The start, and other images.
+
+
+def test_it_begins_with_k_means_of_unit_features() -> None:
+    random = np.random.default_rng(0)
+    embeddings = np.maximum(random.normal(size=(NUM_EXAMPLES, DIM)), 0)
+    embeddings[5] = 0  # ReLU can leave nothing
+    method = make()
+    memory = method.begin(None, lambda: Outputs(None, embeddings.astype(np.float32)))
+    lengths = np.linalg.norm(memory.bank, axis=1)
+    np.testing.assert_allclose(lengths, embeddings.any(axis=1), rtol=1e-6)
+    assert lengths[5] == 0
+    labels, centroids, sizes = memory.clusters
+    np.testing.assert_array_equal(sizes, np.bincount(labels, minlength=7))
+    assert sizes.min() >= 1 and sizes.dtype == labels.dtype == np.int32
+    for c in range(7):
+        np.testing.assert_allclose(
+            centroids[c], memory.bank[labels == c].mean(axis=0), atol=1e-6
+        )
+    again = method.begin(None, lambda: Outputs(None, embeddings.astype(np.float32)))
+    jax.tree.map(np.testing.assert_array_equal, memory, again)
+    shapes = jax.eval_shape(method.init_memory, jax.random.key(0), {})
+    jax.tree.map(
+        lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype) or pytest.fail(),
+        shapes,
+        memory,
     )
 
 
-def test_equal_rows_are_dealt_out_by_turns() -> None:
-    rows = jnp.tile(jnp.eye(DIM, dtype=jnp.float32)[0], (N, 1))
-    clusters = clusters_with([N, 0, 0], rows)
-    found = deal_with_small(clusters, rows, min_size=2, most=2, axis_name=None)
-    np.testing.assert_array_equal(found.sizes, [24, 46, 23])
-    assert np.isfinite(found.centroids).all()
-
-
-def test_if_all_clusters_are_small_none_loses_its_images() -> None:
-    rows = first_memory().bank
-    clusters = clusters_with([30, 30, 33], rows)
-    found = deal_with_small(clusters, rows, min_size=50, most=3, axis_name=None)
-    assert found.sizes.sum() == N and found.sizes.min() > 0
-
-
-def test_labels_are_counted_as_they_change() -> None:
-    clusters = first_memory().clusters
-    indices = np.array([3, 50, 7], np.int32)
-    new = np.array([0, 4, 4], np.int32)
-    found = relabel(clusters, indices, new, None)
-    np.testing.assert_array_equal(found.labels[indices], new)
-    np.testing.assert_array_equal(found.sizes, np.bincount(found.labels, minlength=K))
-
-
-# Begin, match, options.
-
-
-def test_it_begins_with_kmeans_of_the_untrained_network() -> None:
-    method = make_method(min_size=2)
-    random = np.random.default_rng(4)
-    centres = np.eye(DIM)[:K]
-    kinds = np.arange(N) % K
-    embedded = (centres[kinds] + 0.01 * random.random((N, DIM))).astype(np.float32)
-    empty = method.init_memory(jax.random.key(0), {})
-    memory = method.begin(jax.device_get(empty), lambda: Classified(embedded, None))
-    labels = clusters_of(memory)
-    for cluster in range(K):
-        assert len(set(kinds[labels == cluster])) == 1
-    np.testing.assert_allclose(np.linalg.norm(memory.bank, axis=1), 1, rtol=1e-5)
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), memory)
-    assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), empty)
-
-
-def test_new_images_join_the_nearest_cluster() -> None:
-    memory = jax.device_get(first_memory())
-    rows = np.array([4, -1, 90, -1], np.int32)
-    embeddings = 3 * memory.clusters.centroids[[2, 0]]
-    found = make_method().match(memory, rows, embeddings)
-    labels = memory.clusters.labels
-    nearest = np.argmax(embeddings @ memory.clusters.centroids.T, axis=1)
-    expected = [labels[4], nearest[0], labels[90], nearest[1]]
-    np.testing.assert_array_equal(found.clusters.labels, expected)
-    np.testing.assert_array_equal(found.bank[[0, 2]], memory.bank[[4, 90]])
-    assert found.clusters.sizes.sum() == 4
-
-
-def test_dropout_is_for_training_alone() -> None:
-    method = make_method()
-    images = tiny.pictures()[:6].astype(np.float32) / 255
-    keys = jax.random.split(jax.random.key(1), 6)
-    batch = Batch(np.arange(6), {"view": images[None]}, {}, keys)
-    variables = method.encoder.init(
-        jax.random.key(0), batch, train=False, method=method.forward
+def test_a_memory_follows_its_images() -> None:
+    memory, method = first_memory(), make()
+    rows = np.array([4, -1, 90, -1, 0], np.int32)
+    new = 2 * memory.clusters.centroids[[0, 2]]
+    found = method.match(memory, rows, new)
+    np.testing.assert_array_equal(found.bank[[0, 2, 4]], memory.bank[[4, 90, 0]])
+    for row, feature in zip((1, 3), new, strict=True):
+        unit = feature / np.linalg.norm(feature)
+        np.testing.assert_allclose(found.bank[row], unit, rtol=1e-5)
+        label = np.argmax(memory.clusters.centroids @ unit)
+        assert found.clusters.labels[row] == label
+    np.testing.assert_array_equal(
+        found.clusters.labels[[0, 2, 4]], memory.clusters.labels[[4, 90, 0]]
     )
+    np.testing.assert_array_equal(found.clusters.centroids, memory.clusters.centroids)
+    counts = np.bincount(found.clusters.labels, minlength=7)
+    np.testing.assert_array_equal(found.clusters.sizes, counts)
+    fewer = method.match(memory, np.arange(3), np.zeros((0, DIM), np.float32))
+    assert fewer.clusters.sizes.sum() == 3
 
-    def run(train: bool) -> Classified:
-        return method.encoder.apply(
-            variables,
-            batch,
-            train=train,
-            mutable=["batch_stats"],
-            method=method.forward,
-        )[0]
 
-    embedded = method.encoder.apply(variables, images, train=False).embedding
-    np.testing.assert_array_equal(run(False).embedding, embedded)
-    assert embedded.min() >= 0 and not np.allclose(run(True).embedding, embedded)
-    assert "neck_norm" not in variables["params"]
-    labels = method.param_groups(variables["params"])
-    assert labels.pop("classifier") == "classifier"
-    assert set(labels.values()) == {"rest"}
+# Options.
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("changes", "words"),
     [
-        ("num_clusters", 1),
-        ("num_clusters", "many"),
-        ("min_size", 0),
-        ("min_size", 20),
-        ("splits_per_step", 0),
-        ("bank_momentum", 1.5),
-        ("centroid_every", 0),
-        ("balance", -1),
-        ("hidden", 0),
-        ("dropout", 1.0),
-        ("kmeans_rounds", 0),
+        ({"num_clusters": 1}, r"method.num_clusters=1: .* set it from 2 to 15"),
+        ({"num_clusters": 16}, r"method.num_clusters=16: .* set it from 2 to 15"),
+        ({"num_clusters": "many"}, "method.num_clusters='many'"),
+        ({"num_clusters": 2.5}, r"method.num_clusters=2.5"),
+        ({"min_cluster": 47}, "method.min_cluster=47, .* at most 46"),
+        ({"min_cluster": 0}, "method.min_cluster=0"),
+        ({"splits_per_step": -1}, "method.splits_per_step=-1"),
+        ({"refresh_every": 0}, "method.refresh_every=0"),
+        ({"bank_momentum": 1.5}, "method.bank_momentum=1.5: set it from 0 to 1"),
+        ({"dropout": 1}, "method.dropout=1"),
+        ({"norm_momentum": -0.1}, "method.norm_momentum=-0.1"),
+        ({"weight_power": -1}, "method.weight_power=-1"),
+        ({"kmeans_iterations": 2.0}, "method.kmeans_iterations=2.0"),
+        ({"split_iterations": 0}, "method.split_iterations=0"),
     ],
 )
-def test_impossible_option_is_an_error_at_once(option: str, value: Any) -> None:
-    with pytest.raises(
-        UserError, match=f"method.{option}={value!r}: set|method.{option}"
-    ):
-        make_method(**{option: value})
+def test_an_impossible_option_is_one_line(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(**changes)
 
 
-def test_auto_takes_a_cluster_for_128_images() -> None:
-    for count, clusters in ((1_281_167, 10_009), (1347, 10), (100, 2)):
-        problem = Problem(
-            Encoder(tiny.TinyBackbone(None), "linear", dim=4), count, 8, 1, None
-        )
-        method = odc(**OPTIONS | {"num_clusters": "auto"}, problem=problem)
-        assert method.encoder.num_clusters == clusters
-
-
-def test_found_is_what_update_writes() -> None:
-    memory = first_memory()
-    found = given(0)
-    outputs = Classified(found.embeddings, found.logits)
-    keys = jax.random.split(jax.random.key(0), BATCH)
-    batch = Batch(found.indices, {}, {}, keys)
-    moment = Moment(jnp.int32(0), jnp.int32(0), jax.random.key(0))
-    labels = np.full(BATCH, 3, np.int32)
-    method = make_method(min_size=1)
-    new = method.update(memory, outputs, batch, Aux({}, labels), {}, moment)
-    np.testing.assert_array_equal(new.clusters.labels[found.indices], labels)
+@pytest.mark.parametrize(
+    ("num_examples", "min_cluster", "count"),
+    [
+        (1_281_167, 20, 10_009),
+        (60_000, 20, 468),
+        (93, 6, 2),
+        (300, 100, 2),
+        (1347, 20, 10),
+    ],
+)
+def test_the_number_of_clusters_follows_n(
+    num_examples: int, min_cluster: int, count: int
+) -> None:
+    method = make(
+        num_examples=num_examples, num_clusters="auto", min_cluster=min_cluster
+    )
+    assert method.encoder.num_clusters == count
+    assert method.requires.fewest_examples == count * min_cluster
+    assert f"{count:,} clusters" in method.notes.about
