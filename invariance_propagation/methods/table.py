@@ -10,6 +10,7 @@ from invariance_propagation.methods.base import Method, Problem
 
 _HERE = "invariance_propagation.methods"
 METHODS = {
+    "coke": f"{_HERE}.coke:coke",
     "invariance_propagation": f"{_HERE}.invariance_propagation:invariance_propagation",
 }
 

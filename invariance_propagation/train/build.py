@@ -145,6 +145,8 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
     settings.check_names(changes, method.requires.views, prefix="views.")
     looks = {}
     for group, count in method.requires.views.items():
+        if not count:
+            continue
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)
