@@ -33,7 +33,7 @@ class Options(NamedTuple):
 
     views: str
     num_small: int
-    num_clusters: Sequence[int] | str
+    num_clusters: Sequence[int] | int | str
     least_size: float
     dual_rate: float
     temperature: float
@@ -79,8 +79,10 @@ class Options(NamedTuple):
         return self._replace(num_clusters=sizes)
 
 
-def clusters_for(value: Sequence[int] | str, *, num_examples: int) -> tuple[int, ...]:
-    """Returns K of each clustering.
+def clusters_for(
+    value: Sequence[int] | int | str, *, num_examples: int
+) -> tuple[int, ...]:
+    """Returns K of each clustering; a number alone is one clustering.
 
     'auto' has three, in the proportion of the released code's 3,000, 4,000 and 5,000, and
     never more than these.
@@ -91,18 +93,15 @@ def clusters_for(value: Sequence[int] | str, *, num_examples: int) -> tuple[int,
     if value == AUTO:
         first = min(MOST_CLUSTERS[0], max(6, num_examples // IMAGES_PER_CLUSTER))
         value = tuple(first * most // MOST_CLUSTERS[0] for most in MOST_CLUSTERS)
-    if (
-        isinstance(value, str)
-        or not all(isinstance(x, int) for x in value)
-        or not value
-    ):
+    sizes = (value,) if isinstance(value, int | str) else tuple(value)
+    if not sizes or not all(isinstance(size, int) for size in sizes):
         raise UserError(
             f"method.num_clusters={value!r}: set it to one whole number for each "
             "clustering, such as (300, 400, 500), or to 'auto'"
         )
-    if not all(2 <= x <= num_examples for x in value):
+    if not all(2 <= size <= num_examples for size in sizes):
         raise UserError(
-            f"method.num_clusters={tuple(value)}: set each from 2 to {num_examples}, the "
+            f"method.num_clusters={sizes}: set each from 2 to {num_examples}, the "
             "number of training images"
         )
-    return tuple(value)
+    return sizes
