@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -99,9 +100,9 @@ def run_fold(name: str, setting: str, seed: int, fold: int) -> dict[str, Any]:
     config.train.checkpoint_every = 10**9
     divided = fold_of(config, fold)
     config.data.num_train = 0
-    sources.LOADERS[config.data.name] = lambda folder: divided
     started = time.process_time()
     with (
+        mock.patch.dict(sources.LOADERS, {config.data.name: lambda folder: divided}),
         tempfile.TemporaryDirectory() as workdir,
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),

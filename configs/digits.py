@@ -42,6 +42,16 @@ VALUES = {
             "start_epoch": 20,
         },
     },
+    "odc": {
+        "optimizer": {"learning_rate": 0.12, "weight_decay": 5e-4},
+        "method": {
+            "num_clusters": 30,
+            "min_size": 10,
+            "splits_per_step": 2,
+            "hidden": 128,
+        },
+        "encoder": {"dim": 64},
+    },
 }
 
 

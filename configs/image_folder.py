@@ -4,9 +4,9 @@
 
 with --config.data.folder=DIR. Whether its topmost folders are classes is said by
 --config.data.classes=True; --config.data.held_out=0.2 keeps a fifth for kNN.
-Time: about 10 minutes for 1,555 emoji at 32 pixels, width 16, views on the host, on 2
-cores of an AMD EPYC (2026-11-25).
-Result: kNN of the ten categories 61.0 %, untrained 52.3 %, seed 0;
+Time: half an hour for 1,555 emoji at 32 pixels, width 16, views on the host, on 2 busy
+cores of an AMD EPYC (2026-11-29).
+Result: kNN of the ten categories 60.1 %, untrained 53.7 %, seed 0;
 docs/results.md has the command.
 """
 

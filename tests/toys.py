@@ -21,7 +21,6 @@ from invariance_propagation.methods import (
     Notes,
     Problem,
     Requires,
-    make_from,
 )
 from invariance_propagation.models import Outputs
 from invariance_propagation.models.dropout import dropout
@@ -42,57 +41,6 @@ class Headed(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
         features = self.backbone(images, train=train)
         return Outputs(features, self.neck(features))
-
-
-# Mixed batches over another method; two calls of the encoder in a step.
-
-
-class Mixed(NamedTuple):
-    clean: Any
-    mixed: Any
-
-
-def mixing(*, inner: Any, problem: Problem) -> Method:
-    """Un-Mix over a method of ours."""
-    method = make_from(inner, problem, key="method.inner")
-
-    def reverse(x: jax.Array) -> jax.Array:
-        """The batch over all devices in reverse order; this device's part of it."""
-        whole = all_gather(x, problem.axis_name)[::-1]
-        return parallel.local_slice(whole, len(x), problem.axis_name)
-
-    def prepare(batch: Batch, moment: Moment) -> Batch:
-        images = batch.views["view"][0]
-        weight = jax.random.beta(moment.key, 1.0, 1.0)
-        mixed = weight * images + (1 - weight) * reverse(images)
-        views = batch.views | {"mixed": mixed[None]}
-        return batch._replace(views=views, extra=weight)
-
-    def forward(encoder: Any, batch: Batch, *, train: bool) -> Mixed:
-        mixed = batch._replace(views={"view": batch.views["mixed"]})
-        return Mixed(
-            method.forward(encoder, batch, train=train),
-            method.forward(encoder, mixed, train=train),
-        )
-
-    def loss(outputs: Mixed, batch: Batch, memory: Any, moment: Moment) -> tuple:
-        other = batch._replace(indices=reverse(batch.indices))
-        clean, aux = method.loss(outputs.clean, batch, memory, moment)
-        one, _ = method.loss(outputs.mixed, batch, memory, moment)
-        two, _ = method.loss(outputs.mixed, other, memory, moment)
-        weight = batch.extra
-        metrics = aux.metrics | {"mixed": (weight * one + (1 - weight) * two).mean()}
-        total = clean + weight * one + (1 - weight) * two
-        return total, Aux(metrics, aux.found)
-
-    return method._replace(
-        prepare=prepare,
-        forward=forward,
-        loss=loss,
-        update=lambda memory, outputs, *rest: method.update(
-            memory, outputs.clean, *rest
-        ),
-    )
 
 
 # Labels and centroids in memory, a pass over the whole set before step 0, work every few

@@ -240,7 +240,7 @@ def _make_input(
 
 
 def _make_example(method: Method, inputs: Input) -> Batch:
-    """Returns the shapes of a batch of one image, without keys, as `forward` takes it.
+    """Returns the shapes of a batch of one image, as `forward` takes it.
 
     Tracing all views also checks their options.
     """
@@ -251,7 +251,7 @@ def _make_example(method: Method, inputs: Input) -> Batch:
         columns = dict.fromkeys(method.requires.columns, zeros)
         batch = Batch(zeros, inputs.views(keys, images), columns, keys)
         moment = Moment(jnp.int32(0), jnp.int32(0), jax.random.key(0))
-        return method.prepare(batch, moment)._replace(keys=None)
+        return method.prepare(batch, moment)
 
     def of_one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, 1, *x.shape[1:]), x.dtype)

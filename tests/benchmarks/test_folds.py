@@ -1,6 +1,7 @@
 """Tests that settings are compared on training images alone."""
 
 import importlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,3 +36,19 @@ def test_a_setting_names_data_method_and_overrides(monkeypatch) -> None:
     assert config.method.form == "released"
     with pytest.raises(KeyError):
         folds.config_of("digits", "method.from=released")
+
+
+def test_one_process_can_run_several_folds(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    folds = importlib.import_module("folds")
+    seen = []
+
+    def train(config: Any, workdir: str) -> dict[str, float]:
+        dataset = sources.load(name=config.data.name, folder="", num_train=0)
+        seen.append((len(dataset.train.images), len(dataset.held_out.images)))
+        return {"knn_trained": 0.5, "knn_raw_pixels": 0.25}
+
+    monkeypatch.setattr("invariance_propagation.train.loop.train_and_evaluate", train)
+    for fold in range(3):
+        assert folds.run_fold("digits", "", 0, fold)["trained"] == 50
+    assert seen == [(898, 449)] * 3

@@ -1,7 +1,8 @@
 """What the authors' released code has, by file and line, for all that is tagged [code].
 
 WangFeng18/InvariancePropagation at commit cad924e. `written` is how it stands there;
-`value` is the same in this project's terms, where epochs are counted from 0.
+`value` is the same in this project's terms, where epochs are counted from 0. Keys with
+`:odc:` are those of ODC, in open-mmlab/OpenSelfSup at commit 1db69ec.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +17,10 @@ class Released(NamedTuple):
 _RATES = (
     "epochs from 1 (main.py:148); 'epoch >= milestone' (utils.py:214), so one earlier"
 )
+_ODC = "configs/selfsup/odc/r50_v1.py"
 _COMMAND = "README.md:30,32,34 (CIFAR-10, CIFAR-100, SVHN)"
+# The default of main_moco_unmix.py is 0.0, but its command, run.sh:2, passes 0.5.
+_UNMIX = "of szq0214/Un-Mix at commit 0911f77"
 
 CONFIGS = {
     "default:augment.crop_scale": Released(
@@ -63,8 +67,60 @@ CONFIGS = {
         "main.py:35,45,117",
     ),
     "default:method.bank_momentum": Released(0.5, "--m 0.5", "main.py:50"),
+    "default:odc:encoder.dim": Released(256, "out_channels=256", f"{_ODC}:18"),
+    "default:odc:method.min_size": Released(20, "min_cluster=20", f"{_ODC}:31"),
+    "default:odc:method.bank_momentum": Released(
+        0.5, "momentum=0.5, which weighs the new row", f"{_ODC}:29"
+    ),
+    "default:odc:method.centroid_every": Released(
+        10, "centroids_update_interval=10", f"{_ODC}:95"
+    ),
+    "default:odc:method.balance": Released(0.5, "reweight_pow=0.5", f"{_ODC}:99"),
+    "default:odc:method.hidden": Released(512, "hid_channels=512", f"{_ODC}:17"),
+    "default:odc:method.dropout": Released(
+        0.5, "nn.Dropout(), PyTorch's default", "openselfsup/models/necks.py:141"
+    ),
+    "default:odc:optimizer.groups": Released(
+        {"classifier": {"momentum": 0.0}},
+        "paramwise_options={'\\\\Ahead.': dict(momentum=0.)}",
+        f"{_ODC}:105",
+    ),
+    "imagenet:odc:method.num_clusters": Released(
+        10_000, "num_classes = 10000", f"{_ODC}:3"
+    ),
+    "imagenet:odc:optimizer.learning_rate": Released(0.06, "lr=0.06", f"{_ODC}:103"),
+    "imagenet:odc:optimizer.weight_decay": Released(
+        1e-5, "weight_decay=0.00001", f"{_ODC}:103"
+    ),
+    "imagenet:odc:optimizer.schedule": Released(
+        "steps", "policy='step'", f"{_ODC}:107"
+    ),
+    "imagenet:odc:optimizer.milestones": Released(
+        (400,), "step=[400], epochs from 0", f"{_ODC}:107"
+    ),
+    "imagenet:odc:optimizer.decay": Released(0.4, "gamma=0.4", f"{_ODC}:107"),
+    "imagenet:odc:train.batch_size": Released(512, "64*8", f"{_ODC}:63"),
+    "imagenet:odc:train.epochs": Released(440, "total_epochs = 440", f"{_ODC}:110"),
+    "imagenet:odc:augment.crop_scale": Released(
+        (0.08, 1.0), "RandomResizedCrop, torchvision's default", f"{_ODC}:43"
+    ),
+    "imagenet:odc:augment.rotation": Released(2.0, "degrees=2", f"{_ODC}:45"),
+    "imagenet:odc:augment.jitter": Released(
+        (0.4, 0.4, 1.0, 0.5), "brightness, contrast, saturation, hue", f"{_ODC}:46-51"
+    ),
+    "imagenet:odc:augment.jitter_probability": Released(
+        1.0, "ColorJitter without RandomApply", f"{_ODC}:46"
+    ),
+    "imagenet:odc:augment.grayscale": Released(0.2, "p=0.2", f"{_ODC}:52"),
+    "imagenet:odc:augment.blur": Released(0.0, "no blur", f"{_ODC}:42-55"),
     "default:method.bank_start": Released(
         "uniform", "rand in -stdv to stdv", "objective.py:172-173"
+    ),
+    "default:unmix:method.alpha": Released(
+        1.0, "args.beta = 1.0; beta(args.beta, args.beta)", f"unmix_c10.py:331 {_UNMIX}"
+    ),
+    "default:unmix:method.global_probability": Released(
+        0.5, "--prob 0.5; r < args.prob: global", f"unmix_c10.py:40,334 {_UNMIX}"
     ),
     "default:optimizer.learning_rate": Released(0.03, "--lr 0.03", "main.py:43"),
     "default:optimizer.weight_decay": Released(
