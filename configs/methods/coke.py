@@ -14,9 +14,8 @@ def configure(config: ConfigDict) -> None:
     config.method.num_small = 6  # small views, for 'multi_crop' [code]
     # K of each clustering [code], or 'auto', which follows N.
     config.method.num_clusters = config_dict.FieldReference((3000, 4000, 5000), object)
-    config.method.least_size = (
-        0.4  # gamma: smallest size of a cluster over N / K [code]
-    )
+    # gamma, the smallest size of a cluster as a share of N / K [code].
+    config.method.least_size = 0.4
     # eta [code]. A step moves a dual by eta times a share of the batch, so that small
     # batches and few clusters need a smaller one.
     config.method.dual_rate = 20.0
@@ -34,19 +33,11 @@ def configure(config: ConfigDict) -> None:
         jitter=(0.8, 0.8, 0.8, 0.2),  # [code]: of one view, and of small ones
     )
     # 'first' and 'second' are the large views; one view alone is as `augment` says.
-    config.views.first = ConfigDict(
-        {
-            "jitter": (0.4, 0.4, 0.2, 0.1),
-            "blur": 1.0,
-        }
-    )
-    config.views.second = ConfigDict(
-        {
-            "jitter": (0.4, 0.4, 0.2, 0.1),
-            "blur": 0.1,
-            "solarize": 0.2,
-        }
-    )
+    jitter = (0.4, 0.4, 0.2, 0.1)
+    config.views.first = ConfigDict({"jitter": jitter, "blur": 1.0})  # [code]
+    # [code]
+    config.views.second = ConfigDict({"jitter": jitter, "blur": 0.1, "solarize": 0.2})
+    # [code]
     config.views.small = ConfigDict({"size": 96, "crop_scale": (0.05, 0.6)})
 
     config.encoder.norm_group = 0  # [code]: SyncBatchNorm, over the whole batch

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from invariance_propagation.core.bank import normalize
 from invariance_propagation.methods.base import Problem
 from invariance_propagation.models.encoder import Outputs
-from invariance_propagation.models.norm import BatchNorm
+from invariance_propagation.models.norm import BatchNorm, norm_group_of
 
 # torch.nn.Linear draws weights evenly from +- 1 / sqrt(inputs).
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -111,8 +111,7 @@ def make_network(problem: Problem) -> CokeEncoder:
         backbone=given.backbone,
         hidden=given.hidden,
         dim=given.dim,
-        # A backbone without this option takes statistics over the whole batch.
-        norm_group=getattr(given.backbone, "norm_group", 0),
+        norm_group=norm_group_of(given.backbone),
         axis_name=problem.axis_name,
         dtype=given.dtype,
     )
