@@ -21,7 +21,6 @@ from invariance_propagation import settings
 from invariance_propagation.data import sources
 from invariance_propagation.store.memory import restore_memory
 
-LABELS = "clusters.labels"
 ROWS, COLUMNS, PIXELS, GAP = 10, 20, 32, 4
 PAPER, INK, GREYS = 255, 0, 32
 
@@ -34,7 +33,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     memory = restore_memory(options.workdir)
-    clusters, train = memory.arrays[LABELS], images_of(memory.facts)
+    clusters, train = clusters_of(memory.arrays), images_of(memory.facts)
     count = clusters.max() + 1
     print(f"{len(clusters):,} images in {len(np.unique(clusters))} clusters")
     pixels = train.images.reshape(len(train.images), -1) / 255
@@ -48,6 +47,12 @@ def main() -> None:
     if options.output:
         draw(train.images, clusters, memory.arrays).save(options.output, optimize=True)
         print(f"{options.output}: {options.output.stat().st_size / 1000:.0f} kB")
+
+
+def clusters_of(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the cluster of each image; of several clusterings the first."""
+    labels = arrays.get("clusters.labels", arrays.get("labels"))
+    return labels if labels.ndim == 1 else labels[:, 0]
 
 
 def images_of(facts: dict[str, Any]) -> sources.Split:
@@ -65,8 +70,11 @@ def show(title: str, clusters: np.ndarray, labels: np.ndarray) -> None:
 def draw(
     images: np.ndarray, clusters: np.ndarray, arrays: dict[str, np.ndarray]
 ) -> Image.Image:
-    """Draws some clusters, evenly spread by size, a row each: first what is most central."""
-    sizes = arrays["clusters.sizes"]
+    """Draws some clusters, evenly spread by size, a row each.
+
+    Where there is a bank, the images that are most central come first.
+    """
+    sizes = np.bincount(clusters)
     by_size = np.argsort(-sizes, kind="stable")
     chosen = by_size[np.linspace(0, len(by_size) - 1, ROWS).astype(int)]
     step = PIXELS + GAP
@@ -76,8 +84,9 @@ def draw(
         top = GAP + row * step
         pen.text((GAP, top + PIXELS // 3), f"{sizes[cluster]} images", fill=INK)
         members = np.flatnonzero(clusters == cluster)
-        near = arrays["bank"][members] @ arrays["clusters.centroids"][cluster]
-        members = members[np.argsort(-near, kind="stable")]
+        if "bank" in arrays:
+            near = arrays["bank"][members] @ arrays["clusters.centroids"][cluster]
+            members = members[np.argsort(-near, kind="stable")]
         spread = np.linspace(0, len(members) - 1, min(COLUMNS, len(members)))
         for column, member in enumerate(members[spread.astype(int)]):
             tile = Image.fromarray(images[member, :, :, 0])

@@ -12,6 +12,23 @@ from ml_collections import ConfigDict
 from configs import default, methods
 
 VALUES = {
+    "coke": {
+        "method": {"views": "two", "num_clusters": "auto", "dual_rate": 3.0},
+        # SGD; LARS is for large batches.
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "weight_decay": 1e-4,
+            "warmup_epochs": 2,
+        },
+        "train": {"batch_size": 128},
+        # Large views as `augment` says, small ones half as large.
+        "views": {
+            "first": {"jitter": (0.4, 0.4, 0.0, 0.0), "blur": 0.0},
+            "second": {"jitter": (0.4, 0.4, 0.0, 0.0), "blur": 0.0, "solarize": 0.0},
+            "small": {"size": 14, "crop_scale": (0.2, 0.5)},
+        },
+    },
     "invariance_propagation": {
         "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4},
         "method": {

@@ -45,6 +45,20 @@ NUM_STEPS = 12  # in the third epoch
 TOLERANCE = {"rtol": 5e-4, "atol": 5e-5}
 INVP = {"name": "invariance_propagation", **tiny.METHOD}
 MIXED = {"global_probability": 0.5, "alpha": 1.0}
+COKE = {
+    "name": "coke",
+    "num_small": 1,
+    "num_clusters": (5, 7),
+    "least_size": 0.4,
+    "dual_rate": 0.5,
+    "temperature": 0.2,
+    "prediction_weight": 1.0,
+    "average_from": 1,
+    "num_slots": 3,
+    "slot_temperature": 0.5,
+    "hard_weight": 0.2,
+    "large_weight": 0.5,
+}
 METHODS = {
     "invp": INVP,
     "unmix": {"name": "unmix", **MIXED, "inner": INVP},
@@ -61,14 +75,15 @@ METHODS = {
         "dropout": 0.5,
         "norm_momentum": 0.9,
     },
-    "assigning": {"name": "tests.toys:assigning", "num_clusters": 5},
+    "coke": {**COKE, "views": "multi_crop"},
+    "coke_one": {**COKE, "views": "one", "prediction_weight": 0.5},
     "separating": {"name": "tests.toys:separating", "size": 24},
     "tracking": {"name": "tests.toys:tracking", "frames": 3},
 }
 # Un-Mix around methods with dropout and labels, several groups of views, columns, clips.
 WRAPPED = {
     f"unmix+{name}": {"name": "unmix", **MIXED, "inner": METHODS[name]}
-    for name in ("odc", "assigning", "separating", "tracking")
+    for name in ("odc", "coke", "separating", "tracking")
 }
 METHODS["unmix+odc"] = WRAPPED.pop("unmix+odc")
 WITH_GRAPH = ("invp", "unmix")
@@ -76,7 +91,7 @@ WITH_BANK = (*WITH_GRAPH, "odc", "unmix+odc")
 # The classifier is a group of its own for the optimiser.
 HEAD = {"head": {"rate": 2.0, "momentum": 0.0}}
 GROUPS = {"odc": HEAD, "unmix+odc": HEAD}
-SMALL = {"assigning": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
+SMALL = {"coke": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
 
 
 def toy_set(folder: str) -> Dataset:
@@ -116,7 +131,7 @@ def config_of(name: str, **changes: Any) -> ConfigDict:
 
 def tiny_encoder(**options: Any) -> Encoder:
     del options
-    return Encoder(tiny.TinyBackbone(AXIS), "linear", dim=8)
+    return Encoder(tiny.TinyBackbone(AXIS), "linear", hidden=16, dim=8)
 
 
 def take_steps(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
@@ -134,7 +149,7 @@ def take_alone(config: ConfigDict) -> tuple[Any, list[dict[str, float]]]:
     """Takes the same steps on one device that holds everything, without an axis."""
     run = build.build(config)  # for its initial state, order and views
     problem = Problem(
-        encoder=Encoder(tiny.TinyBackbone(None), "linear", dim=8),
+        encoder=Encoder(tiny.TinyBackbone(None), "linear", hidden=16, dim=8),
         num_examples=run.num_examples,
         batch_size=tiny.BATCH_SIZE,
         steps_per_epoch=run.steps_per_epoch,

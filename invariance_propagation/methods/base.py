@@ -89,8 +89,9 @@ class Requires(NamedTuple):
     """Lists what a method needs from a run; checked when the run is built.
 
     Attributes:
-      views: for each group, the number of views per image. The config's section
-        `augment` says how views look, its section `views` how a group differs.
+      views: for each group, the number of views per image; 0 for a group that other
+        options of the method would use, so that the config may name it. The config's
+        section `augment` says how views look, its section `views` how a group differs.
       columns: names of the data set's columns that the method reads.
       fewest_examples: the smallest number of training images.
     """

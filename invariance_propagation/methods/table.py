@@ -11,6 +11,7 @@ from invariance_propagation.methods.base import Method, Notes, Problem
 
 _HERE = "invariance_propagation.methods"
 METHODS = {
+    "coke": f"{_HERE}.coke:coke",
     "invariance_propagation": f"{_HERE}.invariance_propagation:invariance_propagation",
     "odc": f"{_HERE}.odc:odc",
     "unmix": f"{_HERE}.unmix:unmix",

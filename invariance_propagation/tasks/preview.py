@@ -101,6 +101,7 @@ def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
         "jitter": _share(jitter, ", ".join(strengths)),
         "gray": _share(gray),
         "blur": _share(chances["blur"], blur),
+        "solarize": _share(chances.get("solarize", 0)),
         "flip": _share(chances["flip"]),
     }
     on = "; ".join(f"{name} {text}" for name, text in strength_of.items() if text)

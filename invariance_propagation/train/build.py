@@ -1,7 +1,4 @@
-"""Builds a run from a config and checks every input; writes nothing.
-
-No module below this one sees the config.
-"""
+"""Builds a run from a config, which no other module sees, and checks every input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -145,6 +142,8 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
     settings.check_names(changes, method.requires.views, prefix="views.")
     looks = {}
     for group, count in method.requires.views.items():
+        if not count:
+            continue
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)

@@ -2,7 +2,8 @@
 
 WangFeng18/InvariancePropagation at commit cad924e. `written` is how it stands there;
 `value` is the same in this project's terms, where epochs are counted from 0. Keys with
-`:odc:` are those of ODC, in open-mmlab/OpenSelfSup at commit 1db69ec.
+`:odc:` are those of ODC, in open-mmlab/OpenSelfSup at commit 1db69ec, and with `:coke:`
+those of CoKe, in idstcv/CoKe at commit 77228ae.
 """
 
 from typing import Any, NamedTuple
@@ -66,6 +67,96 @@ CONFIGS = {
         "main.py:35,45,117",
     ),
     "default:method.bank_momentum": Released(0.5, "--m 0.5", "main.py:50"),
+    "default:coke:method.num_small": Released(
+        6, "--coke-snum 6", "run_multi_view.sh:14"
+    ),
+    "default:coke:method.num_clusters": Released(
+        (3000, 4000, 5000), "--coke-k 3000 4000 5000", "run_single_view.sh:9"
+    ),
+    "default:coke:method.least_size": Released(
+        0.4, "--coke-ratio 0.4", "run_single_view.sh:13"
+    ),
+    "default:coke:method.dual_rate": Released(
+        20.0, "--coke-dual-lr 20", "run_single_view.sh:12"
+    ),
+    "default:coke:method.temperature": Released(
+        0.1, "--coke-t 0.1", "run_single_view.sh:8"
+    ),
+    "default:coke:method.prediction_weight": Released(
+        1.0, "--coke-beta 1", "run_single_view.sh:15"
+    ),
+    "default:coke:method.average_from": Released(
+        801, "--coke-stage 801", "run_single_view.sh:10"
+    ),
+    "default:coke:method.num_slots": Released(
+        5, "--coke-ls 5", "run_single_view.sh:14"
+    ),
+    "default:coke:method.slot_temperature": Released(
+        0.5, "--coke-tt 0.5", "run_single_view.sh:11"
+    ),
+    "default:coke:method.hard_weight": Released(
+        0.2, "--coke-alpha 0.2", "run_double_view.sh:12"
+    ),
+    "default:coke:method.large_weight": Released(
+        0.5, "--coke-beta 0.5", "run_multi_view.sh:13"
+    ),
+    "default:coke:augment.crop_scale": Released(
+        (0.08, 1.0),
+        "RandomResizedCrop(224, scale=(0.08, 1.))",
+        "main_single_view.py:241",
+    ),
+    "default:coke:augment.jitter": Released(
+        (0.8, 0.8, 0.8, 0.2),
+        "ColorJitter(0.8, 0.8, 0.8, 0.2)",
+        "main_single_view.py:243",
+    ),
+    "default:coke:views.first": Released(
+        {"jitter": (0.4, 0.4, 0.2, 0.1), "blur": 1.0},
+        "ColorJitter(0.4, 0.4, 0.2, 0.1); GaussianBlur, p=1.0",
+        "main_double_view.py:236,239",
+    ),
+    "default:coke:views.second": Released(
+        {"jitter": (0.4, 0.4, 0.2, 0.1), "blur": 0.1, "solarize": 0.2},
+        "ColorJitter(0.4, 0.4, 0.2, 0.1); GaussianBlur, p=0.1; Solarize, p=0.2",
+        "main_double_view.py:248,251,252",
+    ),
+    "default:coke:views.small": Released(
+        {"size": 96, "crop_scale": (0.05, 0.6)},
+        "RandomResizedCrop(96, scale=(0.05, 0.6))",
+        "main_multi_view.py:265",
+    ),
+    "default:coke:encoder.norm_group": Released(
+        0, "SyncBatchNorm.convert_sync_batchnorm(model)", "main_single_view.py:179"
+    ),
+    "default:coke:optimizer.name": Released(
+        "lars", "coke.optimizer.LARS(...)", "main_single_view.py:212"
+    ),
+    "default:coke:optimizer.trust": Released(
+        0.001, "trust_coefficient=0.001", "coke/optimizer.py:15"
+    ),
+    "default:coke:optimizer.learning_rate": Released(
+        1.6, "--lr 1.6", "run_single_view.sh:5"
+    ),
+    "default:coke:optimizer.momentum": Released(
+        0.9, "--momentum, default=0.9", "main_single_view.py:56"
+    ),
+    "default:coke:optimizer.weight_decay": Released(
+        1e-6, "--wd, default=1e-6", "main_single_view.py:58"
+    ),
+    "default:coke:optimizer.still_epochs": Released(
+        1, "if epoch == 0: lr = 0", "main_single_view.py:396-397"
+    ),
+    "default:coke:optimizer.warmup_epochs": Released(
+        10,
+        "warmup_epoch = 11, with epoch 0 at rate 0",
+        "main_single_view.py:389,394-395",
+    ),
+    "default:coke:train.epochs": Released(
+        1001, "--epochs 1001", "run_single_view.sh:7"
+    ),
+    "default:coke:train.batch_size": Released(
+        1024, "--batch-size 1024", "run_single_view.sh:6"
+    ),
     "default:method.bank_start": Released(
         "uniform", "rand in -stdv to stdv", "objective.py:172-173"
     ),
