@@ -141,9 +141,8 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
     changes = config.get("views", {})
     settings.check_names(changes, method.requires.views, prefix="views.")
     looks = {}
-    for group, count in method.requires.views.items():
-        if not count:
-            continue
+    used = {group: count for group, count in method.requires.views.items() if count}
+    for group, count in used.items():
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)

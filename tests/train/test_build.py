@@ -51,7 +51,7 @@ BAD = {
     "overlap": ({"method__start_overlap": 1.0}, "start_overlap=1.0"),
     "method": (
         {"method__name": "simclr"},
-        "method.name='simclr': choose one of invariance_propagation",
+        "method.name='simclr': choose one of coke, invariance_propagation",
     ),
     "method's module": ({"method__name": "no_such:f"}, "No module named 'no_such'"),
     "method's function": ({"method__name": "json:f"}, "has no attribute 'f'"),
