@@ -99,3 +99,20 @@ def update_bank(
     old = bank.at[rows].get(mode="fill", fill_value=0.0)
     new = normalize(momentum * old + (1 - momentum) * embeddings)
     return bank.at[rows].set(new, mode="drop")
+
+
+def read_rows(
+    bank: jax.Array, indices: jax.Array, *, axis_name: str | None = None
+) -> jax.Array:
+    """Reads rows of the bank that may lie on other devices.
+
+    Args:
+      bank: float32 [N, d], or this device's rows [Np / D, d].
+      indices: int [n], the same on all devices.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      float32 [n, d], on all devices; zeros for an id beyond the bank.
+    """
+    rows = parallel.local_rows(indices, len(bank), axis_name)
+    return parallel.psum(bank.at[rows].get(mode="fill", fill_value=0.0), axis_name)

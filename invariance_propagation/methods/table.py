@@ -11,6 +11,7 @@ from invariance_propagation.methods.base import Method, Problem
 _HERE = "invariance_propagation.methods"
 METHODS = {
     "invariance_propagation": f"{_HERE}.invariance_propagation:invariance_propagation",
+    "odc": f"{_HERE}.odc:odc",
 }
 
 

@@ -37,6 +37,7 @@ class BatchNorm(nn.Module):
       momentum: weight of the old running statistics.
       epsilon: added to the variance.
       dtype: dtype of the result; the computation is in float32.
+      affine: whether there are 'scale' and 'bias'; False: there are no 'params'.
     """
 
     use_running_average: bool
@@ -45,6 +46,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -64,8 +66,10 @@ class BatchNorm(nn.Module):
           ValueError: both a mask and a `group_size` are set.
         """
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        scale, bias = jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if self.use_running_average:

@@ -125,6 +125,11 @@ def init_state(run: Run, start: tuple[dict, dict] | None = None) -> TrainState:
         memory = runner.fetch(memory, method.memory_spec, run.num_examples)
         memory = method.begin(memory, lambda: run.embed(params, batch_stats, images))
         memory = runner.put(memory, method.memory_spec)
+    if method.settle is not None:
+        specs = (method.memory_spec, REPLICATED)
+        settle = runner.compile(_settle(method), specs, method.memory_spec, donate=(0,))
+        key = jax.random.key_data(jax.random.fold_in(memory_key, 1))
+        memory = settle(memory, runner.put(np.asarray(key), REPLICATED))
     return TrainState(*network, memory)
 
 
@@ -202,6 +207,13 @@ def init_variables(method: Method, example: Batch, key: jax.Array) -> dict[str, 
     batch = batch._replace(keys=jax.random.split(jax.random.key(0), 1))
     variables = method.encoder.init(key, batch, train=False, method=method.forward)
     return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+
+
+def _settle(method: Method) -> Callable[[Any, jax.Array], Any]:
+    def settle(memory: Any, key_data: jax.Array) -> Any:
+        return method.settle(memory, jax.random.wrap_key_data(key_data))
+
+    return settle
 
 
 def _init_network(run: Run, key: jax.Array) -> tuple[jax.Array, Any, Any, Any]:

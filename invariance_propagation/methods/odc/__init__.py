@@ -1,0 +1,5 @@
+"""Online Deep Clustering (Zhan, Xie, Liu, Ong, Loy; CVPR 2020, arXiv 2006.10645)."""
+
+from invariance_propagation.methods.odc.method import Memory, odc
+
+__all__ = ["Memory", "odc"]
