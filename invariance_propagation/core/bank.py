@@ -114,5 +114,5 @@ def read_rows(
     Returns:
       float32 [n, d], on all devices; zeros for an id beyond the bank.
     """
-    rows = parallel.local_rows(indices, len(bank), axis_name)
+    bank, rows = jnp.asarray(bank), parallel.local_rows(indices, len(bank), axis_name)
     return parallel.psum(bank.at[rows].get(mode="fill", fill_value=0.0), axis_name)

@@ -103,7 +103,7 @@ def means_of(
     Returns:
       float32 [K, d], and the sizes of the clusters, int32 [K].
     """
-    count = len(centroids)
+    count, centroids = len(centroids), jnp.asarray(centroids)
     labels = jnp.where((labels >= 0) & (labels < count), labels, count)
     sums = jnp.zeros_like(centroids).at[labels].add(rows, mode="drop")
     sizes = jnp.zeros(count, jnp.int32).at[labels].add(1, mode="drop")
@@ -153,6 +153,7 @@ def halve(
       num_iterations: of Lloyd.
       axis_name: the device axis, or None for one device.
     """
+    rows, member = jnp.asarray(rows), jnp.asarray(member)
     fold = _over_members(rows, member)
     zeros = jnp.zeros((2, rows.shape[1]), jnp.float32)
 
