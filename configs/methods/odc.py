@@ -19,7 +19,9 @@ def configure(config: ConfigDict) -> None:
     config.method.splits_per_step = 16
     # Images of a cluster of n weigh n to the power of minus this in the loss [code].
     config.method.balance = 0.5
-    config.method.kmeans_iterations = 20  # of the clustering before the first step [code]
+    config.method.kmeans_iterations = (
+        20  # of the clustering before the first step [code]
+    )
     config.method.split_iterations = 20  # at most, of the 2-means of a split [code]
     config.method.dropout = 0.5  # in the neck [code]
     # Weight of the old running statistics of the neck's BatchNorm [code].

@@ -166,7 +166,9 @@ def halve(
             )
             return carry[0] + sums, carry[1] + sides.sum(axis=1, dtype=jnp.int32)
 
-        sums, sizes = parallel.psum(fold(add, (zeros, jnp.zeros(2, jnp.int32))), axis_name)
+        sums, sizes = parallel.psum(
+            fold(add, (zeros, jnp.zeros(2, jnp.int32))), axis_name
+        )
         return sums / jnp.maximum(sizes, 1)[:, None].astype(jnp.float32), sizes
 
     nowhere = jnp.zeros(rows.shape[1], jnp.float32), jnp.float32(0)

@@ -40,7 +40,9 @@ def cluster(rows: jax.Array, *, axis_name: str | None, iterations: int = 4) -> A
 def test_it_is_lloyd(iterations: int) -> None:
     rows = rows_of(1)
     labels, means, sizes = cluster(rows, axis_name=None, iterations=iterations)
-    wanted, centroids = oracle.lloyd(rows, rows[: 3 * CLUSTERS : 3], iterations=iterations)
+    wanted, centroids = oracle.lloyd(
+        rows, rows[: 3 * CLUSTERS : 3], iterations=iterations
+    )
     np.testing.assert_array_equal(labels, wanted)
     np.testing.assert_allclose(means, centroids, atol=1e-6)
     np.testing.assert_array_equal(sizes, np.bincount(wanted, minlength=CLUSTERS))
@@ -62,7 +64,9 @@ def test_kmeans_is_the_same_on_all_devices(count: int, mode: str) -> None:
 def test_rows_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(3)
     expected = cluster(rows, axis_name=None)
-    monkeypatch.setattr("invariance_propagation.core.kmeans.SCORES_ON_CPU", 4 * CLUSTERS)
+    monkeypatch.setattr(
+        "invariance_propagation.core.kmeans.SCORES_ON_CPU", 4 * CLUSTERS
+    )
     jax.clear_caches()
     program = jax.jit(partial(cluster, axis_name=None))
     np.testing.assert_array_equal(program(rows)[0], expected[0])
@@ -157,6 +161,8 @@ def test_cuts_are_about_as_tight_as_the_best_of_ten() -> None:
         found = halve(rows, np.ones(200, bool), num_iterations=20)
         nearer = found.centroids[np.asarray(found.second, int)]
         ours.append(np.square(rows - nearer).sum())
-        best.append(KMeans(2, random_state=0, max_iter=20, n_init=10).fit(rows).inertia_)
+        best.append(
+            KMeans(2, random_state=0, max_iter=20, n_init=10).fit(rows).inertia_
+        )
     # Rows without any structure: the worst case, as all cuts are about equally good.
     assert np.max(np.array(ours) / best) < 1.02
