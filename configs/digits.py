@@ -21,6 +21,21 @@ VALUES = {
             "start_epoch": 20,
         },
     },
+    "odc": {
+        "encoder": {"dim": 128},
+        "optimizer": {
+            "learning_rate": 0.1,
+            "weight_decay": 5e-4,
+            "schedule": "cosine",
+        },
+        "method": {
+            "num_clusters": 30,
+            "min_cluster": "auto",
+            # The run is short: averages over 1,000 steps would still be those it began with.
+            "norm_momentum": 0.9,
+        },
+        "train": {"batch_size": 128},
+    },
 }
 
 

@@ -44,6 +44,19 @@ NUM_STEPS = 12  # in the third epoch
 # Sums over devices are added in another order, and steps of SGD carry that on.
 TOLERANCE = {"rtol": 5e-4, "atol": 5e-5}
 INVP = {"name": "invariance_propagation", **tiny.METHOD}
+ODC = {
+    "name": "odc",
+    "num_clusters": 5,
+    "min_cluster": 4,
+    "bank_momentum": 0.5,
+    "refresh_every": 3,
+    "splits_per_step": 3,
+    "balance": 0.5,
+    "kmeans_iterations": 3,
+    "split_iterations": 3,
+    "dropout": 0.5,
+    "norm_momentum": 0.9,
+}
 METHODS = {
     "invp": INVP,
     "mixing": {"name": "tests.toys:mixing", "inner": INVP},
@@ -53,11 +66,14 @@ METHODS = {
         "every": 3,
         "dim": 8,
     },
+    "odc": ODC,
     "assigning": {"name": "tests.toys:assigning", "num_clusters": 5},
     "separating": {"name": "tests.toys:separating", "size": 24},
     "tracking": {"name": "tests.toys:tracking", "frames": 3},
 }
-GROUPS = {"clustering": {"head": {"rate": 2.0, "momentum": 0.0}}}
+HEAD = {"head": {"rate": 2.0, "momentum": 0.0}}
+GROUPS = {"clustering": HEAD, "odc": HEAD}
+BANKS = ("invp", "mixing", "clustering", "odc")
 SMALL = {"assigning": {"small": {"size": 6, "crop_scale": (0.2, 0.6)}}}
 
 
@@ -244,7 +260,7 @@ def test_it_is_monitored_planned_and_previewed(trained, tmp_path: Path) -> None:
     name, _, summary = trained
     # Toys are no better than chance; what counts is that they are measured.
     assert 0 <= summary["knn_trained"] <= 1 and summary["steps"] == 15
-    has_bank = name in ("invp", "mixing", "clustering")
+    has_bank = name in BANKS
     assert ("knn_bank" in summary) == has_bank
     assert ("purity" in summary) == (name in ("invp", "mixing"))
     plan = make_plan(build.build(config_of(name)))
@@ -275,7 +291,7 @@ def test_it_is_evaluated_embedded_exported_and_reported(
     )
     assert "conv1.weight" in np.load(file)
     memory = restore_memory(workdir)
-    assert (memory.rows is None) == (name not in ("invp", "mixing", "clustering"))
+    assert (memory.rows is None) == (name not in BANKS)
     assert (memory.neighbors is None) == (name not in ("invp", "mixing"))
     assert bool(memory.arrays) == (name != "tracking")
     (tmp_path / "new").mkdir()

@@ -31,6 +31,7 @@ from invariance_propagation.methods.base import (
     Moment,
     Problem,
     Requires,
+    part_of,
 )
 from invariance_propagation.methods.clusters import cluster_notes, size_metrics
 from invariance_propagation.methods.odc.network import (
@@ -253,7 +254,7 @@ def odc(*, problem: Problem, **options: Any) -> Method:
         param_groups=param_groups,
         requires=Requires(fewest_examples=checked.fewest_examples),
         notes=cluster_notes(
-            lambda memory: memory.clusters.labels,
+            lambda memory: part_of(memory, "clusters.labels"),
             rows="bank",
             about=f"{checked.num_clusters:,} clusters of at least {checked.min_cluster:,} "
             "images",
