@@ -19,6 +19,15 @@ VALUES = {
             "temperature": 0.2,  # [code]
         },
     },
+    "odc": {
+        "encoder": {"norm_group": 0},
+        "optimizer": {
+            "learning_rate": 0.03,
+            "weight_decay": 5e-4,
+            "schedule": "cosine",
+        },
+        "method": {"num_clusters": "auto", "min_cluster": "auto"},
+    },
 }
 
 

@@ -25,6 +25,20 @@ VALUES = {
             "bank_start": "embeddings",
         },
     },
+    "odc": {
+        "optimizer": {
+            "learning_rate": 0.06,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+        },
+        # A visit is short here: with 0.999 the averages would lag by several epochs.
+        "method": {
+            "num_clusters": "auto",
+            "min_cluster": "auto",
+            "norm_momentum": 0.99,
+        },
+        "train": {"batch_size": 128},
+    },
 }
 
 

@@ -24,6 +24,20 @@ VALUES = {
             "bank_start": "embeddings",  # from random rows the first neighbours are random
         },
     },
+    "odc": {
+        "encoder": {"hidden": 512, "dim": 128},
+        "augment": {"rotation": 0.0},
+        "optimizer": {
+            "learning_rate": 0.03,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+        },
+        "method": {
+            "num_clusters": "auto",
+            "min_cluster": "auto",
+            "norm_momentum": 0.99,
+        },
+    },
 }
 
 

@@ -30,7 +30,7 @@ def test_a_config_has_the_released_value(name: str) -> None:
     config, *method, key = name.split(":")
     section, field = key.split(".")
     options = importlib.import_module(f"configs.{config}").get_config(*method)
-    assert options[section][field] == released.CONFIGS[name].value
+    assert options.to_dict()[section][field] == released.CONFIGS[name].value
 
 
 @pytest.mark.parametrize("name", sorted(released.RECIPES))

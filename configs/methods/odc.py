@@ -38,7 +38,6 @@ def configure(config: ConfigDict) -> None:
         jitter_probability=1.0,  # [code]
         grayscale=0.2,  # [code]
         blur=0.0,  # [code]
-        jitter_first=True,  # [code]
     )
     config.optimizer.update(
         learning_rate=0.06,  # [code]
@@ -47,6 +46,6 @@ def configure(config: ConfigDict) -> None:
         milestones=(400,),  # [code]
         decay=0.4,  # [code]
         # The classifier has no momentum [code].
-        groups=ConfigDict({"head": ConfigDict({"momentum": 0.0})}),
+        groups=ConfigDict({"head": {"momentum": 0.0}}),
     )
     config.train.update(epochs=440, batch_size=512)  # [code]

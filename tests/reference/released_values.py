@@ -1,7 +1,8 @@
 """What the authors' released code has, by file and line, for all that is tagged [code].
 
 WangFeng18/InvariancePropagation at commit cad924e. `written` is how it stands there;
-`value` is the same in this project's terms, where epochs are counted from 0.
+`value` is the same in this project's terms, where epochs are counted from 0. Keys with
+`:odc:` are those of ODC, in open-mmlab/OpenSelfSup at commit 1db69ec.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ class Released(NamedTuple):
 _RATES = (
     "epochs from 1 (main.py:148); 'epoch >= milestone' (utils.py:214), so one earlier"
 )
+_ODC = "configs/selfsup/odc/r50_v1.py"
 _COMMAND = "README.md:30,32,34 (CIFAR-10, CIFAR-100, SVHN)"
 
 CONFIGS = {
@@ -65,6 +67,68 @@ CONFIGS = {
     "default:method.bank_momentum": Released(0.5, "--m 0.5", "main.py:50"),
     "default:method.bank_start": Released(
         "uniform", "rand in -stdv to stdv", "objective.py:172-173"
+    ),
+    "default:odc:method.num_clusters": Released(
+        10_000, "num_classes = 10000", f"{_ODC}:3"
+    ),
+    "default:odc:method.min_cluster": Released(20, "min_cluster=20", f"{_ODC}:31"),
+    "default:odc:method.bank_momentum": Released(
+        0.5, "momentum=0.5, the weight of the new value", f"{_ODC}:29"
+    ),
+    "default:odc:method.refresh_every": Released(
+        10, "centroids_update_interval=10", f"{_ODC}:95"
+    ),
+    "default:odc:method.balance": Released(0.5, "reweight_pow=0.5", f"{_ODC}:99"),
+    "default:odc:method.kmeans_iterations": Released(
+        20, "clus.niter = 20", "openselfsup/third_party/clustering.py:90"
+    ),
+    "default:odc:method.split_iterations": Released(
+        20, "max_iter=20", "openselfsup/models/memories/odc_memory.py:34"
+    ),
+    "default:odc:method.dropout": Released(
+        0.5, "nn.Dropout(), of PyTorch's default", "openselfsup/models/necks.py:141"
+    ),
+    "default:odc:method.norm_momentum": Released(
+        0.999,
+        "momentum=0.001, the weight of the new value",
+        "openselfsup/models/necks.py:137",
+    ),
+    "default:odc:encoder.hidden": Released(512, "hid_channels=512", f"{_ODC}:17"),
+    "default:odc:encoder.dim": Released(256, "out_channels=256", f"{_ODC}:18"),
+    "default:odc:encoder.norm_group": Released(0, "type='SyncBN'", f"{_ODC}:13"),
+    "default:odc:augment.crop_scale": Released(
+        (0.08, 1.0), "not given: torchvision's default", f"{_ODC}:43"
+    ),
+    "default:odc:augment.rotation": Released(
+        2.0, "RandomRotation, degrees=2", f"{_ODC}:45"
+    ),
+    "default:odc:augment.jitter": Released(
+        (0.4, 0.4, 1.0, 0.5),
+        "brightness=0.4, contrast=0.4, saturation=1.0, hue=0.5",
+        f"{_ODC}:48-51",
+    ),
+    "default:odc:augment.jitter_probability": Released(
+        1.0, "ColorJitter without RandomApply", f"{_ODC}:47"
+    ),
+    "default:odc:augment.grayscale": Released(
+        0.2, "RandomGrayscale, p=0.2", f"{_ODC}:52"
+    ),
+    "default:odc:augment.blur": Released(
+        0.0, "none in train_pipeline", f"{_ODC}:42-55"
+    ),
+    "default:odc:optimizer.learning_rate": Released(0.06, "lr=0.06", f"{_ODC}:103"),
+    "default:odc:optimizer.weight_decay": Released(
+        1e-5, "weight_decay=0.00001", f"{_ODC}:103"
+    ),
+    "default:odc:optimizer.schedule": Released("steps", "policy='step'", f"{_ODC}:107"),
+    "default:odc:optimizer.milestones": Released((400,), "step=[400]", f"{_ODC}:107"),
+    "default:odc:optimizer.decay": Released(0.4, "gamma=0.4", f"{_ODC}:107"),
+    "default:odc:optimizer.groups": Released(
+        {"head": {"momentum": 0.0}}, "'\\Ahead.': dict(momentum=0.)", f"{_ODC}:105"
+    ),
+    "default:odc:train.epochs": Released(440, "total_epochs = 440", f"{_ODC}:110"),
+    "default:odc:train.batch_size": Released(
+        512, "imgs_per_gpu=64,  # 64*8", f"{_ODC}:63"
     ),
     "default:optimizer.learning_rate": Released(0.03, "--lr 0.03", "main.py:43"),
     "default:optimizer.weight_decay": Released(
