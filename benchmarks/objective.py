@@ -13,7 +13,6 @@ the ratios and never asserted.
 import argparse
 import gc
 import json
-import math
 import re
 import resource
 import statistics
@@ -138,22 +137,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def traffic(program: str) -> list[dict[str, Any]]:
     """What every collective of a compiled program yields on each device."""
-    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-    pattern = rf"= (.*?) ({kinds})(?:-start)?\(.*?(op_name=\"[^\"]*\"|$)"
-    found = []
-    for shapes, kind, origin in re.findall(pattern, program, re.MULTILINE):
-        arrays = re.findall(r"([a-z]+\d+)\[([\d,]*)\]", shapes)
-        sizes = [math.prod(int(n) for n in dims.split(",") if n) for _, dims in arrays]
-        widths = [int(re.search(r"\d+", dtype)[0]) // 8 for dtype, _ in arrays]
-        found.append(
-            {
-                "kind": kind,
-                "arrays": [f"{dtype}[{dims}]" for dtype, dims in arrays],
-                "bytes": sum(map(math.prod, zip(sizes, widths, strict=True))),
-                "in_loop": "while" in origin,
-            }
-        )
-    return found
+    from invariance_propagation.tasks.plan.collectives import collectives_of
+
+    return [
+        {
+            "kind": collective.kind,
+            "arrays": list(collective.arrays),
+            "bytes": collective.num_bytes,
+            "in_loop": collective.is_in_loop,
+        }
+        for collective in collectives_of(program)
+    ]
 
 
 def resident() -> int:

@@ -7,7 +7,7 @@ What people wrote below the last mark stays as it is.
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from evidence import CARDS, CELLS, EVALUATIONS, ROOT, SETS
@@ -15,7 +15,7 @@ from evidence import CARDS, CELLS, EVALUATIONS, ROOT, SETS
 PAGE = ROOT / "docs" / "results.md"
 PLOT = ROOT / "docs" / "results.png"
 MARK = "<!-- Written by benchmarks/results_page.py down to here. -->"
-TITLES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST"}
+TITLES = {"digits": "Digits", "letters": "Letters", "fashion_mnist": "Fashion-MNIST"}
 # By which protocol and score a column is, in percent.
 COLUMNS = {
     "kNN": ("knn", "top1"),
@@ -23,7 +23,7 @@ COLUMNS = {
     "1 % of labels": ("semi_1pct", "top1, 1%"),
 }
 # Colours of Okabe and Ito, told apart by most who are colour-blind.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 Card = dict[str, Any]
 
@@ -31,37 +31,38 @@ Card = dict[str, Any]
 def main() -> None:
     sets = {data: (yardsticks(data), cards(data)) for data in SETS}
     written = PAGE.read_text() if PAGE.exists() else f"{MARK}\n"
-    parts = [HEAD]
-    for data, (untrained, found) in sets.items():
-        if found:
-            parts.append(section(data, untrained, found))
+    measured = {data: found for data, (_, found) in sets.items() if found}
+    parts = [HEAD, *([PICTURE] if measured else [])]
+    for data, found in measured.items():
+        parts.append(section(data, sets[data][0], found))
     PAGE.write_text("\n\n".join(parts) + "\n\n" + written[written.index(MARK) :])
-    draw({data: found for data, (_, found) in sets.items() if found})
+    if measured:
+        draw(measured)
     print(f"{PAGE}, {PLOT}")
 
 
 HEAD = """# Results
 
-Every form of the method on two sets that a CPU can train on, over seeds. Each run and its
-evaluation is a card in `benchmarks/results/evidence`.
+Every method on three sets that a CPU can train on, over three seeds, with the same network,
+epochs and evaluation. Each run and its evaluation is a card in `benchmarks/results/evidence`.
 
+    python benchmarks/letters.py runs/letters_data  # makes the set of letters
     python benchmarks/evidence.py      # runs what has no card yet; continues where it stopped
     python benchmarks/results_page.py  # writes the tables of this page
 
 Figures are in percent. kNN, the linear probe and fine-tuning on 1 % of the labels measure
 the backbone's features on the held-out images, by the protocols of `configs/evaluate.py`,
-at the last step. Nothing was chosen by these labels. The K of kNN is 15 % of a class, 20 on
-digits and 150 on Fashion-MNIST ('auto'). What a run prints while it trains uses another K,
-10 and 20, and so differs. Purity is the share of positives with their anchor's label, by
-hop, at the end. ± is the standard deviation over seeds. All runs get the same 1 % of the
-labels; the untrained network gets one list for each of its seeds. Minutes are those of
-training, on cores that other programs shared. *Not run yet* means just that.
+at the last step. Nothing was chosen by these labels: the settings of each method are those
+of the configs, chosen on folds of the training images (`benchmarks/folds.py`). The K of kNN
+is 15 % of a class ('auto'); what a run prints while it trains uses another K, and so
+differs. Purity, at the end: of Invariance Propagation's positives, by hop; of the clusters
+of ODC and CoKe, of which there are more than classes. ± is the standard deviation over
+seeds. All runs get the same 1 % of the labels; the untrained network gets one list for each
+of its seeds. Minutes are those of training, on cores that other programs shared. *Not run
+yet* means just that.
 
-Digits were measured with the settings of version 0.1, which `benchmarks/evidence.py` holds
-(`MEASURED_WITH`); the demo's settings may differ. Fashion-MNIST's 10,000 images were the
-first of the set. Today `data.num_train` draws a random sample, so a new run has others.
-
-![Scores of every run, and what became of the neighbours](results.png)"""
+[The forms of Invariance Propagation](forms.md) compares its variants."""
+PICTURE = "![Scores of every run, and purity by epoch](results.png)"
 
 
 def cards(data: str) -> dict[str, list[Card]]:
@@ -100,8 +101,7 @@ def section(data: str, untrained: dict, found: dict[str, list[Card]]) -> str:
         + " to ".join(sorted({dates[0], dates[-1]}))
         + ".",
         "",
-        "| | kNN | linear | 1 % of labels | purity, hop 1 / 2 / 3 | starts in epoch "
-        "| seeds | minutes |",
+        "| | kNN | linear | 1 % of labels | purity | starts in epoch | seeds | minutes |",
         "|---|---|---|---|---|---|---|---|",
         yardstick_row("raw pixels", untrained.get("raw pixels", {})),
         yardstick_row("untrained network", untrained.get("random encoder", {})),
@@ -130,16 +130,20 @@ def row(name: str, own: Sequence[Card]) -> str:
     values = [
         spread([score_of(card, *column) for card in own]) for column in COLUMNS.values()
     ]
-    hops = zip(*(card["summary"]["purity_by_hop"] for card in own), strict=True)
-    purity = " / ".join(f"{100 * statistics.mean(hop):.1f}" for hop in hops)
     starts = sorted({card["started_in_epoch"] for card in own} - {None})
-    started = (
-        " to ".join(str(x) for x in sorted({starts[0], starts[-1]}))
-        if starts
-        else "never"
-    )
+    started = " to ".join(str(x) for x in sorted({*starts[:1], *starts[-1:]})) or "–"
     minutes = statistics.mean(card["minutes"] for card in own)
-    return f"| {name} | {' | '.join(values)} | {purity} | {started} | {len(own)} | {minutes:.1f} |"
+    return f"| {name} | {' | '.join(values)} | {purity(own)} | {started} | {len(own)} | {minutes:.1f} |"
+
+
+def purity(own: Sequence[Card]) -> str:
+    """Mean purity of the positives of each hop, or of the clusters."""
+    values = [
+        card["summary"].get("purity_by_hop", [card["summary"].get("cluster_purity")])
+        for card in own
+    ]
+    parts = zip(*values, strict=True)
+    return " / ".join(f"{100 * statistics.mean(part):.1f}" for part in parts)
 
 
 def score_of(card: Card, protocol: str, score: str) -> float:
@@ -154,22 +158,18 @@ def spread(shares: Sequence[float]) -> str:
 
 
 def draw(sets: dict[str, dict[str, list[Card]]]) -> None:
-    """A row per set: scores of every run; purity and neighbours kept, by epoch."""
+    """A row per set: scores of every run; purity by epoch."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        len(sets), 3, figsize=(14, 4.2 * len(sets)), squeeze=False, layout="constrained"
+        len(sets), 2, figsize=(11, 4.2 * len(sets)), squeeze=False, layout="constrained"
     )
-    for (data, found), (scores, purity, overlap) in zip(
-        sets.items(), axes, strict=True
-    ):
+    for (data, found), (scores, by_epoch) in zip(sets.items(), axes, strict=True):
         draw_scores(scores, found)
         scores.set_title(f"{TITLES[data]}: held-out accuracy, each run", loc="left")
-        draw_epochs(purity, found, lambda card: card["purity"])
-        purity.set(ylabel="% of the positives", title="purity of the positives")
-        draw_epochs(overlap, found, lambda card: card["neighbor_overlap"])
-        overlap.set(ylabel="% of the neighbours", title="kept between visits")
-        purity.legend(fontsize="small", loc="lower right")
+        draw_purity(by_epoch, found)
+        by_epoch.set(ylabel="%", title="purity of positives or clusters")
+        by_epoch.legend(fontsize="small", loc="lower right")
     figure.savefig(PLOT, dpi=80)
     plt.close(figure)
 
@@ -201,19 +201,12 @@ def draw_scores(axes, found: dict[str, list[Card]]) -> None:
     )
 
 
-def draw_epochs(
-    axes, found: dict[str, list[Card]], values: Callable[[Card], list]
-) -> None:
+def draw_purity(axes, found: dict[str, list[Card]]) -> None:
     """Of seed 0; a dot where propagation starts."""
-    shown = [
-        name for name in ("instance", "released", "paper", "auto") if name in found
-    ]
-    for name, colour in zip(shown, COLOURS, strict=False):
-        card = found[name][0]
-        line = [100 * value for value in values(card)]
-        epochs = range(1, len(line) + 1)
-        axes.plot(epochs, line, color=colour, label=name)
-        start = card["started_in_epoch"]
+    for (name, own), colour in zip(found.items(), COLOURS, strict=False):
+        line = [100 * value for value in own[0]["purity"]]
+        axes.plot(range(1, len(line) + 1), line, color=colour, label=name)
+        start = own[0]["started_in_epoch"]
         if start is not None:
             axes.plot(start + 1, line[start], "o", color=colour)
     axes.set_xlabel("epochs done; a dot where propagation starts")

@@ -11,6 +11,22 @@ from ml_collections import ConfigDict
 from configs import default, methods
 
 VALUES = {
+    "coke": {
+        "method": {"views": "two", "num_clusters": "auto", "dual_rate": 3.0},
+        # SGD; LARS is for large batches.
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 2,
+        },
+        # Large views as `augment` says, small ones half as large.
+        "views": {
+            "first": {"jitter": (0.4, 0.4, 0.4, 0.4), "blur": 0.0},
+            "second": {"jitter": (0.4, 0.4, 0.4, 0.4), "blur": 0.0, "solarize": 0.0},
+            "small": {"size": 16, "crop_scale": (0.1, 0.4)},
+        },
+    },
     "invariance_propagation": {
         "optimizer": {"weight_decay": 5e-4},  # [code]
         "method": {
@@ -20,13 +36,10 @@ VALUES = {
         },
     },
     "odc": {
-        "encoder": {"norm_group": 0},
-        "optimizer": {
-            "learning_rate": 0.03,
-            "weight_decay": 5e-4,
-            "schedule": "cosine",
-        },
-        "method": {"num_clusters": "auto", "min_cluster": "auto"},
+        # As on the digits; not searched.
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+        "encoder": {"dim": 128},
+        "method": {"num_clusters": "auto", "dropout": 0.0, "norm_momentum": 0.9},
     },
 }
 

@@ -87,7 +87,7 @@ def get_config(method: str = "") -> ConfigDict:
     # names, such as files and TFDS sets.
     config.data.on_change = "refuse"
 
-    # In order: resized crop, jitter, grayscale, blur, flip, normalisation.
+    # In order: resized crop, jitter, grayscale, blur, solarize, flip, normalisation.
     config.augment = ConfigDict()
     config.augment.size = 224  # pixels, height and width of a view
     config.augment.crop_scale = (0.2, 1.0)  # area of the crop [code]; (): off
@@ -103,6 +103,8 @@ def get_config(method: str = "") -> ConfigDict:
     config.augment.grayscale = 0.2  # probability; 0: off [code]
     config.augment.blur = 0.5  # probability; 0: off [code]
     config.augment.blur_sigma = (0.1, 2.0)  # pixels [code]
+    # Probability of inverting all values of one half and more; 0: off [ours].
+    config.augment.solarize = 0.0
     config.augment.jitter_first = True  # False: grayscale before jitter
     config.augment.mean = (0.485, 0.456, 0.406)  # of the data, per channel [code]
     config.augment.std = (0.229, 0.224, 0.225)  # of the data, per channel [code]
@@ -125,9 +127,14 @@ def get_config(method: str = "") -> ConfigDict:
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
 
     config.optimizer = ConfigDict()
+    # 'sgd', or 'lars' for batches of a thousand images and more.
+    config.optimizer.name = "sgd"
+    # For 'lars': the length of a step as a share of the parameter's norm.
+    config.optimizer.trust = 0.001
     config.optimizer.learning_rate = 0.03  # [code]
     config.optimizer.momentum = 0.9  # [paper]
-    config.optimizer.weight_decay = 1e-4  # on all parameters [code]
+    # On all parameters [code]; with 'lars', not on biases and BatchNorm's.
+    config.optimizer.weight_decay = 1e-4
     # 'cosine' [code] or 'steps'. [ours]: the rate follows the cosine in every step; the
     # released code changes it once in an epoch.
     config.optimizer.schedule = "cosine"
@@ -136,6 +143,8 @@ def get_config(method: str = "") -> ConfigDict:
     config.optimizer.milestones = (399, 599, 699)
     config.optimizer.decay = 0.1  # for 'steps': the factor by which it falls [code]
     config.optimizer.warmup_epochs = 0  # [code]
+    # Epochs at rate 0, before the warm-up: a method fills its memory first [ours].
+    config.optimizer.still_epochs = 0
     # To train longer after the end of a run: the epochs, counted from 0, at which the
     # schedule starts again, and the rates it starts from [ours]. (60,) and (0.03,) with
     # train.epochs=100 give a cosine of 60 epochs and a second one of 40.

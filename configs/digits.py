@@ -12,6 +12,27 @@ from ml_collections import ConfigDict
 from configs import default, methods
 
 VALUES = {
+    "coke": {
+        "method": {
+            "views": "two",
+            "num_clusters": "auto",
+            "dual_rate": 3.0,
+        },
+        # SGD; LARS is for large batches.
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 2,
+        },
+        "train": {"batch_size": 64},
+        # All views as `augment` says; small ones are smaller.
+        "views": {
+            "first": {"jitter": (0.4, 0.4, 0.0, 0.0), "blur": 0.0},
+            "second": {"jitter": (0.4, 0.4, 0.0, 0.0), "blur": 0.0, "solarize": 0.0},
+            "small": {"size": 6, "crop_scale": (0.3, 0.6)},
+        },
+    },
     "invariance_propagation": {
         "optimizer": {"learning_rate": 0.12, "weight_decay": 5e-4},
         "method": {
@@ -22,19 +43,15 @@ VALUES = {
         },
     },
     "odc": {
-        "encoder": {"dim": 128},
-        "optimizer": {
-            "learning_rate": 0.1,
-            "weight_decay": 5e-4,
-            "schedule": "cosine",
-        },
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+        "encoder": {"dim": 64},
         "method": {
             "num_clusters": 30,
-            "min_cluster": "auto",
-            # The run is short: averages over 1,000 steps would still be those it began with.
+            "min_cluster": 10,
+            # An image is seen once an epoch, so half a feature would be noise for long.
+            "dropout": 0.0,
             "norm_momentum": 0.9,
         },
-        "train": {"batch_size": 128},
     },
 }
 

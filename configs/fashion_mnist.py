@@ -14,6 +14,23 @@ from ml_collections import ConfigDict
 from configs import default, methods
 
 VALUES = {
+    "coke": {
+        "method": {"views": "two", "num_clusters": "auto", "dual_rate": 3.0},
+        # SGD; LARS is for large batches.
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "weight_decay": 1e-4,
+            "warmup_epochs": 2,
+        },
+        "train": {"batch_size": 128},
+        # Large views as `augment` says, small ones half as large.
+        "views": {
+            "first": {"jitter": (0.4, 0.4, 0.0, 0.0), "blur": 0.0},
+            "second": {"jitter": (0.4, 0.4, 0.0, 0.0), "blur": 0.0, "solarize": 0.0},
+            "small": {"size": 14, "crop_scale": (0.2, 0.5)},
+        },
+    },
     "invariance_propagation": {
         "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4},
         # From random rows, or at twice the learning rate, the embeddings fell together in
@@ -26,18 +43,10 @@ VALUES = {
         },
     },
     "odc": {
-        "optimizer": {
-            "learning_rate": 0.06,
-            "weight_decay": 1e-4,
-            "schedule": "cosine",
-        },
-        # A visit is short here: with 0.999 the averages would lag by several epochs.
-        "method": {
-            "num_clusters": "auto",
-            "min_cluster": "auto",
-            "norm_momentum": 0.99,
-        },
-        "train": {"batch_size": 128},
+        # As on the digits; not searched.
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+        "encoder": {"dim": 128},
+        "method": {"num_clusters": "auto", "dropout": 0.0, "norm_momentum": 0.9},
     },
 }
 

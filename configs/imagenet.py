@@ -16,6 +16,28 @@ VALUES = {
     "invariance_propagation": {
         "method": {"form": "released"},  # [code], which the published figure is of
     },
+    "odc": {
+        "augment": {
+            "crop_scale": (0.08, 1.0),  # [code]
+            "rotation": 2.0,  # [code]
+            "flip": 0.5,  # [code]
+            "jitter": (0.4, 0.4, 1.0, 0.5),  # [code]
+            "jitter_probability": 1.0,  # [code]
+            "grayscale": 0.2,  # [code]
+            "blur": 0.0,  # [code]
+        },
+        # Of the backbone [code]; the released neck sees the 64 images of one GPU.
+        "encoder": {"norm_group": 0},
+        "optimizer": {
+            "learning_rate": 0.06,  # [code]
+            "momentum": 0.9,  # [code]
+            "weight_decay": 1e-5,  # [code]
+            "schedule": "steps",  # [code]
+            "milestones": (400,),  # [code]
+            "decay": 0.4,  # [code]
+        },
+        "train": {"batch_size": 512, "epochs": 440},  # [code]
+    },
 }
 
 

@@ -1,6 +1,7 @@
-"""SGD with momentum and weight decay as in PyTorch, and its learning rate."""
+"""SGD with momentum and weight decay as in PyTorch, LARS, and their learning rate."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -8,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, check_choice
 from invariance_propagation.settings import check_names, keywords_of
 
 SCHEDULES = ("cosine", "steps")
+NAMES = ("sgd", "lars")
 
 
 def make_schedule(
@@ -23,6 +25,7 @@ def make_schedule(
     warmup_epochs: int,
     epochs: int,
     steps_per_epoch: int,
+    still_epochs: int = 0,
     restart_epochs: Sequence[int] = (),
     restart_rates: Sequence[float] = (),
 ) -> optax.Schedule:
@@ -35,8 +38,9 @@ def make_schedule(
         multiplies the rate by `decay`.
       decay: the factor at a milestone.
       warmup_epochs: epochs of linear growth from 0 before the schedule.
-      epochs: length of the whole run, including warm-up and restarts.
+      epochs: length of the whole run, including still epochs, warm-up and restarts.
       steps_per_epoch: N // B.
+      still_epochs: epochs at rate 0 before the warm-up, for a memory to fill.
       restart_epochs: epochs, counted from 0, at which the schedule ends and starts
         again. A cosine reaches 0 there.
       restart_rates: the learning rate at each restart.
@@ -44,14 +48,18 @@ def make_schedule(
     Raises:
       UserError: an argument out of its range.
     """
-    _check_rate(learning_rate, schedule, decay, warmup_epochs, epochs)
-    _check_restarts(restart_epochs, restart_rates, warmup_epochs, epochs)
-    warmup = warmup_epochs * steps_per_epoch
+    _check_rate(learning_rate, schedule, decay, still_epochs, warmup_epochs, epochs)
+    first = still_epochs + warmup_epochs
+    _check_restarts(restart_epochs, restart_rates, first, epochs)
+    still, warmup = (x * steps_per_epoch for x in (still_epochs, warmup_epochs))
     bounds = [epoch * steps_per_epoch for epoch in (*restart_epochs, epochs)]
-    starts = (warmup, *bounds[:-1])
+    starts = (still + warmup, *bounds[:-1])
     parts, joints = [], []
+    if still:
+        parts, joints = [optax.constant_schedule(0.0)], [still]
     if warmup:
-        parts, joints = [optax.linear_schedule(0.0, learning_rate, warmup)], [warmup]
+        parts.append(optax.linear_schedule(0.0, learning_rate, warmup))
+        joints.append(still + warmup)
     rates = (learning_rate, *restart_rates)
     drops = [epoch * steps_per_epoch for epoch in milestones]
     for number, (start, end, rate) in enumerate(
@@ -74,16 +82,21 @@ def make_optimizer(
     *,
     momentum: float,
     weight_decay: float,
+    name: str = "sgd",
+    trust: float = 0.001,
     groups: Mapping[str, Mapping[str, float]] = {},
     labels: Any = None,
     **schedule: Any,
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """Makes SGD that adds weight decay to the gradient before momentum.
+    """Makes SGD, or LARS, that adds weight decay to the gradient before momentum.
 
     Args:
       momentum: in [0, 1).
-      weight_decay: applies to all parameters; the released code exempts neither
-        BatchNorm nor biases.
+      weight_decay: with SGD, applies to all parameters; the released code of Invariance
+        Propagation exempts neither BatchNorm nor biases. With LARS, to those of two
+        dimensions or more.
+      name: 'sgd', or 'lars' for large batches; see `_scale_to_norms`.
+      trust: for 'lars', the length of a step as a share of the parameter's norm.
       groups: by label, what differs for these parameters: `rate`, a factor of the
         learning rate; `momentum`; `weight_decay`.
       labels: a label for each parameter, or for each part of the tree of parameters;
@@ -96,21 +109,24 @@ def make_optimizer(
     Raises:
       UserError: an argument out of its range.
 
-    Source: torch.optim.SGD.
+    Source: torch.optim.SGD; You, Gitman, Ginsburg: "Large Batch Training of
+    Convolutional Networks", 2017, arXiv 1708.03888.
     """
+    check_choice("optimizer.name", name, NAMES)
+    if not trust > 0:
+        raise UserError(f"optimizer.trust={trust}: set it above 0")
     rate = make_schedule(**schedule)
     usual = {"rate": 1.0, "momentum": momentum, "weight_decay": weight_decay}
     known = sorted(set(jax.tree.leaves(labels)))
     check_names(groups, known, prefix="optimizer.groups.")
     for label, changes in groups.items():
         check_names(changes, usual, prefix=f"optimizer.groups.{label}.")
-    all_alike = _sgd(rate, "optimizer", **usual)
+    make = partial(_sgd, rate, trust=trust if name == "lars" else None)
+    all_alike = make("optimizer", **usual)
     if labels is None:
         return rate, all_alike
     parts = {
-        label: _sgd(
-            rate, f"optimizer.groups.{label}", **usual | dict(groups.get(label, {}))
-        )
+        label: make(f"optimizer.groups.{label}", **usual | dict(groups.get(label, {})))
         for label in known
     }
     return rate, optax.multi_transform(parts, labels)
@@ -123,7 +139,9 @@ def _sgd(
     rate: float,
     momentum: float,
     weight_decay: float,
+    trust: float | None,
 ) -> optax.GradientTransformation:
+    """Makes the optimiser of one group; with `trust`, LARS."""
     if not rate >= 0:
         raise UserError(f"{section}.rate={rate}: set it to 0 or above")
     if not 0 <= momentum < 1:
@@ -131,42 +149,68 @@ def _sgd(
     if not weight_decay >= 0:
         raise UserError(f"{section}.weight_decay={weight_decay}: set it to 0 or above")
     scaled = schedule if rate == 1.0 else lambda step: rate * schedule(step)
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(scaled, momentum=momentum)
-    )
+    decay = optax.add_decayed_weights(weight_decay)
+    if trust is not None:
+        decay = _scale_to_norms(decay, trust)
+    return optax.chain(decay, optax.sgd(scaled, momentum=momentum))
+
+
+def _scale_to_norms(
+    decay: optax.GradientTransformation, trust: float
+) -> optax.GradientTransformation:
+    """Scales each decayed gradient to `trust` times the norm of its parameter.
+
+    Biases, and the scales of BatchNorm, have one dimension: they neither decay nor are
+    scaled. `optax.lars` is the same at a constant learning rate; it multiplies by the
+    rate before momentum, the released code after it (idstcv/CoKe, coke/optimizer.py:43).
+    """
+
+    def weights(params: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+
+    scale = optax.scale_by_trust_ratio(trust_coefficient=trust)
+    return optax.masked(optax.chain(decay, scale), weights)
 
 
 def _check_rate(
-    learning_rate: float, schedule: str, decay: float, warmup_epochs: int, epochs: int
+    learning_rate: float,
+    schedule: str,
+    decay: float,
+    still_epochs: int,
+    warmup_epochs: int,
+    epochs: int,
 ) -> None:
-    if schedule not in SCHEDULES:
-        raise UserError(
-            f"optimizer.schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}"
-        )
+    check_choice("optimizer.schedule", schedule, SCHEDULES)
     if not learning_rate > 0:
         raise UserError(f"optimizer.learning_rate={learning_rate}: set it above 0")
     if not 0 <= decay <= 1:
         raise UserError(f"optimizer.decay={decay}: set it in [0, 1]")
-    if not 0 <= warmup_epochs < epochs:
+    if not 0 <= still_epochs < epochs:
         raise UserError(
-            f"optimizer.warmup_epochs={warmup_epochs}, but train.epochs={epochs}: "
+            f"optimizer.still_epochs={still_epochs}, but train.epochs={epochs}: "
             f"set it from 0 to {epochs - 1}"
+        )
+    after = f" and optimizer.still_epochs={still_epochs}" if still_epochs else ""
+    if not 0 <= warmup_epochs < epochs - still_epochs:
+        raise UserError(
+            f"optimizer.warmup_epochs={warmup_epochs}, but train.epochs={epochs}{after}: "
+            f"set it from 0 to {epochs - still_epochs - 1}"
         )
 
 
 def _check_restarts(
-    epochs: Sequence[int], rates: Sequence[float], warmup_epochs: int, end: int
+    epochs: Sequence[int], rates: Sequence[float], first: int, end: int
 ) -> None:
     if len(epochs) != len(rates):
         raise UserError(
             f"optimizer.restart_epochs={tuple(epochs)}, but optimizer.restart_rates="
             f"{tuple(rates)}: give each epoch one rate"
         )
-    bounds = (warmup_epochs, *epochs, end)
+    bounds = (first, *epochs, end)
     if any(after <= before for before, after in pairwise(bounds)):
         raise UserError(
             f"optimizer.restart_epochs={tuple(epochs)}: give epochs in rising order, "
-            f"after optimizer.warmup_epochs={warmup_epochs} and before "
+            f"after the first {first}, of still epochs and warm-up, and before "
             f"train.epochs={end}"
         )
     if not all(rate > 0 for rate in rates):

@@ -42,6 +42,18 @@ def all_to_all(x: jax.Array, axis_name: str | None) -> jax.Array:
     return received.swapaxes(0, 1).reshape(received.shape[1], -1)
 
 
+def reverse_rows(x: jax.Array, axis_name: str | None, *, axis: int = 0) -> jax.Array:
+    """Reverses the B rows of all devices along an axis; each device keeps b of them.
+
+    A device sends its rows to one other device, where `all_gather` would bring B rows
+    to every device.
+    """
+    if axis_name is not None:
+        last = lax.axis_size(axis_name) - 1
+        x = lax.ppermute(x, axis_name, [(i, last - i) for i in range(last + 1)])
+    return x[(slice(None),) * axis + (slice(None, None, -1),)]
+
+
 def psum(x: Any, axis_name: str | None) -> Any:
     """Sums over devices."""
     return x if axis_name is None else lax.psum(x, axis_name)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs import methods
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     path
@@ -26,8 +28,8 @@ FOLDERS = (ROOT, ROOT / "invariance_propagation", ROOT / "invariance_propagation
 
 
 @functools.cache
-def config_of(name: str) -> ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config()
+def config_of(name: str, *method: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config(*method)
 
 
 def slug(heading: str) -> str:
@@ -77,11 +79,12 @@ def unknown_keys(text: str) -> Iterator[str]:
     if text.startswith("# Migration"):  # the first column has other people's names
         text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)
     configs = [config_of("default"), *map(config_of, sorted(OF_TASKS))]
+    configs += [config_of("default", method) for method in methods.names()]
     for key in re.findall(r"--config\.([a-z][\w.]*)=", text):
         if not any(_has(config, key) for config in configs):
             yield key
     sections = "|".join(key for key, x in configs[0].items() if _is_section(x))
-    for key in re.findall(rf"`((?:{sections})\.(?!py`)[a-z_]+)[`=]", text):
+    for key in re.findall(rf"`((?:{sections})\.(?!py`)[a-z_.]+)[`=]", text):
         if not any(_has(config, key) for config in configs):
             yield key
     tasks = {"plan", "scan", "preview", "replay", "verify_resume"}

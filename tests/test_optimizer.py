@@ -127,6 +127,101 @@ def test_weight_decay_joins_the_momentum() -> None:
     np.testing.assert_allclose(values, [0.9, 0.76], rtol=1e-6)
 
 
+def released_lars(
+    params: np.ndarray,
+    grads: Sequence[np.ndarray],
+    rate: Callable[[int], float],
+    *,
+    momentum: float,
+    weight_decay: float,
+    trust: float,
+) -> list[np.ndarray]:
+    """Parameters after each step, as idstcv/CoKe has it at 77228ae, coke/optimizer.py.
+
+    Lines 28 to 37: two dimensions or more decay, and are scaled unless a norm is 0.
+    Lines 40 to 44: the learning rate comes after the momentum.
+    """
+    velocity, result = np.zeros_like(params), []
+    for step, grad in enumerate(grads):
+        change = grad
+        if params.ndim > 1:
+            change = grad + weight_decay * params
+            norms = np.sqrt((params**2).sum()), np.sqrt((change**2).sum())
+            if norms[0] > 0 and norms[1] > 0:
+                change = change * (trust * norms[0] / norms[1])
+        velocity = momentum * velocity + change
+        params = params - rate(step) * velocity
+        result.append(params)
+    return result
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("start", ["random", "zero"])
+def test_six_steps_are_the_released_lars(labelled: bool, start: str) -> None:
+    options = dict(name="lars", trust=0.02, warmup_epochs=1, steps_per_epoch=2)
+    # Each group has its own weight decay, as the released code's has.
+    labels = {"kernel": "one", "bias": "two", "scale": "two"} if labelled else None
+    groups = {"two": {"weight_decay": 0.5}} if labelled else {}
+    schedule, optimizer = make(**options, labels=labels, groups=groups)
+    params, grads = random_tree(0), [random_tree(1 + step) for step in range(6)]
+    if start == "zero":
+        params["kernel"] = np.zeros_like(params["kernel"])
+        grads[0]["kernel"] = np.zeros_like(params["kernel"])
+    expected = {
+        name: released_lars(
+            params[name].astype(np.float64),
+            [grad[name] for grad in grads],
+            lambda step: float(schedule(step)),
+            momentum=OPTIONS["momentum"],
+            weight_decay=OPTIONS["weight_decay"],
+            trust=0.02,
+        )
+        for name in SHAPES
+    }
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params)
+    for step, grad in enumerate(grads):
+        updates, state = jax.jit(optimizer.update)(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        for name in SHAPES:
+            np.testing.assert_allclose(
+                params[name], expected[name][step], rtol=1e-5, atol=1e-6
+            )
+
+
+def released_rate(step: int, *, rate: float, epochs: int, steps: int) -> float:
+    """idstcv/CoKe at 77228ae, main_single_view.py:388-397."""
+    warmup = 11 * steps
+    cosine = np.cos(np.pi * (step - warmup) / (epochs * steps - warmup))
+    epoch = step // steps
+    if epoch == 0:
+        return 0.0
+    if epoch < 11:
+        return rate * max(1, step - steps) / (warmup - steps)
+    return rate * (1 + cosine) / 2
+
+
+def test_still_epochs_and_warm_up_are_the_released_ones() -> None:
+    options = dict(learning_rate=1.6, epochs=20, steps_per_epoch=4)
+    every = rates(range(80), **options, still_epochs=1, warmup_epochs=10)
+    expected = [released_rate(i, rate=1.6, epochs=20, steps=4) for i in range(80)]
+    # One step is ours: the released code repeats the rate of the second step here.
+    assert every[4] == 0 and np.isclose(expected[4], expected[5])
+    expected[4] = 0
+    np.testing.assert_allclose(every, expected, rtol=2e-5, atol=1e-7)
+
+
+def test_still_epochs_without_warm_up_begin_the_schedule_later() -> None:
+    every = rates(range(32), still_epochs=2)
+    assert not every[:8].any()
+    expected = 0.15 * (1 + np.cos(np.pi * np.arange(24) / 24))
+    np.testing.assert_allclose(every[8:], expected, rtol=1e-5, atol=1e-7)
+    every = rates(range(32), still_epochs=2, schedule="steps")
+    np.testing.assert_allclose(every[8:], rates(range(8, 32), schedule="steps"))
+    every = rates(range(32), still_epochs=1, restart_epochs=(4,), restart_rates=(0.2,))
+    np.testing.assert_allclose(every[[3, 4, 16]], [0, 0.3, 0.2], rtol=1e-5)
+
+
 def test_cosine() -> None:
     # 32 steps: the peak, three quarters, half, a quarter, and the end.
     np.testing.assert_allclose(rates([0]), [0.3], rtol=1e-6)
@@ -192,6 +287,18 @@ def test_the_optimizer_follows_the_schedule() -> None:
         (dict(weight_decay=-1e-4), "weight_decay=-0.0001: set it to 0 or above"),
         (dict(warmup_epochs=8), "warmup_epochs=8, but train.epochs=8: .* 0 to 7"),
         (dict(warmup_epochs=-1), "warmup_epochs=-1"),
+        (dict(still_epochs=-1), "still_epochs=-1, but train.epochs=8: .* 0 to 7"),
+        (dict(still_epochs=8), "still_epochs=8, but train.epochs=8: .* 0 to 7"),
+        (
+            dict(still_epochs=2, warmup_epochs=6),
+            "warmup_epochs=6, but .*=8 and optimizer.still_epochs=2: .* 0 to 5",
+        ),
+        (dict(name="adam"), "name='adam': choose one of sgd, lars"),
+        (dict(name="lars", trust=0.0), "trust=0.0: set it above 0"),
+        (
+            dict(still_epochs=2, restart_epochs=(2,), restart_rates=(0.1,)),
+            "restart_epochs=.*after the first 2, of still epochs and warm-up",
+        ),
         (dict(decay=-0.1, schedule="steps"), "decay=-0.1"),
     ],
 )

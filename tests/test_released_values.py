@@ -44,7 +44,7 @@ def test_every_place_is_a_file_and_a_line() -> None:
     for table in (released.CONFIGS, released.RECIPES):
         for name, entry in table.items():
             file, line = entry.place.split(" ")[0].split(":")
-            assert file.endswith((".py", ".md")) and line[0].isdigit(), name
+            assert file.endswith((".py", ".md", ".sh")) and line[0].isdigit(), name
 
 
 def test_every_tag_is_in_the_table() -> None:

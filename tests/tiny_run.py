@@ -28,10 +28,15 @@ CHANGES = {
     "train.checkpoint_every": 5,
     "train.log_every": 3,
 }
-TINY = [
-    "--config=configs/digits.py",
-    *(f"--config.{name}={value}" for name, value in CHANGES.items()),
-]
+
+
+def flags_of(changes: dict[str, Any], *, method: str = "") -> list[str]:
+    """Returns the flags of a run on digits by a method, with changes."""
+    config = f"--config=configs/digits.py:{method}".rstrip(":")
+    return [config, *(f"--config.{name}={value}" for name, value in changes.items())]
+
+
+TINY = flags_of(CHANGES)
 # Columns that depend on the clock.
 TIMES = ("images_per_second", "seconds_left", "waiting_for_data")
 

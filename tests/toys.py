@@ -21,7 +21,6 @@ from invariance_propagation.methods import (
     Notes,
     Problem,
     Requires,
-    make_from,
 )
 from invariance_propagation.models import Outputs
 from invariance_propagation.models.dropout import dropout
@@ -42,57 +41,6 @@ class Headed(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
         features = self.backbone(images, train=train)
         return Outputs(features, self.neck(features))
-
-
-# Mixed batches over another method; two calls of the encoder in a step.
-
-
-class Mixed(NamedTuple):
-    clean: Any
-    mixed: Any
-
-
-def mixing(*, inner: Any, problem: Problem) -> Method:
-    """Un-Mix over a method of ours."""
-    method = make_from(inner, problem, key="method.inner")
-
-    def reverse(x: jax.Array) -> jax.Array:
-        """The batch over all devices in reverse order; this device's part of it."""
-        whole = all_gather(x, problem.axis_name)[::-1]
-        return parallel.local_slice(whole, len(x), problem.axis_name)
-
-    def prepare(batch: Batch, moment: Moment) -> Batch:
-        images = batch.views["view"][0]
-        weight = jax.random.beta(moment.key, 1.0, 1.0)
-        mixed = weight * images + (1 - weight) * reverse(images)
-        views = batch.views | {"mixed": mixed[None]}
-        return batch._replace(views=views, extra=weight)
-
-    def forward(encoder: Any, batch: Batch, *, train: bool) -> Mixed:
-        mixed = batch._replace(views={"view": batch.views["mixed"]})
-        return Mixed(
-            method.forward(encoder, batch, train=train),
-            method.forward(encoder, mixed, train=train),
-        )
-
-    def loss(outputs: Mixed, batch: Batch, memory: Any, moment: Moment) -> tuple:
-        other = batch._replace(indices=reverse(batch.indices))
-        clean, aux = method.loss(outputs.clean, batch, memory, moment)
-        one, _ = method.loss(outputs.mixed, batch, memory, moment)
-        two, _ = method.loss(outputs.mixed, other, memory, moment)
-        weight = batch.extra
-        metrics = aux.metrics | {"mixed": (weight * one + (1 - weight) * two).mean()}
-        total = clean + weight * one + (1 - weight) * two
-        return total, Aux(metrics, aux.found)
-
-    return method._replace(
-        prepare=prepare,
-        forward=forward,
-        loss=loss,
-        update=lambda memory, outputs, *rest: method.update(
-            memory, outputs.clean, *rest
-        ),
-    )
 
 
 # Labels and centroids in memory, a pass over the whole set before step 0, work every few
@@ -201,91 +149,6 @@ def clustering(*, num_clusters: int, every: int, dim: int, problem: Problem) -> 
         },
         requires=Requires(fewest_examples=num_clusters),
         notes=Notes(rows="bank", about=f"{num_clusters} clusters"),
-    )
-
-
-# Several views and sizes, labels assigned online with duals, work at the end of an epoch.
-
-
-class Assigned(NamedTuple):
-    labels: Any
-    before: Any
-    centers: Any
-    duals: Any
-    counts: Any
-
-
-def assigning(*, num_clusters: int, problem: Problem) -> Method:
-    """CoKe of two views and a small one."""
-    count, axis_name = problem.num_examples, problem.axis_name
-    dim = problem.encoder.dim
-
-    def init_memory(key: jax.Array, variables: Any) -> Assigned:
-        del variables
-        centers = normalize(jax.random.normal(key, (num_clusters, dim), jnp.float32))
-        zeros = jnp.zeros(num_clusters, jnp.float32)
-        labels = jnp.zeros(count, jnp.int32)
-        return Assigned(labels, centers, centers, zeros, zeros)
-
-    def forward(encoder: Any, batch: Batch, *, train: bool) -> jax.Array:
-        views = [*batch.views["view"], *batch.views["small"]]
-        found = [encoder(view, train=train).embedding for view in views]
-        return jnp.stack([normalize(x) for x in found])
-
-    def loss(outputs: Any, batch: Batch, memory: Assigned, moment: Moment) -> tuple:
-        mean = outputs[:2].mean(axis=0)
-        first = jnp.argmax(mean @ memory.before.T, axis=1)
-        known = memory.labels[batch.indices]
-        labels = jnp.where(moment.epoch == 0, first, known)
-        logits = outputs @ memory.before.T / 0.3
-        labels = jnp.broadcast_to(labels, logits.shape[:-1])
-        cross = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        metrics = {"alike": (outputs[0] * outputs[1]).sum(axis=-1).mean()}
-        return cross.mean(axis=0), Aux(metrics, mean)
-
-    def update(
-        memory: Assigned,
-        outputs: Any,
-        batch: Batch,
-        aux: Aux,
-        variables: Any,
-        moment: Any,
-    ) -> Assigned:
-        del outputs, variables, moment
-        mean, indices = (all_gather(x, axis_name) for x in (aux.found, batch.indices))
-        new = jnp.argmax(mean @ memory.centers.T + memory.duals, axis=1)
-        here = jnp.bincount(new, length=num_clusters).astype(jnp.float32)
-        sums = jax.ops.segment_sum(mean, new, num_clusters)
-        counts = memory.counts + here
-        old = (memory.counts / jnp.maximum(counts, 1))[:, None]
-        centers = normalize(
-            old * memory.centers + sums / jnp.maximum(counts, 1)[:, None]
-        )
-        centers = jnp.where(here[:, None] > 0, centers, memory.centers)
-        share = here / len(new) - 0.4 / num_clusters
-        return Assigned(
-            memory.labels.at[indices].set(new.astype(jnp.int32)),
-            memory.before,
-            centers,
-            jnp.maximum(memory.duals - 0.1 * share, 0),
-            counts,
-        )
-
-    def refresh(memory: Assigned, moment: Moment) -> Assigned:
-        del moment
-        counts = jnp.zeros_like(memory.counts)
-        return memory._replace(before=memory.centers, counts=counts)
-
-    return Method(
-        encoder=problem.encoder,
-        forward=forward,
-        init_memory=init_memory,
-        memory_spec=REPLICATED,
-        loss=loss,
-        update=update,
-        refresh=refresh,
-        refresh_every=problem.steps_per_epoch,
-        requires=Requires(views={"view": 2, "small": 1}),
     )
 
 

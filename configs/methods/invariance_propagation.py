@@ -36,3 +36,6 @@ def configure(config: ConfigDict) -> None:
     # What the bank starts from: 'uniform', random rows [code]; 'embeddings', the
     # untrained network's [ours].
     config.method.bank_start = "uniform"
+    # Where the graph lies: 'replicated', whole on every device; 'sharded', each device has
+    # its rows, for more than some hundred million images [ours]. The numbers are the same.
+    config.method.graph = "replicated"

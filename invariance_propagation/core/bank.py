@@ -101,18 +101,19 @@ def update_bank(
     return bank.at[rows].set(new, mode="drop")
 
 
-def read_rows(
-    bank: jax.Array, indices: jax.Array, *, axis_name: str | None = None
+def bank_rows(
+    bank: jax.Array, ids: jax.Array, *, axis_name: str | None = None
 ) -> jax.Array:
-    """Reads rows of the bank that may lie on other devices.
+    """Looks up rows of a bank that may lie in shards.
 
     Args:
       bank: float32 [N, d], or this device's rows [Np / D, d].
-      indices: int [n], the same on all devices.
+      ids: int [m], the same on every device.
       axis_name: the device axis, or None for one device.
 
     Returns:
-      float32 [n, d], on all devices; zeros for an id beyond the bank.
+      float32 [m, d], the same on every device.
     """
-    bank, rows = jnp.asarray(bank), parallel.local_rows(indices, len(bank), axis_name)
+    rows = parallel.local_rows(ids, bank.shape[0], axis_name)
+    # The one device that holds a row adds it to the others' zeros.
     return parallel.psum(bank.at[rows].get(mode="fill", fill_value=0.0), axis_name)

@@ -19,6 +19,7 @@ anchor i, b_j is row j of the bank, and e_j = exp(v . b_j / tau).
 `methods.invariance_propagation.method` adds (7) to (9).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from jax import lax
 from invariance_propagation import parallel
 from invariance_propagation.core.arguments import check_ids, check_vectors
 from invariance_propagation.core.bank import normalize
-from invariance_propagation.core.graph import distinct, propagate
+from invariance_propagation.core.graph import distinct, propagate, propagate_sharded
 from invariance_propagation.core.losses import Logits, paper_losses, released_losses
 from invariance_propagation.core.options import LossOptions
 from invariance_propagation.core.search import Reading, Search, read_bank
@@ -63,6 +64,7 @@ def invp_losses(
     positives: str = "hard",
     selection: str = "exact",
     precision: str = "highest",
+    num_examples: int | None = None,
     axis_name: str | None = None,
 ) -> Losses:
     """Computes the losses of Invariance Propagation, and each anchor's new neighbours.
@@ -75,7 +77,7 @@ def invp_losses(
       embeddings: float [b, d], normalised here. Only they receive a gradient.
       indices: int [b], the anchors' ids, all different over all devices.
       bank: float32 [N, d], or this device's rows [Np / D, d].
-      graph: int32 [N, k].
+      graph: int32 [N, k]; or, with `num_examples`, this device's rows [Np / D, k].
       num_hops: l, at least 1.
       num_hard: P, at least 1. If an anchor has fewer positives, all are used.
       background_size: M, from 1 to N. Rows tied at the M-th place share the places that
@@ -87,6 +89,7 @@ def invp_losses(
         `search.Search`.
       precision: of the products with the bank, 'highest', 'high' or 'bfloat16'; see
         `search.Search`. The losses are float32 in any case.
+      num_examples: N, if the graph is sharded as the bank is; None if it is whole.
       axis_name: the device axis, or None for one device.
 
     Returns:
@@ -100,8 +103,10 @@ def invp_losses(
     Source: Wang et al. 2020, arXiv 2010.11694; objective.py of
       WangFeng18/InvariancePropagation.
     """
-    num_examples, num_neighbors = _check_arrays(
-        embeddings, indices, bank, graph, axis_name
+    is_sharded = num_examples is not None
+    num_examples = num_examples if is_sharded else len(graph)
+    num_neighbors = _check_arrays(
+        embeddings, indices, bank, graph, num_examples, is_sharded, axis_name
     )
     options = LossOptions(
         num_hops=num_hops,
@@ -119,7 +124,11 @@ def invp_losses(
     all_indices = parallel.all_gather(indices, axis_name)
 
     # (1): the slots hold N(i) with repeats; `first` marks each image once. [B, slots]
-    walked = propagate(graph, all_indices, num_hops=options.num_hops)
+    if is_sharded:
+        walk = partial(propagate_sharded, axis_name=axis_name)
+    else:
+        walk = propagate
+    walked = walk(graph, all_indices, num_hops=options.num_hops)
     first = distinct(walked, all_indices)
 
     # (2) and (9): each device compares all B anchors with its rows of the bank, once.
@@ -151,18 +160,23 @@ def _check_arrays(
     indices: jax.Array,
     bank: jax.Array,
     graph: jax.Array,
+    num_examples: int,
+    is_sharded: bool,
     axis_name: str | None,
-) -> tuple[int, int]:
-    """Checks dtypes, shapes and ids; returns N and k."""
-    check_ids("graph", graph, ndim=2, below=len(graph))
-    check_ids("indices", indices, ndim=1, below=len(graph), unique=True)
-    num_examples, num_neighbors = np.shape(graph)
+) -> int:
+    """Checks dtypes, shapes and ids; returns k."""
+    check_ids("graph", graph, ndim=2, below=num_examples)
+    check_ids("indices", indices, ndim=1, below=num_examples, unique=True)
     rows = -(-num_examples // parallel.axis_size(axis_name))
     if axis_name is not None:  # padding, rows beyond N, may make it more
         rows = max(rows, len(bank))
     check_vectors("bank", bank, like=(rows, None))
     check_vectors("embeddings", embeddings, like=(len(indices), np.shape(bank)[1]))
-    return num_examples, num_neighbors
+    if is_sharded and len(graph) != len(bank):
+        raise ValueError(
+            f"graph has {len(graph)} rows and bank has {len(bank)}: shard both alike"
+        )
+    return np.shape(graph)[1]
 
 
 def _search(

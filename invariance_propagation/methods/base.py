@@ -89,8 +89,9 @@ class Requires(NamedTuple):
     """Lists what a method needs from a run; checked when the run is built.
 
     Attributes:
-      views: for each group, the number of views per image. The config's section
-        `augment` says how views look, its section `views` how a group differs.
+      views: for each group, the number of views per image; 0 for a group that other
+        options of the method would use, so that the config may name it. The config's
+        section `augment` says how views look, its section `views` how a group differs.
       columns: names of the data set's columns that the method reads.
       fewest_examples: the smallest number of training images.
     """
@@ -241,9 +242,6 @@ class Method(NamedTuple):
       begin: (memory, embed) -> memory. Called on the host, once, before step 0, with
         NumPy arrays in global shapes; embed() returns the Outputs of all training
         images. None: the memory stays as `init_memory` made it.
-      settle: (memory, key) -> memory. Called once, after `begin` and before step 0, mapped
-        over the devices like `refresh`, for work that is too much for the host; `key` is
-        the same on all devices. None: there is no such work.
       update: (memory, outputs, batch, aux, variables, moment) -> memory. Called in every
         step, with the outputs from before the parameter update and the variables from
         after it.
@@ -267,7 +265,6 @@ class Method(NamedTuple):
     init_memory: Callable[[jax.Array, Any], Memory] = lambda key, variables: ()
     memory_spec: Any = ()
     begin: Callable[[Memory, Callable[[], Any]], Memory] | None = None
-    settle: Callable[[Memory, jax.Array], Memory] | None = None
     update: Callable[..., Memory] = lambda memory, *args: memory
     refresh: Callable[[Memory, Moment], Memory] = lambda memory, moment: memory
     refresh_every: int = 0

@@ -1,18 +1,23 @@
 """The table of self-supervised methods, and how a config picks one."""
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from invariance_propagation import settings
 from invariance_propagation.errors import UserError
-from invariance_propagation.methods.base import Method, Problem
+from invariance_propagation.methods.base import Method, Notes, Problem
 
 _HERE = "invariance_propagation.methods"
 METHODS = {
+    "coke": f"{_HERE}.coke:coke",
     "invariance_propagation": f"{_HERE}.invariance_propagation:invariance_propagation",
     "odc": f"{_HERE}.odc:odc",
+    "unmix": f"{_HERE}.unmix:unmix",
 }
+# How a method names its options in messages: 'method.temperature'.
+_OPTION = re.compile(r"\bmethod\.(?=[a-z_])")
 
 
 def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
@@ -27,6 +32,10 @@ def make_method(config: Mapping[str, Any], problem: Problem) -> Method:
 def make_from(section: Mapping[str, Any], problem: Problem, *, key: str) -> Method:
     """Makes a method from its options; a method may make the one it wraps by this.
 
+    Every method writes its messages as if its options were the config's section
+    `method`. Errors, warnings and notices of a method in another section come out with
+    the keys of that section.
+
     Args:
       section: `name`, as for `find_method`, and the options of the method.
       problem: what the method is made for.
@@ -36,16 +45,30 @@ def make_from(section: Mapping[str, Any], problem: Problem, *, key: str) -> Meth
       UserError: there is no such method, or an option does not fit.
     """
     options = dict(section)
-    factory = find_method(options.pop("name"), key=key)
-    return settings.call(factory, key, {key: options}, problem=problem)
+    try:
+        factory = find_method(options.pop("name", ""))
+        method = settings.call(factory, "method", {"method": options}, problem=problem)
+    except UserError as error:
+        raise UserError(_with_key(str(error), key)) from error
+    return method._replace(notes=_notes_with_key(method.notes, key))
 
 
-def find_method(name: str, *, key: str = "method") -> Callable[..., Method]:
+def _with_key(text: str, key: str) -> str:
+    return _OPTION.sub(f"{key}.", text)
+
+
+def _notes_with_key(notes: Notes, key: str) -> Notes:
+    def moved(sentences: Callable[..., list[str]]) -> Callable[..., list[str]]:
+        return lambda *args: [_with_key(text, key) for text in sentences(*args)]
+
+    return notes._replace(warnings=moved(notes.warnings), notices=moved(notes.notices))
+
+
+def find_method(name: str) -> Callable[..., Method]:
     """Returns the function that makes a method from its options.
 
     Args:
       name: a key of `METHODS`, or 'MODULE:FUNCTION' for a method of your own.
-      key: where the name stands in the config, for messages.
 
     Raises:
       UserError: there is no method of this name.
@@ -53,13 +76,13 @@ def find_method(name: str, *, key: str = "method") -> Callable[..., Method]:
     module, _, function = METHODS.get(name, name).partition(":")
     if not function:
         raise UserError(
-            f"{key}.name={name!r}: choose one of {', '.join(METHODS)}, or "
+            f"method.name={name!r}: choose one of {', '.join(METHODS)}, or "
             "'MODULE:FUNCTION' for a method of your own"
         )
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}.name={name!r}: {error}") from error
+        raise UserError(f"method.name={name!r}: {error}") from error
 
 
 def is_shipped(section: Mapping[str, Any]) -> bool:

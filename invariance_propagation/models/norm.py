@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
     (The released code keeps those of its first GPU.)
 
     Variables have the names and shapes of flax.linen.BatchNorm: 'scale' and 'bias' in
-    'params', 'mean' and 'var' in 'batch_stats', all float32 [C].
+    'params' (none with affine=False), 'mean' and 'var' in 'batch_stats', all float32 [C].
 
     Attributes:
       use_running_average: whether to normalise by the running statistics, and not to
@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
       momentum: weight of the old running statistics.
       epsilon: added to the variance.
       dtype: dtype of the result; the computation is in float32.
-      affine: whether there are 'scale' and 'bias'; False: there are no 'params'.
+      affine: whether to scale and shift the normalised values by parameters.
     """
 
     use_running_average: bool
@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
           ValueError: both a mask and a `group_size` are set.
         """
         shape = (x.shape[-1],)
-        scale, bias = jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        scale, bias = 1.0, 0.0
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
             bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -89,6 +89,11 @@ class BatchNorm(nn.Module):
         factor = jax.lax.rsqrt(variances + self.epsilon) * scale
         blocks = (blocks - means[:, None]) * factor[:, None] + bias
         return blocks.reshape(x.shape).astype(self.dtype)
+
+
+def norm_group_of(backbone: nn.Module) -> int:
+    """Returns over how many images a backbone's BatchNorm takes statistics; 0 for all."""
+    return getattr(backbone, "norm_group", 0)
 
 
 def group_moments(

@@ -1,6 +1,6 @@
 """Draws a sheet of augmented pictures: what training will see."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ import tqdm
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
+from invariance_propagation.data.views.augment import per_image_keys
 from invariance_propagation.errors import UserError
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import check_file, local, not_writable
+from invariance_propagation.methods import Batch
+from invariance_propagation.parallel import AXIS
 from invariance_propagation.train.build import build
 from invariance_propagation.train.run import Run, plain_view, views_of
+from invariance_propagation.train.step import moment_of
 
 OUTPUT = "preview.png"
 ROWS, EPOCHS = 12, 7
@@ -29,7 +33,8 @@ def draw_preview(config: ConfigDict) -> Path:
     """Draws some training images as evaluation sees them, and as some epochs do.
 
     Views are functions of (seed, epoch, image), so these are exactly the views that
-    training with this config makes.
+    training with this config makes. What a method makes of a whole batch, such as
+    mixtures, is made of these images as if they were the first batch of an epoch.
 
     Returns:
       The path of the PNG file.
@@ -43,14 +48,20 @@ def draw_preview(config: ConfigDict) -> Path:
     indices = indices.round().astype(np.int32)
     epochs = range(min(EPOCHS, run.options.epochs))
     columns = {"evaluation": visible(run, _plain(run, indices))}
+    prepare, made = _prepares(run, indices), []
     for epoch in tqdm.tqdm(epochs, unit="epoch", disable=None, leave=False):
-        for title, views in _titled(views_of(run, epoch, indices)):
-            columns[f"epoch {epoch}{title}"] = visible(run, views)
+        groups = prepare(epoch)
+        made = [name for name in groups if name not in run.looks]
+        for title, views in _titled(groups):
+            columns[f"epoch {epoch}\n{title}".strip()] = visible(run, views)
     size, channels = run.chances["size"], columns["evaluation"].shape[3]
     caption = [
         f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images "
         f"as views of {size}x{size} pixels, seed {run.seed}. Evaluation sees the "
-        "first column, training the others, one per epoch.",
+        "first column, training the others, epoch by epoch."
+        + "".join(
+            f" The method makes '{name}' of the images in this sheet." for name in made
+        ),
         *describe(run.chances, channels=channels),
     ]
     drawn = sheet(columns, [f"image {i}" for i in indices], caption)
@@ -90,6 +101,7 @@ def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
         "jitter": _share(jitter, ", ".join(strengths)),
         "gray": _share(gray),
         "blur": _share(chances["blur"], blur),
+        "solarize": _share(chances.get("solarize", 0)),
         "flip": _share(chances["flip"]),
     }
     on = "; ".join(f"{name} {text}" for name, text in strength_of.items() if text)
@@ -121,7 +133,9 @@ def sheet(
         line for text in caption for line in _wrap(text, font, width - 2 * margin)
     )
     blank = ImageDraw.Draw(Image.new("1", (1, 1)))
-    top = round(blank.multiline_textbbox((0, 0), text, font)[3]) + margin + 3 * em
+    lines = max(title.count("\n") for title in columns) + 1
+    above = round((1.5 + 1.25 * lines) * em)
+    top = round(blank.multiline_textbbox((0, 0), text, font)[3]) + margin + above
     image = Image.new("RGB", (width, top + len(rows) * pitch + margin), PAPER)
     draw = ImageDraw.Draw(image)
     draw.multiline_text((margin, margin), text, INK, font)
@@ -130,7 +144,9 @@ def sheet(
     for j, (title, pictures) in enumerate(columns.items()):
         # Keep the first column apart from the others.
         x = left + j * pitch + gap * (j > 0)
-        draw.text((x + cell / 2, top - em / 2), title, INK, font, anchor="ms")
+        for above, line in enumerate(title.split("\n")[::-1]):
+            y = top - em / 2 - 1.25 * em * above
+            draw.text((x + cell / 2, y), line, INK, font, anchor="ms")
         for i, picture in enumerate(pictures):
             colors = np.broadcast_to(picture, (*picture.shape[:2], 3))
             big = Image.fromarray(colors)
@@ -139,12 +155,45 @@ def sheet(
     return image
 
 
+def _prepares(run: Run, indices: np.ndarray) -> Callable[[int], dict[str, jax.Array]]:
+    """Returns a function from an epoch to the views of images as the network gets them."""
+    prepare = jax.jit(jax.vmap(run.method.prepare, (0, None), axis_name=AXIS))
+    known = run.dataset.train.columns
+    columns = {name: known[name][indices] for name in run.method.requires.columns}
+
+    def prepared(epoch: int) -> dict[str, jax.Array]:
+        batch = Batch(
+            jnp.asarray(indices),
+            views_of(run, epoch, indices),
+            columns,
+            per_image_keys(run.seed, epoch, jnp.asarray(indices)),
+        )
+        first = jnp.int32(epoch * run.steps_per_epoch)
+        moment = moment_of(first, run.seed, run.steps_per_epoch)
+        one_device = jax.tree.map(lambda x: x[None], batch)
+        groups = prepare(one_device, moment).views
+        # A compiled function returns a dict in alphabetical order.
+        order = sorted(groups, key=lambda name: name not in run.looks)
+        return {name: groups[name][0] for name in order}
+
+    return prepared
+
+
 def _titled(groups: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
-    """Yields each view of each group with a title, '' if there is only one view."""
-    several = sum(map(len, groups.values())) > 1
+    """Yields each picture of each group, with '' as its title if there is only one.
+
+    Args:
+      groups: by name, float32 [v, n, size, size, C], or [v, n, frames, size, size, C].
+    """
     for name, views in groups.items():
         for number, view in enumerate(views, 1):
-            yield f", {name} {number}" if several else "", view
+            title = f"{name} {number}" if len(views) > 1 else name
+            clips = view.reshape(len(view), -1, *view.shape[-3:])
+            several = clips.shape[1] > 1
+            for frame in range(clips.shape[1]):
+                shown = f"{title}, frame {frame + 1}" if several else title
+                alone = len(groups) == len(views) == clips.shape[1] == 1
+                yield "" if alone else shown, clips[:, frame]
 
 
 def _plain(run: Run, indices: np.ndarray) -> np.ndarray:

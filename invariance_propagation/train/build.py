@@ -1,7 +1,4 @@
-"""Builds a run from a config and checks every input; writes nothing.
-
-No module below this one sees the config.
-"""
+"""Builds a run from a config, which no other module sees, and checks every input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -145,6 +142,8 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
     settings.check_names(changes, method.requires.views, prefix="views.")
     looks = {}
     for group, count in method.requires.views.items():
+        if not count:
+            continue
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)
@@ -238,7 +237,7 @@ def _make_input(
 
 
 def _make_example(method: Method, inputs: Input) -> Batch:
-    """Returns the shapes of a batch of one image, without keys, as `forward` takes it.
+    """Returns the shapes of a batch of one image, as `forward` takes it.
 
     Tracing all views also checks their options.
     """
@@ -249,7 +248,7 @@ def _make_example(method: Method, inputs: Input) -> Batch:
         columns = dict.fromkeys(method.requires.columns, zeros)
         batch = Batch(zeros, inputs.views(keys, images), columns, keys)
         moment = Moment(jnp.int32(0), jnp.int32(0), jax.random.key(0))
-        return method.prepare(batch, moment)._replace(keys=None)
+        return method.prepare(batch, moment)
 
     def of_one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, 1, *x.shape[1:]), x.dtype)

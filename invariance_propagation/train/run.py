@@ -33,7 +33,7 @@ class Run(NamedTuple):
       input: where a step's images come from; `input.feed(start=, stop=)` yields the
         arguments of `step` after the state.
       looks: how the views of each group are made.
-      example: shapes of a batch of one image, without keys, as `forward` takes it.
+      example: shapes of a batch of one image, as `forward` takes it.
       step: (state, indices, images, columns) -> (state, metrics), compiled when it is
         first called; donates the state.
       embed: (params, batch_stats, uint8 [n, H, W, C]) -> Outputs on the host, likewise.
@@ -125,11 +125,6 @@ def init_state(run: Run, start: tuple[dict, dict] | None = None) -> TrainState:
         memory = runner.fetch(memory, method.memory_spec, run.num_examples)
         memory = method.begin(memory, lambda: run.embed(params, batch_stats, images))
         memory = runner.put(memory, method.memory_spec)
-    if method.settle is not None:
-        specs = (method.memory_spec, REPLICATED)
-        settle = runner.compile(_settle(method), specs, method.memory_spec, donate=(0,))
-        key = jax.random.key_data(jax.random.fold_in(memory_key, 1))
-        memory = settle(memory, runner.put(np.asarray(key), REPLICATED))
     return TrainState(*network, memory)
 
 
@@ -200,20 +195,18 @@ def init_variables(method: Method, example: Batch, key: jax.Array) -> dict[str, 
 
     Args:
       method: with the encoder.
-      example: shapes of a batch of one image, without keys.
+      example: shapes of a batch of one image.
       key: decides the random numbers.
     """
-    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-    batch = batch._replace(keys=jax.random.split(jax.random.key(0), 1))
+
+    def fill(x: jax.ShapeDtypeStruct) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(0), x.shape)
+        return jnp.zeros(x.shape, x.dtype)
+
+    batch = jax.tree.map(fill, example)
     variables = method.encoder.init(key, batch, train=False, method=method.forward)
     return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-
-
-def _settle(method: Method) -> Callable[[Any, jax.Array], Any]:
-    def settle(memory: Any, key_data: jax.Array) -> Any:
-        return method.settle(memory, jax.random.wrap_key_data(key_data))
-
-    return settle
 
 
 def _init_network(run: Run, key: jax.Array) -> tuple[jax.Array, Any, Any, Any]:

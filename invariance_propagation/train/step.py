@@ -74,10 +74,8 @@ def train_step(
     Returns:
       The next state, and scalar metrics, averaged over all images of the step.
     """
-    epoch = state.step // steps_per_epoch
-    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-    moment = Moment(state.step, epoch, step_key)
-    keys = per_image_keys(seed, epoch, indices)
+    moment = moment_of(state.step, seed, steps_per_epoch)
+    keys = per_image_keys(seed, moment.epoch, indices)
     batch = Batch(indices, views(keys, pick(images, indices)), columns, keys)
     batch = method.prepare(batch, moment)
 
@@ -115,6 +113,12 @@ def train_step(
     memory = _refresh_if_due(memory, method, moment)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, memory)
     return state, metrics
+
+
+def moment_of(step: jax.Array, seed: int, steps_per_epoch: int) -> Moment:
+    """Returns when the step after `step`, int32 [], steps takes place."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return Moment(step, step // steps_per_epoch, key)
 
 
 def _refresh_if_due(memory: Memory, method: Method, moment: Moment) -> Memory:

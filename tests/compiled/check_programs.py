@@ -34,7 +34,7 @@ from invariance_propagation.parallel import (
     psum,
     rows_per_device,
 )
-from invariance_propagation.tasks.plan.work import sent_by
+from invariance_propagation.tasks.plan.collectives import sent_by
 from invariance_propagation.train.build import build
 from invariance_propagation.train.run import lower
 

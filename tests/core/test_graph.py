@@ -1,12 +1,18 @@
 """The kNN graph: walking it, marking repeats, replacing rows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from invariance_propagation import distinct, init_graph, propagate, update_graph
-from invariance_propagation.core.graph import match_graph
+from invariance_propagation.core.graph import (
+    match_graph,
+    propagate_sharded,
+    update_graph_sharded,
+)
 from tests.reference import objective as oracle
 
 # The conformance fixture of the specification: two hops over eight images.
@@ -145,3 +151,52 @@ def test_a_graph_follows_its_images() -> None:
 def test_a_graph_of_the_same_images_stays_as_it_is(make_problem) -> None:
     graph = make_problem(3).graph.astype(np.int32)
     np.testing.assert_array_equal(match_graph(graph, np.arange(len(graph))), graph)
+
+
+# A graph whose rows lie on several devices.
+
+
+def shards_of(array: np.ndarray, num_devices: int) -> np.ndarray:
+    """Cuts rows into equal shards; the last ones are padding that nothing may read."""
+    rows = -(-len(array) // num_devices)
+    padded = np.full((num_devices * rows, *array.shape[1:]), 10**6, array.dtype)
+    padded[: len(array)] = array
+    return padded.reshape(num_devices, rows, *array.shape[1:])
+
+
+@pytest.mark.parametrize("num_hops", [1, 3])
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_a_sharded_graph_is_walked_as_a_whole_one(
+    make_problem, num_devices: int, num_hops: int
+) -> None:
+    problem = make_problem(3, num_examples=21, batch=8, num_neighbors=3)
+    walk = partial(propagate_sharded, num_hops=num_hops, axis_name="device")
+    graph = shards_of(np.asarray(problem.graph, np.int32), num_devices)
+    indices = jnp.asarray(problem.indices, jnp.int32)
+    found = jax.vmap(walk, in_axes=(0, None), axis_name="device")(graph, indices)
+    expected = oracle.propagate(problem.graph, problem.indices, num_hops=num_hops)
+    for own in found:  # the same on every device
+        np.testing.assert_array_equal(own, expected)
+    alone = propagate_sharded(
+        jnp.asarray(problem.graph), indices, num_hops=num_hops, axis_name=None
+    )
+    np.testing.assert_array_equal(alone, expected)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_a_sharded_graph_is_written_as_a_whole_one(
+    make_problem, num_devices: int
+) -> None:
+    problem = make_problem(4, num_examples=21, batch=8, num_neighbors=3)
+    graph = np.asarray(problem.graph, np.int32)
+    indices = np.asarray(problem.indices, np.int32)
+    new = np.random.default_rng(5).integers(0, 21, (8, 3)).astype(np.int32)
+    write = partial(update_graph_sharded, axis_name="device")
+    found = jax.vmap(write, axis_name="device")(
+        shards_of(graph, num_devices),
+        indices.reshape(num_devices, -1),
+        new.reshape(num_devices, -1, 3),
+    )
+    expected = graph.copy()
+    expected[indices] = new
+    np.testing.assert_array_equal(np.concatenate(found)[:21], expected)

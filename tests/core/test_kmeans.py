@@ -1,7 +1,6 @@
-"""k-means over sharded rows, and cutting a cluster in two."""
+"""k-means and 2-means, against loops in float64 and against scikit-learn."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,159 +9,138 @@ import pytest
 from sklearn.cluster import KMeans
 
 from invariance_propagation import devices
-from invariance_propagation.core.bank import read_rows
-from invariance_propagation.core.kmeans import best_dots, halve, kmeans, means_of
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.core import kmeans as module
+from invariance_propagation.core.kmeans import kmeans, two_means
+from invariance_propagation.parallel import AXIS, SHARDED
 from tests.reference import odc as oracle
 
-N, DIM, CLUSTERS = 61, 5, 7  # 61 rows: every number of devices but 1 pads them
+
+def blobs(
+    seed: int, counts: list[int], dim: int = 5, spread: float = 0.1
+) -> np.ndarray:
+    """Rows around one random center after the other."""
+    random = np.random.default_rng(seed)
+    centers = np.repeat(random.normal(size=(len(counts), dim)), counts, axis=0)
+    noise = spread * random.normal(size=centers.shape)
+    return (centers + noise).astype(np.float32)
 
 
-def rows_of(seed: int, count: int = N, dim: int = DIM) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(count, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+def start_of(key: jax.Array, rows: np.ndarray, num_clusters: int) -> np.ndarray:
+    order = jax.random.permutation(key, jnp.arange(len(rows), dtype=jnp.int32))
+    return rows[order[:num_clusters]]
 
 
-def on_devices(count: int, mode: str, function: Any, rows: np.ndarray, out: Any) -> Any:
-    runner = devices.make_runner(mode, count)
-    mapped = runner.compile(partial(function, axis_name=AXIS), (SHARDED,), out)
-    return runner.fetch(mapped(runner.put(rows, SHARDED)), out, len(rows))
+@pytest.mark.parametrize(
+    "pairs", [1 << 26, 40]
+)  # 40: blocks of 8 rows, and 5 left over
+def test_it_is_lloyds_algorithm(monkeypatch, pairs: int) -> None:
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", pairs)
+    kmeans.clear_cache()
+    rows, key = blobs(0, [13, 20, 9, 11], spread=0.8), jax.random.key(3)
+    for iterations in (1, 2, 7):
+        labels, centroids = kmeans(key, rows, num_clusters=5, iterations=iterations)
+        wanted = oracle.kmeans(rows, start_of(key, rows, 5), iterations)
+        np.testing.assert_array_equal(labels, wanted[0])
+        np.testing.assert_allclose(centroids, wanted[1], rtol=1e-5, atol=1e-6)
+    assert labels.dtype == jnp.int32 and centroids.dtype == jnp.float32
+    kmeans.clear_cache()
 
 
-def cluster(rows: jax.Array, *, axis_name: str | None, iterations: int = 4) -> Any:
-    start = read_rows(rows, jnp.arange(CLUSTERS) * 3, axis_name=axis_name)
-    return kmeans(
-        rows, start, num_examples=N, num_iterations=iterations, axis_name=axis_name
-    )
+def test_it_finds_what_scikit_learn_finds_from_the_same_start() -> None:
+    rows, key = blobs(1, [200, 150, 90, 60, 40], dim=16, spread=0.5), jax.random.key(0)
+    labels, centroids = kmeans(key, rows, num_clusters=5, iterations=30)
+    given = {"init": start_of(key, rows, 5), "n_init": 1, "tol": 0, "max_iter": 30}
+    theirs = KMeans(5, **given).fit(rows)
+    np.testing.assert_array_equal(labels, theirs.labels_)
+    np.testing.assert_allclose(centroids, theirs.cluster_centers_, atol=1e-5)
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 4])
-def test_it_is_lloyd(iterations: int) -> None:
-    rows = rows_of(1)
-    labels, means, sizes = cluster(rows, axis_name=None, iterations=iterations)
-    wanted, centroids = oracle.lloyd(
-        rows, rows[: 3 * CLUSTERS : 3], iterations=iterations
-    )
-    np.testing.assert_array_equal(labels, wanted)
-    np.testing.assert_allclose(means, centroids, atol=1e-6)
-    np.testing.assert_array_equal(sizes, np.bincount(wanted, minlength=CLUSTERS))
-    assert labels.dtype == sizes.dtype == jnp.int32 and means.dtype == jnp.float32
+@pytest.mark.parametrize("num_clusters", [1, 4, 17, 30])
+def test_no_cluster_is_empty_even_of_equal_rows(num_clusters: int) -> None:
+    rows = np.ones((30, 3), np.float32)
+    rows[:2] = [[1, 0, 0], [0, 5, 0]]
+    labels, centroids = kmeans(jax.random.key(1), rows, num_clusters=num_clusters)
+    sizes = np.bincount(labels, minlength=num_clusters)
+    assert len(sizes) == num_clusters and sizes.min() >= 1
+    means = [rows[labels == c].mean(axis=0) for c in range(num_clusters)]
+    np.testing.assert_allclose(centroids, means, rtol=1e-6)
+
+
+def test_empty_clusters_take_the_farthest_rows_but_never_the_last_one() -> None:
+    labels = jnp.array([0, 0, 0, 2, 2, 4], jnp.int32)
+    distances = jnp.array([1.0, 0.5, 3.0, 7.0, 7.0, 9.0])
+    filled = module.fill_empty(labels, distances, num_clusters=5)
+    # 5 is alone, and 3 and 1 are nearest to their centroids: 4 and 2 go.
+    assert filled.tolist() == [0, 0, 3, 2, 1, 4]
+    same = module.fill_empty(labels, distances, num_clusters=1)
+    np.testing.assert_array_equal(same, labels)
+
+
+def test_pairs_of_rows_and_clusters_never_exist_at_once(monkeypatch, optimized) -> None:
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 1 << 14)
+    kmeans.clear_cache()
+    rows = jax.ShapeDtypeStruct((20_000, 8), jnp.float32)
+    lowered = kmeans.lower(jax.random.key(0), rows, num_clusters=200)
+    needed = lowered.compile().memory_analysis().temp_size_in_bytes
+    assert needed < 20_000 * 200 * 4 / 4
+    kmeans.clear_cache()
+
+
+def test_it_says_what_does_not_fit() -> None:
+    rows = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match="num_clusters=5, but there are 4 rows"):
+        kmeans(jax.random.key(0), rows, num_clusters=5)
+    with pytest.raises(ValueError, match="iterations=0"):
+        kmeans(jax.random.key(0), rows, num_clusters=2, iterations=0)
+    with pytest.raises(ValueError, match="rows is int"):
+        kmeans(jax.random.key(0), np.zeros((4, 2), int), num_clusters=2)
+
+
+# Two halves of a cluster, whose members are somewhere in a bank.
+
+
+def halves(rows: np.ndarray, members: np.ndarray, num_devices: int, mode: str):
+    runner = devices.make_runner(mode, num_devices)
+    fn = runner.compile(partial(two_means, axis_name=AXIS), (SHARDED, SHARDED), SHARDED)
+    # The padding is no member, and must not matter.
+    placed = runner.put((rows, members), (SHARDED, SHARDED))
+    return runner.fetch(fn(*placed), SHARDED, len(rows))
 
 
 @pytest.mark.parametrize("mode", devices.MODES)
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_kmeans_is_the_same_on_all_devices(count: int, mode: str) -> None:
-    rows = rows_of(2)
-    expected = cluster(rows, axis_name=None)
-    out = SHARDED, REPLICATED, REPLICATED
-    found = on_devices(count, mode, cluster, rows, out)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
-    np.testing.assert_array_equal(found[2], expected[2])
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_halves_are_those_of_a_slow_loop(mode: str, num_devices: int) -> None:
+    rows = blobs(2, [17, 22, 14], spread=0.7)
+    members = np.random.default_rng(5).random(len(rows)) < 0.6
+    second = halves(rows, members, num_devices, mode)
+    assert not np.any(second & ~members)
+    wanted = oracle.two_means(rows[members].astype(np.float64))
+    assert 5 < wanted.sum() < members.sum() - 5
+    np.testing.assert_array_equal(second[members], wanted)
 
 
-def test_rows_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(3)
-    expected = cluster(rows, axis_name=None)
-    monkeypatch.setattr(
-        "invariance_propagation.core.kmeans.SCORES_ON_CPU", 4 * CLUSTERS
-    )
-    jax.clear_caches()
-    program = jax.jit(partial(cluster, axis_name=None))
-    np.testing.assert_array_equal(program(rows)[0], expected[0])
-    text = program.lower(rows).as_text()
-    assert f"tensor<4x{CLUSTERS}xf32>" in text  # 4 rows at once
-    assert f"tensor<{N}x{CLUSTERS}xf32>" not in text
+@pytest.mark.parametrize("seed", range(4))
+def test_halves_are_scikit_learns_where_there_are_two(seed: int) -> None:
+    rows = blobs(seed, [40, 25], dim=8, spread=0.3)
+    rows = rows[np.random.default_rng(seed).permutation(len(rows))]
+    ours = np.asarray(two_means(rows, jnp.ones(len(rows), bool)))
+    theirs = KMeans(2, random_state=0, max_iter=20, n_init=10).fit(rows).labels_
+    assert (ours == theirs).all() or (ours != theirs).all()
 
 
-def test_a_cluster_without_rows_stays() -> None:
-    rows = rows_of(4, 6)
-    labels = np.array([0, 0, 2, 2, 2, 9], np.int32)  # 9: no cluster
-    before = np.full((4, DIM), 7.0, np.float32)
-    means, sizes = means_of(rows, labels, before)
-    np.testing.assert_array_equal(sizes, [2, 0, 3, 0])
-    np.testing.assert_array_equal(means[1], before[1])
-    np.testing.assert_array_equal(means[3], before[3])
-    np.testing.assert_allclose(means[2], rows[2:5].mean(axis=0), atol=1e-6)
+def test_one_row_far_away_does_not_end_up_alone() -> None:
+    # Lloyd's algorithm that starts from the farthest pair keeps it alone here.
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(200, 16)).astype(np.float32)
+    rows[7] *= 2.5
+    second = np.asarray(two_means(rows, jnp.ones(200, bool)))
+    assert 40 < second.sum() < 160
 
 
-def test_the_first_of_equal_centroids_is_best() -> None:
-    centroids = np.float32([[0, 1], [1, 0], [1, 0]])
-    assert int(best_dots(np.float32([2, 1]), centroids)) == 1
-    assert int(best_dots(np.float32([2, 1]), centroids, np.float32([2, 0, 0.5]))) == 0
-
-
-MEMBERS = np.random.default_rng(5).random(N) < 0.6
-
-
-def cut(rows: jax.Array, *, axis_name: str | None, member: Any = MEMBERS) -> Any:
-    """Cuts the members, whose flags every device holds, and takes its own."""
-    count = len(rows)
-    if axis_name is None:
-        here = jnp.asarray(member)
-    else:
-        missing = count * jax.lax.axis_size(axis_name) - len(member)
-        flags = jnp.pad(jnp.asarray(member), (0, missing))
-        first = jax.lax.axis_index(axis_name) * count
-        here = jax.lax.dynamic_slice_in_dim(flags, first, count)
-    return halve(rows, here, num_iterations=5, axis_name=axis_name)
-
-
-@pytest.mark.parametrize("block", [4, 1024])
-def test_halves_are_those_of_the_oracle(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("invariance_propagation.core.kmeans.BLOCK", block)
-    rows, members = rows_of(6), np.flatnonzero(MEMBERS)
-    first, second = oracle.halves(rows[members].astype(float), iterations=5)
-    found = cut(rows, axis_name=None)
-    np.testing.assert_array_equal(np.flatnonzero(found.second), members[second])
-    np.testing.assert_array_equal(found.sizes, [len(first), len(second)])
-    wanted = np.stack([rows[members[half]].mean(axis=0) for half in (first, second)])
-    np.testing.assert_allclose(found.centroids, wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("equal", [False, True])
-@pytest.mark.parametrize("mode", devices.MODES)
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_a_cut_is_the_same_on_all_devices(count: int, mode: str, equal: bool) -> None:
-    rows = np.tile(rows_of(7, 1), (N, 1)) if equal else rows_of(7)
-    expected = cut(rows, axis_name=None)
-    out = type(expected)(SHARDED, REPLICATED, REPLICATED)
-    found = on_devices(count, mode, cut, rows, out)
-    np.testing.assert_array_equal(found.second, expected.second)
-    np.testing.assert_array_equal(found.sizes, expected.sizes)
-    np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-6)
-
-
-def test_equal_rows_are_shared_out() -> None:
-    rows = np.tile(rows_of(8, 1), (N, 1))
-    found, count = cut(rows, axis_name=None), MEMBERS.sum()
-    members = np.flatnonzero(MEMBERS)
-    np.testing.assert_array_equal(np.flatnonzero(found.second), members[1::2])
-    np.testing.assert_array_equal(found.sizes, [count - count // 2, count // 2])
-
-
-def test_one_far_row_is_not_cut_off_alone() -> None:
-    # Two groups, and one stray row: a start from the farthest pair would take it.
-    rows = rows_of(9, N, 32) * 0.2
-    rows[:30, 0] += 1
-    rows[30:60, 1] += 1
-    rows[60] = -1.5 * np.eye(32)[2]
-    found = halve(rows, np.ones(N, bool), num_iterations=20)
-    assert min(found.sizes) > 20
-
-
-def test_cuts_are_about_as_tight_as_the_best_of_ten() -> None:
-    """scikit-learn with k-means++ and ten starts, as in the released code."""
-    ours, best = [], []
-    for seed in range(10):
-        rows = rows_of(20 + seed, 200, 16)
-        found = halve(rows, np.ones(200, bool), num_iterations=20)
-        nearer = found.centroids[np.asarray(found.second, int)]
-        ours.append(np.square(rows - nearer).sum())
-        best.append(
-            KMeans(2, random_state=0, max_iter=20, n_init=10).fit(rows).inertia_
-        )
-    # Rows without any structure: the worst case, as all cuts are about equally good.
-    assert np.max(np.array(ours) / best) < 1.02
+@pytest.mark.parametrize("value", [0.5, 0.1])  # of 0.1 the mean is not exact
+def test_equal_rows_have_no_halves(value: float) -> None:
+    members = jnp.arange(9) < 8
+    second = two_means(np.full((9, 3), value, np.float32), members)
+    assert not second.any() or (second == members).all()
+    one = two_means(np.eye(3, dtype=np.float32), jnp.array([False, True, False]))
+    assert one.sum() <= 1 and not one[0] and not one[2]

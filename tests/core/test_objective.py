@@ -740,3 +740,15 @@ def test_message_names_the_value(make_problem, name: str) -> None:
     value = {"background_size": 4097, "num_hard": -17, "temperature": -0.375}[name]
     with pytest.raises(ValueError, match=f"{value}"):
         invp_losses(*make_problem(53), **DEFAULTS | {name: value})
+
+
+def test_a_sharded_graph_has_the_rows_of_the_bank(make_problem) -> None:
+    problem = make_problem(0)
+    count = len(problem.graph)
+    options = {"background_size": 12, "num_hops": 2, "num_hard": 4}
+    whole = invp_losses(*problem, **options)
+    sharded = invp_losses(*problem, **options, num_examples=count)
+    jax.tree.map(np.testing.assert_array_equal, sharded, whole)
+    shorter = problem._replace(graph=problem.graph[1:])
+    with pytest.raises(ValueError, match=f"graph has {count - 1} rows and bank has"):
+        invp_losses(*shorter, **options, num_examples=count)

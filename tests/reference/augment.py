@@ -32,6 +32,15 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
     return np.clip(factor * image + (1 - factor) * grayscale(image), 0, 1)
 
 
+def solarize(image: np.ndarray) -> np.ndarray:
+    """PIL's ImageOps.solarize: levels from 128 of 255 on become 255 minus themselves."""
+    result = np.empty(image.shape)
+    for position, value in np.ndenumerate(image):
+        is_light = round(255 * value) >= 128
+        result[position] = (255 - 255 * value) / 255 if is_light else value
+    return result
+
+
 def hue(image: np.ndarray, shift: float) -> np.ndarray:
     result = np.empty(image.shape)
     for position in np.ndindex(image.shape[:2]):

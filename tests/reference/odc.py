@@ -1,140 +1,160 @@
-"""Online Deep Clustering in NumPy, one image and one cluster after the other.
+"""Online Deep Clustering, one image after the other, in float64 and NumPy alone.
 
-Written from the order of the released code: models/odc.py, memories/odc_memory.py and
-hooks/odc_hook.py of open-mmlab/OpenSelfSup at 1db69ec. What that leaves to scikit-learn,
-the 2-means of a split, has the rule of this project: start at the plane through the mean
-across the direction of the farthest member, then Lloyd's iterations.
+Written from the paper and from open-mmlab/OpenSelfSup at commit 1db69ec, in whose order an
+iteration goes: odc.py:70-95, then hooks/odc_hook.py:37-48. Two departures: `most` limits
+how many small clusters an iteration treats (None: all of them, as released), and 2-means
+starts from the two sides of the mean instead of scikit-learn's ten random starts.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass
-class Memory:
+class State(NamedTuple):
     bank: np.ndarray  # [N, d]
     labels: np.ndarray  # [N]
     centroids: np.ndarray  # [C, d]
 
-    def copy(self) -> "Memory":
-        return Memory(self.bank.copy(), self.labels.copy(), self.centroids.copy())
-
-    def members(self, cluster: int) -> list[int]:
-        return [i for i, label in enumerate(self.labels) if label == cluster]
-
-    def size(self, cluster: int) -> int:
-        return len(self.members(cluster))
-
 
 def unit(x: np.ndarray) -> np.ndarray:
-    return x / (np.linalg.norm(x) + 1e-10)
+    return x / (np.sqrt(np.sum(x * x)) + 1e-10)
 
 
-def loss(logits: np.ndarray, labels: np.ndarray, sizes: np.ndarray, power: float):
-    """The weighted mean of PyTorch's CrossEntropyLoss, weights as `set_reweight` has them."""
-    inverse = (1 / (sizes + 1e-5)) ** power
-    weight = inverse / inverse.sum()
-    total, weights = 0.0, 0.0
+def class_weights(labels: np.ndarray, num_clusters: int, power: float) -> np.ndarray:
+    """odc.py:140-144."""
+    sizes = [int(np.sum(labels == c)) for c in range(num_clusters)]
+    weights = np.array([(1 / (size + 1e-5)) ** power for size in sizes])
+    return weights / weights.sum()
+
+
+def weighted_cross_entropy(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> float:
+    """torch.nn.CrossEntropyLoss(weight=weights) with its default, reduction='mean'."""
+    total, norm = 0.0, 0.0
     for row, label in zip(np.asarray(logits, np.float64), labels, strict=True):
-        shifted = row - row.max()
-        log_probability = shifted[label] - np.log(np.exp(shifted).sum())
-        total -= weight[label] * log_probability
-        weights += weight[label]
-    return total / weights
+        largest = row.max()
+        among = largest + np.log(np.sum(np.exp(row - largest)))
+        total += weights[label] * (among - row[label])
+        norm += weights[label]
+    return total / norm
 
 
-def best(centroids: np.ndarray, row: np.ndarray, among: list[int]) -> int:
-    products = [centroids[c] @ row for c in among]
-    return among[int(np.argmax(products))]
+def nearest(feature: np.ndarray, centroids: np.ndarray, allowed: list[int]) -> int:
+    best = allowed[0]
+    for c in allowed:
+        if centroids[c] @ feature > centroids[best] @ feature:
+            best = c
+    return best
 
 
-def visit(memory: Memory, indices: np.ndarray, embeddings: np.ndarray, *, m: float):
-    """Moves rows and labels of a batch; returns the share of labels that changed."""
-    everywhere, changed = list(range(len(memory.centroids))), 0
-    for i, embedding in zip(indices, embeddings, strict=True):
-        memory.bank[i] = unit(m * memory.bank[i] + (1 - m) * unit(embedding))
-        label = best(memory.centroids, memory.bank[i], everywhere)
-        changed += label != memory.labels[i]
-        memory.labels[i] = label
-    return changed / len(indices)
-
-
-def recompute(memory: Memory, clusters: list[int]) -> None:
-    for cluster in clusters:
-        members = memory.members(cluster)
-        if members:
-            memory.centroids[cluster] = memory.bank[members].mean(axis=0)
-
-
-def halves(rows: np.ndarray, *, iterations: int) -> tuple[list[int], list[int]]:
-    """Which rows [n, d] are in the first and in the second half."""
-    mean = rows.mean(axis=0)
-    distances = [((row - mean) ** 2).sum() for row in rows]
-    across = rows[int(np.argmax(distances))] - mean
-    second = [bool(row @ across > mean @ across) for row in rows]
+def two_means(rows: np.ndarray, iterations: int = 20) -> np.ndarray:
+    """Which rows are in the second half, bool [n]; see core.kmeans.two_means."""
+    center = rows.mean(axis=0)
+    distances = [np.sum((row - center) ** 2) for row in rows]
+    away = rows[int(np.argmax(distances))] - center
+    second = np.array([(row - center) @ away > 0 for row in rows])
     for _ in range(iterations):
-        if all(second) or not any(second):
+        if second.all() or not second.any():
             break
-        one = rows[[not s for s in second]].mean(axis=0)
-        two = rows[second].mean(axis=0)
-        second = [((row - two) ** 2).sum() < ((row - one) ** 2).sum() for row in rows]
-    if all(second) or not any(second):
-        second = [i % 2 == 1 for i in range(len(rows))]
-    places = range(len(rows))
-    return [i for i in places if not second[i]], [i for i in places if second[i]]
+        one, two = rows[~second].mean(axis=0), rows[second].mean(axis=0)
+        second = np.array(
+            [np.sum((row - two) ** 2) < np.sum((row - one) ** 2) for row in rows]
+        )
+    return second
 
 
-def split_largest(memory: Memory, empty: int, *, iterations: int) -> None:
-    sizes = [memory.size(c) for c in range(len(memory.centroids))]
-    largest = int(np.argmax(sizes))
-    members = np.array(memory.members(largest))
-    first, second = halves(memory.bank[members], iterations=iterations)
-    moved = first if len(second) > len(first) else second
-    memory.labels[members[moved]] = empty
-    recompute(memory, [largest, empty])
+def small_clusters(
+    state: State, *, min_cluster: int, most: int | None, iterations: int
+) -> State:
+    """memories/odc_memory.py:129-164 and 202-249."""
+    bank, labels, centroids = (x.copy() for x in state)
+    num_clusters = len(centroids)
+    sizes = [int(np.sum(labels == c)) for c in range(num_clusters)]
+    small = [c for c in range(num_clusters) if sizes[c] < min_cluster]
+    large = [c for c in range(num_clusters) if c not in small]
+    chosen = small[:most]
+    for c in chosen:
+        for image in np.flatnonzero(labels == c):
+            labels[image] = nearest(bank[image], centroids, large)
+    for empty in chosen:
+        assert not np.any(labels == empty)
+        sizes = [int(np.sum(labels == c)) for c in range(num_clusters)]
+        largest = int(np.argmax(sizes))
+        members = np.flatnonzero(labels == largest)
+        second = two_means(bank[members], iterations)
+        if second.all() or not second.any():
+            second = np.arange(len(members)) % 2 == 1  # released: a random half
+        labels[members[second]] = empty
+        for c in (largest, empty):
+            centroids[c] = bank[labels == c].mean(axis=0)
+    return State(bank, labels, centroids)
 
 
-def deal_with_small(memory: Memory, *, smallest: int, iterations: int) -> int:
-    """Returns how many clusters were small."""
-    every = range(len(memory.centroids))
-    small = [c for c in every if memory.size(c) < smallest]
-    others = [c for c in every if c not in small]
-    for cluster in small:
-        for i in memory.members(cluster):
-            memory.labels[i] = best(memory.centroids, memory.bank[i], others)
-    for cluster in small:
-        assert memory.size(cluster) == 0
-        split_largest(memory, cluster, iterations=iterations)
-    return len(small)
-
-
-def iterate(
-    memory: Memory,
-    indices: np.ndarray,
+def iteration(
+    state: State,
+    ids: np.ndarray,
     embeddings: np.ndarray,
+    logits: np.ndarray,
     *,
     step: int,
-    m: float,
-    every: int,
-    smallest: int,
-    iterations: int,
-) -> tuple[float, int]:
-    """One iteration on the memory: the share of changed labels, and of small clusters."""
-    changed = visit(memory, indices, embeddings, m=m)
-    if (step + 1) % every == 0:
-        recompute(memory, list(range(len(memory.centroids))))
-    return changed, deal_with_small(memory, smallest=smallest, iterations=iterations)
+    bank_momentum: float,
+    min_cluster: int,
+    splits_per_step: int | None,
+    refresh_every: int,
+    weight_power: float,
+    split_iterations: int,
+) -> tuple[State, float, float]:
+    """The state after a step counted from 0, the loss, and the share of changed labels."""
+    bank, labels, centroids = (x.copy() for x in state)
+    weights = class_weights(labels, len(centroids), weight_power)
+    loss = weighted_cross_entropy(logits, labels[ids], weights)
+    changed = 0
+    for image, embedding in zip(ids, np.asarray(embeddings, np.float64), strict=True):
+        new = bank_momentum * bank[image] + (1 - bank_momentum) * unit(embedding)
+        bank[image] = unit(new)
+        label = nearest(bank[image], centroids, list(range(len(centroids))))
+        changed += label != labels[image]
+        labels[image] = label
+    if (step + 1) % refresh_every == 0:
+        for c in range(len(centroids)):
+            if np.any(labels == c):
+                centroids[c] = bank[labels == c].mean(axis=0)
+    after = small_clusters(
+        State(bank, labels, centroids),
+        min_cluster=min_cluster,
+        most=splits_per_step,
+        iterations=split_iterations,
+    )
+    return after, loss, changed / len(ids)
 
 
-def lloyd(rows: np.ndarray, centroids: np.ndarray, *, iterations: int):
-    """Labels and means after so many iterations of k-means, and one more."""
-    centroids = centroids.copy()
-    for _ in range(iterations + 1):
-        labels = np.array(
-            [np.argmin([((row - c) ** 2).sum() for c in centroids]) for row in rows]
+def kmeans(
+    rows: np.ndarray, start: np.ndarray, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lloyd's algorithm; an empty cluster takes the row farthest from its own centroid.
+
+    Args:
+      rows: [N, d].
+      start: [K, d], the first centroids.
+      iterations: how often rows are assigned.
+    """
+    rows, centroids = np.asarray(rows, np.float64), np.asarray(start, np.float64)
+    for _ in range(iterations):
+        distances = np.array([[np.sum((x - c) ** 2) for c in centroids] for x in rows])
+        labels, least = distances.argmin(axis=1), distances.min(axis=1)
+        empty = [c for c in range(len(centroids)) if not np.any(labels == c)]
+        keepers = [
+            min(np.flatnonzero(labels == c), key=lambda i: (least[i], i))
+            for c in range(len(centroids))
+            if c not in empty
+        ]
+        givers = [i for i in range(len(rows)) if i not in keepers]
+        givers.sort(key=lambda i: (-least[i], i))
+        for c, i in zip(empty, givers, strict=False):
+            labels[i] = c
+        centroids = np.stack(
+            [rows[labels == c].mean(axis=0) for c in range(len(centroids))]
         )
-        for cluster in range(len(centroids)):
-            if (labels == cluster).any():
-                centroids[cluster] = rows[labels == cluster].mean(axis=0)
     return labels, centroids

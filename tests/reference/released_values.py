@@ -2,7 +2,8 @@
 
 WangFeng18/InvariancePropagation at commit cad924e. `written` is how it stands there;
 `value` is the same in this project's terms, where epochs are counted from 0. Keys with
-`:odc:` are those of ODC, in open-mmlab/OpenSelfSup at commit 1db69ec.
+`:odc:` are those of ODC, in open-mmlab/OpenSelfSup at commit 1db69ec, and with `:coke:`
+those of CoKe, in idstcv/CoKe at commit 77228ae.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ class Released(NamedTuple):
 _RATES = (
     "epochs from 1 (main.py:148); 'epoch >= milestone' (utils.py:214), so one earlier"
 )
-_ODC = "configs/selfsup/odc/r50_v1.py"
 _COMMAND = "README.md:30,32,34 (CIFAR-10, CIFAR-100, SVHN)"
+# The default of main_moco_unmix.py is 0.0, but its command, run.sh:2, passes 0.5.
+_UNMIX = "of szq0214/Un-Mix at commit 0911f77"
 
 CONFIGS = {
     "default:augment.crop_scale": Released(
@@ -65,70 +67,104 @@ CONFIGS = {
         "main.py:35,45,117",
     ),
     "default:method.bank_momentum": Released(0.5, "--m 0.5", "main.py:50"),
+    "default:coke:method.num_small": Released(
+        6, "--coke-snum 6", "run_multi_view.sh:14"
+    ),
+    "default:coke:method.num_clusters": Released(
+        (3000, 4000, 5000), "--coke-k 3000 4000 5000", "run_single_view.sh:9"
+    ),
+    "default:coke:method.least_size": Released(
+        0.4, "--coke-ratio 0.4", "run_single_view.sh:13"
+    ),
+    "default:coke:method.dual_rate": Released(
+        20.0, "--coke-dual-lr 20", "run_single_view.sh:12"
+    ),
+    "default:coke:method.temperature": Released(
+        0.1, "--coke-t 0.1", "run_single_view.sh:8"
+    ),
+    "default:coke:method.prediction_weight": Released(
+        1.0, "--coke-beta 1", "run_single_view.sh:15"
+    ),
+    "default:coke:method.average_from": Released(
+        801, "--coke-stage 801", "run_single_view.sh:10"
+    ),
+    "default:coke:method.num_slots": Released(
+        5, "--coke-ls 5", "run_single_view.sh:14"
+    ),
+    "default:coke:method.slot_temperature": Released(
+        0.5, "--coke-tt 0.5", "run_single_view.sh:11"
+    ),
+    "default:coke:method.hard_weight": Released(
+        0.2, "--coke-alpha 0.2", "run_double_view.sh:12"
+    ),
+    "default:coke:method.large_weight": Released(
+        0.5, "--coke-beta 0.5", "run_multi_view.sh:13"
+    ),
+    "default:coke:augment.crop_scale": Released(
+        (0.08, 1.0),
+        "RandomResizedCrop(224, scale=(0.08, 1.))",
+        "main_single_view.py:241",
+    ),
+    "default:coke:augment.jitter": Released(
+        (0.8, 0.8, 0.8, 0.2),
+        "ColorJitter(0.8, 0.8, 0.8, 0.2)",
+        "main_single_view.py:243",
+    ),
+    "default:coke:views.first": Released(
+        {"jitter": (0.4, 0.4, 0.2, 0.1), "blur": 1.0},
+        "ColorJitter(0.4, 0.4, 0.2, 0.1); GaussianBlur, p=1.0",
+        "main_double_view.py:236,239",
+    ),
+    "default:coke:views.second": Released(
+        {"jitter": (0.4, 0.4, 0.2, 0.1), "blur": 0.1, "solarize": 0.2},
+        "ColorJitter(0.4, 0.4, 0.2, 0.1); GaussianBlur, p=0.1; Solarize, p=0.2",
+        "main_double_view.py:248,251,252",
+    ),
+    "default:coke:views.small": Released(
+        {"size": 96, "crop_scale": (0.05, 0.6)},
+        "RandomResizedCrop(96, scale=(0.05, 0.6))",
+        "main_multi_view.py:265",
+    ),
+    "default:coke:encoder.norm_group": Released(
+        0, "SyncBatchNorm.convert_sync_batchnorm(model)", "main_single_view.py:179"
+    ),
+    "default:coke:optimizer.name": Released(
+        "lars", "coke.optimizer.LARS(...)", "main_single_view.py:212"
+    ),
+    "default:coke:optimizer.trust": Released(
+        0.001, "trust_coefficient=0.001", "coke/optimizer.py:15"
+    ),
+    "default:coke:optimizer.learning_rate": Released(
+        1.6, "--lr 1.6", "run_single_view.sh:5"
+    ),
+    "default:coke:optimizer.momentum": Released(
+        0.9, "--momentum, default=0.9", "main_single_view.py:56"
+    ),
+    "default:coke:optimizer.weight_decay": Released(
+        1e-6, "--wd, default=1e-6", "main_single_view.py:58"
+    ),
+    "default:coke:optimizer.still_epochs": Released(
+        1, "if epoch == 0: lr = 0", "main_single_view.py:396-397"
+    ),
+    "default:coke:optimizer.warmup_epochs": Released(
+        10,
+        "warmup_epoch = 11, with epoch 0 at rate 0",
+        "main_single_view.py:389,394-395",
+    ),
+    "default:coke:train.epochs": Released(
+        1001, "--epochs 1001", "run_single_view.sh:7"
+    ),
+    "default:coke:train.batch_size": Released(
+        1024, "--batch-size 1024", "run_single_view.sh:6"
+    ),
     "default:method.bank_start": Released(
         "uniform", "rand in -stdv to stdv", "objective.py:172-173"
     ),
-    "default:odc:method.num_clusters": Released(
-        10_000, "num_classes = 10000", f"{_ODC}:3"
+    "default:unmix:method.alpha": Released(
+        1.0, "args.beta = 1.0; beta(args.beta, args.beta)", f"unmix_c10.py:331 {_UNMIX}"
     ),
-    "default:odc:method.min_cluster": Released(20, "min_cluster=20", f"{_ODC}:31"),
-    "default:odc:method.bank_momentum": Released(
-        0.5, "momentum=0.5, the weight of the new value", f"{_ODC}:29"
-    ),
-    "default:odc:method.refresh_every": Released(
-        10, "centroids_update_interval=10", f"{_ODC}:95"
-    ),
-    "default:odc:method.balance": Released(0.5, "reweight_pow=0.5", f"{_ODC}:99"),
-    "default:odc:method.kmeans_iterations": Released(
-        20, "clus.niter = 20", "openselfsup/third_party/clustering.py:90"
-    ),
-    "default:odc:method.split_iterations": Released(
-        20, "max_iter=20", "openselfsup/models/memories/odc_memory.py:34"
-    ),
-    "default:odc:method.dropout": Released(
-        0.5, "nn.Dropout(), of PyTorch's default", "openselfsup/models/necks.py:141"
-    ),
-    "default:odc:method.norm_momentum": Released(
-        0.999,
-        "momentum=0.001, the weight of the new value",
-        "openselfsup/models/necks.py:137",
-    ),
-    "default:odc:encoder.hidden": Released(512, "hid_channels=512", f"{_ODC}:17"),
-    "default:odc:encoder.dim": Released(256, "out_channels=256", f"{_ODC}:18"),
-    "default:odc:encoder.norm_group": Released(0, "type='SyncBN'", f"{_ODC}:13"),
-    "default:odc:augment.crop_scale": Released(
-        (0.08, 1.0), "not given: torchvision's default", f"{_ODC}:43"
-    ),
-    "default:odc:augment.rotation": Released(
-        2.0, "RandomRotation, degrees=2", f"{_ODC}:45"
-    ),
-    "default:odc:augment.jitter": Released(
-        (0.4, 0.4, 1.0, 0.5),
-        "brightness=0.4, contrast=0.4, saturation=1.0, hue=0.5",
-        f"{_ODC}:48-51",
-    ),
-    "default:odc:augment.jitter_probability": Released(
-        1.0, "ColorJitter without RandomApply", f"{_ODC}:47"
-    ),
-    "default:odc:augment.grayscale": Released(
-        0.2, "RandomGrayscale, p=0.2", f"{_ODC}:52"
-    ),
-    "default:odc:augment.blur": Released(
-        0.0, "none in train_pipeline", f"{_ODC}:42-55"
-    ),
-    "default:odc:optimizer.learning_rate": Released(0.06, "lr=0.06", f"{_ODC}:103"),
-    "default:odc:optimizer.weight_decay": Released(
-        1e-5, "weight_decay=0.00001", f"{_ODC}:103"
-    ),
-    "default:odc:optimizer.schedule": Released("steps", "policy='step'", f"{_ODC}:107"),
-    "default:odc:optimizer.milestones": Released((400,), "step=[400]", f"{_ODC}:107"),
-    "default:odc:optimizer.decay": Released(0.4, "gamma=0.4", f"{_ODC}:107"),
-    "default:odc:optimizer.groups": Released(
-        {"head": {"momentum": 0.0}}, "'\\Ahead.': dict(momentum=0.)", f"{_ODC}:105"
-    ),
-    "default:odc:train.epochs": Released(440, "total_epochs = 440", f"{_ODC}:110"),
-    "default:odc:train.batch_size": Released(
-        512, "imgs_per_gpu=64,  # 64*8", f"{_ODC}:63"
+    "default:unmix:method.global_probability": Released(
+        0.5, "--prob 0.5; r < args.prob: global", f"unmix_c10.py:40,334 {_UNMIX}"
     ),
     "default:optimizer.learning_rate": Released(0.03, "--lr 0.03", "main.py:43"),
     "default:optimizer.weight_decay": Released(
@@ -198,6 +234,83 @@ CONFIGS = {
     "svhn:augment.std": Released(
         (0.2023, 0.1994, 0.2010), "Normalize, second: CIFAR's", "datasets/svhn.py:45"
     ),
+}
+
+# open-mmlab/OpenSelfSup at commit 1db69ec.
+_ODC = "configs/selfsup/odc/r50_v1.py"
+_ODC_MEMORY = "openselfsup/models/memories/odc_memory.py"
+_NECKS = "openselfsup/models/necks.py"
+_KMEANS = "openselfsup/third_party/clustering.py"
+
+CONFIGS |= {
+    "default:odc:method.num_clusters": Released(
+        10000, "num_classes = 10000", f"{_ODC}:3"
+    ),
+    "default:odc:method.bank_momentum": Released(
+        0.5,
+        "momentum=0.5, there the weight of the new row (odc_memory.py:111-112)",
+        f"{_ODC}:29",
+    ),
+    "default:odc:method.min_cluster": Released(20, "min_cluster=20", f"{_ODC}:31"),
+    "default:odc:method.refresh_every": Released(
+        10, "centroids_update_interval=10", f"{_ODC}:95"
+    ),
+    "default:odc:method.weight_power": Released(0.5, "reweight_pow=0.5", f"{_ODC}:99"),
+    "default:odc:method.kmeans_iterations": Released(
+        20, "clus.niter = 20", f"{_KMEANS}:90"
+    ),
+    "default:odc:method.split_iterations": Released(
+        20, "KMeans(n_clusters=2, ..., max_iter=20)", f"{_ODC_MEMORY}:34"
+    ),
+    "default:odc:method.dropout": Released(0.5, "nn.Dropout()", f"{_NECKS}:141"),
+    "default:odc:method.norm_momentum": Released(
+        0.999, "momentum=0.001, there the weight of the new value", f"{_NECKS}:137"
+    ),
+    "default:odc:encoder.hidden": Released(512, "hid_channels=512", f"{_ODC}:17"),
+    "default:odc:encoder.dim": Released(256, "out_channels=256", f"{_ODC}:18"),
+    "default:odc:optimizer.groups": Released(
+        {"head": {"momentum": 0.0}},
+        r"paramwise_options={'\Ahead.': dict(momentum=0.)}",
+        f"{_ODC}:105",
+    ),
+    "imagenet:odc:augment.crop_scale": Released(
+        (0.08, 1.0), "not given: torchvision's default", f"{_ODC}:43"
+    ),
+    "imagenet:odc:augment.rotation": Released(
+        2.0, "RandomRotation, degrees=2", f"{_ODC}:45"
+    ),
+    "imagenet:odc:augment.flip": Released(0.5, "RandomHorizontalFlip", f"{_ODC}:44"),
+    "imagenet:odc:augment.jitter": Released(
+        (0.4, 0.4, 1.0, 0.5),
+        "brightness=0.4, contrast=0.4, saturation=1.0, hue=0.5",
+        f"{_ODC}:48-51",
+    ),
+    "imagenet:odc:augment.jitter_probability": Released(
+        1.0, "ColorJitter without RandomAppliedTrans", f"{_ODC}:46-51"
+    ),
+    "imagenet:odc:augment.grayscale": Released(
+        0.2, "RandomGrayscale, p=0.2", f"{_ODC}:52"
+    ),
+    "imagenet:odc:augment.blur": Released(0.0, "no blur is listed", f"{_ODC}:42-55"),
+    "imagenet:odc:encoder.norm_group": Released(
+        0, "the backbone's SyncBN sees the whole batch", f"{_ODC}:13"
+    ),
+    "imagenet:odc:optimizer.learning_rate": Released(0.06, "lr=0.06", f"{_ODC}:103"),
+    "imagenet:odc:optimizer.momentum": Released(0.9, "momentum=0.9", f"{_ODC}:103"),
+    "imagenet:odc:optimizer.weight_decay": Released(
+        1e-5, "weight_decay=0.00001", f"{_ODC}:103"
+    ),
+    "imagenet:odc:optimizer.schedule": Released(
+        "steps", "policy='step'", f"{_ODC}:107"
+    ),
+    "imagenet:odc:optimizer.milestones": Released(
+        (400,), "step=[400], counted from 0", f"{_ODC}:107"
+    ),
+    "imagenet:odc:optimizer.decay": Released(0.4, "gamma=0.4", f"{_ODC}:107"),
+    "imagenet:odc:train.batch_size": Released(
+        512, "imgs_per_gpu=64,  # 64*8", f"{_ODC}:63"
+    ),
+    "imagenet:odc:train.epochs": Released(440, "total_epochs = 440", f"{_ODC}:110"),
 }
 
 _PROBE = "downstream/linear_classification/linear_classification.py"

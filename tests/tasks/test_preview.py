@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
+from invariance_propagation.data.views.augment import per_image_keys
 from invariance_propagation.errors import UserError
-from invariance_propagation.methods import table
+from invariance_propagation.methods import Batch, table
 from invariance_propagation.models import Encoder
+from invariance_propagation.parallel import AXIS
 from invariance_propagation.tasks import preview
 from invariance_propagation.tasks.preview import describe, draw_preview, sheet
 from invariance_propagation.train import build
 from invariance_propagation.train.run import init_state, plain_view, views_of
+from invariance_propagation.train.step import moment_of
 from tests.tiny_run import tiny_config
 
 
@@ -123,6 +128,52 @@ def test_streamed_pictures_are_drawn(pictures: Path, tmp_path: Path) -> None:
     assert 12 * 96 < height and 4 * 96 < width < 6 * 96
 
 
+def test_what_the_method_makes_of_the_views_is_drawn(tmp_path: Path) -> None:
+    config = tiny_config(output=str(tmp_path / "sheet.png"), train__epochs=2)
+    with config.unlocked():
+        inner = config.method.copy_and_resolve_references()
+        mixture = {"global_probability": 0.0, "alpha": 1.0}
+        config.method = ConfigDict({"name": "unmix", **mixture, "inner": inner})
+    draw_preview(config)
+    with Image.open(tmp_path / "sheet.png") as image:
+        pixels = np.asarray(image)
+    run = build.build(config)
+    indices = np.linspace(0, 255, 12).round().astype(np.int32)
+    for epoch in range(2):
+        views = views_of(run, epoch, indices)
+        batch = Batch(
+            jnp.asarray(indices),
+            views,
+            {},
+            per_image_keys(run.seed, epoch, jnp.asarray(indices)),
+        )
+        moment = moment_of(
+            jnp.int32(epoch * run.steps_per_epoch), run.seed, run.steps_per_epoch
+        )
+        batch = jax.tree.map(lambda x: x[None], batch)
+        prepare = jax.vmap(run.method.prepare, (0, None), axis_name=AXIS)
+        mixed = prepare(batch, moment).views["mixed view"][0, 0]
+        lefts = []
+        for column in (views["view"][0], mixed):
+            shown = preview.visible(run, column)[5, :, :, 0]
+            ((_, left),) = places(pixels, np.kron(shown, np.ones((12, 12))))
+            lefts.append(left)
+        assert lefts[0] < lefts[1]  # the view beside what is made of it
+        assert not np.array_equal(views["view"][0, 5], mixed[5])
+
+
+def test_each_frame_of_a_clip_is_drawn(tmp_path: Path) -> None:
+    config = tiny_config(output=str(tmp_path / "sheet.png"), train__epochs=2)
+    with Image.open(draw_preview(config)) as image:
+        plain = image.size
+    with config.unlocked():
+        config.method = ConfigDict({"name": "tests.toys:tracking", "frames": 3})
+    draw_preview(config)
+    with Image.open(config.output) as image:
+        # Six columns for two epochs, where there were two.
+        assert image.size[0] - plain[0] == 4 * (96 + 7)
+
+
 @pytest.mark.parametrize("size, cell", [(8, 96), (28, 84), (200, 200)])
 def test_each_picture_lies_in_its_row_and_column(size: int, cell: int) -> None:
     colors = {(i, j): (10 + 20 * i, 30 * j, 77) for i in range(3) for j in range(4)}
@@ -172,10 +223,12 @@ def test_what_is_on_is_said() -> None:
         "0.4, contrast 0.4, saturation 0.4, hue 0.1); gray in 20% of the views; blur "
         "in 50% of the views (sigma 0.1 to 2 pixels); flip in 50% of the views"
     )
-    assert off == "Off: rotation, shear, stretch"
+    assert off == "Off: rotation, shear, stretch, solarize"
     on, off = describe(chances | {"rotation": 7.5, "stretch": 0.2}, channels=1)
     assert "hue" not in on and "gray" in off
     assert "rotation up to 7.5 degrees; stretch up to 20%" in on
+    on, _ = describe(chances | {"solarize": 0.2}, channels=3)
+    assert "solarize in 20% of the views; flip" in on
     nothing = dict.fromkeys(("rotation", "shear", "stretch", "blur", "flip"), 0)
     nothing |= {"crop_scale": (), "jitter": (), "grayscale": 0}
     assert describe(chances | nothing, channels=3)[0] == "On: nothing"

@@ -29,6 +29,7 @@ def trials(folder: Path, finished: Path, share: float) -> dict[str, Callable]:
 
     return {
         "kills": lambda: kills.kill(folder, expected, count=some(50)),
+        "methods": lambda: kills.kill_each_method(folder, count=some(10)),
         "signals": lambda: kills.stop(folder, expected, count=some(20)),
         "damage": lambda: damage.files(folder, finished, flips=some(5)),
         "disk": lambda: disk.full(folder, expected, finished=finished, count=some(20)),

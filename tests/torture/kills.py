@@ -5,19 +5,25 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs import methods
+from invariance_propagation.methods import METHODS
 from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.train.journal import METRICS_FILE
+from tests.tiny_run import TINY
 from tests.torture.runs import (
     COMPILED_ONCE,
     Outcome,
     begin,
     end,
+    finish,
     finish_as,
+    flags_by,
     lines_of,
+    result_of,
 )
 
 KILLS_OF_A_RUN = 5
@@ -55,7 +61,30 @@ def wait_for_row(workdir: Path, process: subprocess.Popen, chance: random.Random
 MOMENTS: tuple[Callable, ...] = (wait_for_time, wait_for_save, wait_for_row)
 
 
-def kill(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
+def kill_each_method(folder: Path, *, count: int) -> Outcome:
+    """Kills runs of every method but the usual one, `count` times each."""
+    failures, tried = [], 0
+    for method in sorted(METHODS.keys() - {methods.DEFAULT}):
+        own, flags = folder / method, flags_by(method)
+        own.mkdir()
+        status, errors = finish(own / "finished", flags=flags)
+        tried += count
+        if status:
+            failures.append(f"{method}: status {status}: {errors.strip()[-300:]}")
+            continue
+        expected = result_of(own / "finished")
+        outcome = kill(own, expected, count=count, flags=flags)
+        failures += [f"{method}: {failure}" for failure in outcome.failures]
+    return Outcome("SIGKILL, each other method", tried, failures)
+
+
+def kill(
+    folder: Path,
+    expected: dict[str, Any],
+    *,
+    count: int,
+    flags: Sequence[str] = TINY,
+) -> Outcome:
     """Kills runs with SIGKILL `count` times; each must end as one that was not killed."""
     chance, failures, done, landed = random.Random(0), [], 0, 0
     while done < count:
@@ -66,13 +95,13 @@ def kill(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
             moments.append(moment.__name__)
             # Killed at any time it compiles, as the first run of a user does.
             quick = {} if moment is wait_for_time else COMPILED_ONCE
-            process = begin(workdir, **quick)
+            process = begin(workdir, flags=flags, **quick)
             moment(workdir, process, chance)
             landed += process.poll() is None
             process.send_signal(signal.SIGKILL)
             end(process)
             done += 1
-        if wrong := finish_as(workdir, expected):
+        if wrong := finish_as(workdir, expected, flags=flags):
             failures.append(f"{', '.join(moments)}: {wrong}")
         else:
             shutil.rmtree(workdir)

@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from invariance_propagation.store.checkpoint import FOLDER, steps_in
 from invariance_propagation.store.facts import read_facts
-from tests.tiny_run import ROOT, TINY, rows_without_times
+from tests.tiny_run import CHANGES, ROOT, TINY, flags_of, rows_without_times
 
 LIMIT = 300  # seconds that one run may take
 SUMMARY = "summary.json"
@@ -46,18 +46,26 @@ class Outcome(NamedTuple):
         return line + (f" ({self.note})" if self.note else "")
 
 
-def command(workdir: Path, *more: str) -> list[str]:
+def flags_by(method: str) -> list[str]:
+    """Returns the flags of `TINY` for another method, which has options of its own."""
+    shared = {key: x for key, x in CHANGES.items() if not key.startswith("method.")}
+    return flags_of(shared, method=method)
+
+
+def command(workdir: Path, *more: str, flags: Sequence[str] = TINY) -> list[str]:
     """Returns the command of a run of 32 steps with a checkpoint every 5."""
-    flags = [*TINY, "--config.num_devices=2", f"--workdir={workdir}", *more]
+    flags = [*flags, "--config.num_devices=2", f"--workdir={workdir}", *more]
     return [sys.executable, "main.py", *flags]
 
 
-def begin(workdir: Path, *more: str, **variables: str) -> subprocess.Popen:
+def begin(
+    workdir: Path, *more: str, flags: Sequence[str] = TINY, **variables: str
+) -> subprocess.Popen:
     """Starts the command of a run, its output kept."""
     # It compiles in half of the time, and is as exact.
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | variables
     return subprocess.Popen(
-        command(workdir, *more),
+        command(workdir, *more, flags=flags),
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -78,9 +86,11 @@ def end(process: subprocess.Popen, *, limit: float = LIMIT) -> tuple[int | None,
     return process.returncode, errors
 
 
-def finish(workdir: Path, *more: str) -> tuple[int | None, str]:
+def finish(
+    workdir: Path, *more: str, flags: Sequence[str] = TINY
+) -> tuple[int | None, str]:
     """Runs the command to its end."""
-    return end(begin(workdir, *more, **COMPILED_ONCE))
+    return end(begin(workdir, *more, flags=flags, **COMPILED_ONCE))
 
 
 def result_of(workdir: Path) -> dict[str, Any]:
@@ -111,9 +121,11 @@ def compare(workdir: Path, expected: dict[str, Any]) -> str | None:
     return ", ".join(differences(found, expected)) or None
 
 
-def finish_as(workdir: Path, expected: dict[str, Any]) -> str | None:
+def finish_as(
+    workdir: Path, expected: dict[str, Any], *, flags: Sequence[str] = TINY
+) -> str | None:
     """Runs the command to its end; returns a line if that is not what it should be."""
-    status, errors = finish(workdir)
+    status, errors = finish(workdir, flags=flags)
     if status:
         return f"status {status}: {errors.strip()[-300:]}"
     return compare(workdir, expected)

@@ -14,6 +14,7 @@ from invariance_propagation.data.views.augment import normalize
 from invariance_propagation.methods import Moment
 from invariance_propagation.methods.invariance_propagation import readiness
 from invariance_propagation.methods.measures import mean_similarity
+from invariance_propagation.tasks.plan.collectives import collectives_of, size_of
 from tests import tiny
 
 NUM_STEPS = 20
@@ -79,6 +80,14 @@ def test_a_start_by_itself_is_the_same_on_all_devices(
     assert found.since == wanted.since
     assert tiny.STEPS_PER_EPOCH < found.since < NUM_STEPS
     np.testing.assert_allclose(found.overlap, wanted.overlap, **TOLERANCE)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", devices.MODES)
+def test_a_sharded_graph_changes_no_number(alone, mode: str, num_devices: int) -> None:
+    result = tiny.run_mapped(mode, num_devices, NUM_STEPS, graph="sharded")
+    check(result, alone)
+    np.testing.assert_array_equal(result[0].memory.graph, alone[0].memory.graph)
 
 
 def test_vmap_agrees(alone) -> None:
@@ -196,21 +205,11 @@ def test_no_collective_carries_the_bank_or_a_list(
     embeddings = runner.put(np.ones((16, dim), np.float32), parallel.SHARDED)
     indices = runner.put(np.arange(16, dtype=np.int32), parallel.SHARDED)
     text = mapped.lower(embeddings, indices, memory).compile().as_text()
-    sizes = collective_sizes(text)
+    sizes = [size_of(x) for found in collectives_of(text) for x in found.arrays]
     slots = 3 + 9
     assert sizes, "the program has no collectives: the test reads it wrongly"
     # Own sums of the slots are the largest that may travel: [B, slots].
     assert max(sizes) <= 16 * max(slots, dim) < 16 * background
-
-
-def collective_sizes(program: str) -> list[int]:
-    """Elements of every array that a collective of an HLO text takes or returns."""
-    sizes = []
-    pattern = r"= (.*?) (?:all-gather|all-reduce|reduce-scatter|all-to-all)"
-    for line in re.findall(pattern, program):
-        for shape in re.findall(r"\w+\[([\d,]*)\]", line):
-            sizes.append(int(np.prod([int(n) for n in shape.split(",") if n])))
-    return sizes
 
 
 def test_the_memory_is_written_in_place(optimized: None) -> None:
@@ -231,6 +230,25 @@ def test_the_memory_is_written_in_place(optimized: None) -> None:
         assert large in text, "the test looks for the wrong shape"
         copies = re.findall(rf"= {re.escape(large)}\S* copy\(", text)
         assert not copies, f"{len(copies)} copies of {large}"
+
+
+def test_no_device_holds_a_sharded_graph() -> None:
+    """A walk of two hops along rows of two devices: a message for each hop."""
+    num_examples, batch = 512, len(tiny.batches(1)[0])
+    parts = tiny.make_parts(
+        parallel.AXIS, num_examples=num_examples, graph="sharded", num_hops=2
+    )
+    runner = devices.make_runner("shard_map", 2)
+    step, state = tiny.start(runner, parts)
+    indices = runner.put(tiny.batches(1)[0], parallel.SHARDED)
+    images = runner.put(parts.images, parallel.REPLICATED)
+    text = step.lower(state, indices, images, {}).compile().as_text()
+    assert f"s32[{num_examples // 2},3]" in text
+    assert f"s32[{num_examples},3]" not in text
+    sent = [x for found in collectives_of(text) for x in found.arrays]
+    sizes = [size_of(x) for x in sent if x.startswith("s32")]
+    assert {batch * 3, batch * 3**2} <= set(sizes)
+    assert max(sizes) < num_examples // 2 * 3
 
 
 @pytest.mark.parametrize("devices", [1, 4])

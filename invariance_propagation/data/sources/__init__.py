@@ -16,7 +16,7 @@ from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.sources.described import described
 from invariance_propagation.data.sources.digits import digits
 from invariance_propagation.data.sources.folder import image_folder
-from invariance_propagation.data.sources.idx import fashion_mnist
+from invariance_propagation.data.sources.idx import fashion_mnist, letters
 from invariance_propagation.data.sources.tfds.records import TFDS, TfdsSet
 from invariance_propagation.errors import UserError
 
@@ -33,6 +33,7 @@ __all__ = [
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
+    "letters": letters,
     "image_folder": image_folder,
     "imagenet": TfdsSet("imagenet2012"),
     "imagenet_1pct": TfdsSet("imagenet2012_subset/1pct"),

@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from invariance_propagation.data.views.chance import NUMBERS, Chance, draw, make_odds
-from invariance_propagation.data.views.color import ADJUST, color_jitter, gray
+from invariance_propagation.data.views.color import (
+    ADJUST,
+    color_jitter,
+    gray,
+    solarize,
+)
 from invariance_propagation.data.views.geometry import (
     blur_radius,
     crop_box,
@@ -84,6 +89,7 @@ def augment(
             gray,
             lambda x: gaussian_blur(x, chance.sigma, radius),
             lambda x: x[:, :, ::-1],
+            solarize,
         )
         planes = _crop(image, uniform, chance, chosen)
         for part in chosen.part_order:
@@ -158,10 +164,11 @@ def check_chances(chances: Mapping[str, Any], *, section: str = "augment") -> No
     for name in ("rotation", "shear", "stretch"):
         if not chances[name] >= 0:
             raise UserError(f"{key}.{name}={chances[name]}: set it to 0 or above")
-    for name in ("flip", "jitter_probability", "grayscale", "blur"):
-        if not 0 <= chances[name] <= 1:
+    for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize"):
+        value = chances.get(name, 0.0)  # runs of before have no solarize
+        if not 0 <= value <= 1:
             raise UserError(
-                f"{key}.{name}={chances[name]}: it is a probability; set it from 0 to 1"
+                f"{key}.{name}={value}: it is a probability; set it from 0 to 1"
             )
     check_crop_scale(section, chances["crop_scale"])
 

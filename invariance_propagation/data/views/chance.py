@@ -24,7 +24,8 @@ class Odds(NamedTuple):
     adjustments: tuple[str, ...]  # names, as in `color`
     ranges: tuple[tuple[float, float], ...]  # (low, high) of the factor of each
     blur_sigma: Sequence[float]  # (low, high)
-    probabilities: tuple[float, ...]  # [4], to jitter, to make gray, to blur, to flip
+    # [5], to jitter, to make gray, to blur, to flip, to solarize.
+    probabilities: tuple[float, ...]
 
 
 class Chance(NamedTuple):
@@ -37,7 +38,7 @@ class Chance(NamedTuple):
     order: jax.Array | np.ndarray  # int [n], which of the n adjustments comes when
     factors: jax.Array | np.ndarray  # float32 [n], their factors, in order of use
     sigma: jax.Array | np.ndarray  # float32 [], of the blur, in pixels of the view
-    applied: jax.Array | np.ndarray  # bool [4], whether to jitter, gray, blur, flip
+    applied: jax.Array | np.ndarray  # bool [5], which of `Odds.probabilities` came true
 
 
 def make_odds(channels: int, options: Augmentation) -> Odds:
@@ -49,6 +50,7 @@ def make_odds(channels: int, options: Augmentation) -> Odds:
         options.grayscale if channels == 3 else 0.0,
         options.blur,
         options.flip,
+        options.solarize,
     )
     return Odds(adjustments, ranges, options.blur_sigma, probabilities)
 
@@ -65,7 +67,7 @@ def draw(uniform: jax.Array | np.ndarray, odds: Odds) -> Chance:
     factors = xp.take_along_axis(factors, order, axis=-1)
     low, high = odds.blur_sigma
     sigma = low + (high - low) * rest[..., 0, 2]
-    tosses = xp.concat([rest[..., 0, :2], rest[..., 1, :2]], axis=-1)
+    tosses = xp.concat([rest[..., 0, :2], rest[..., 1, :3]], axis=-1)
     applied = tosses < xp.asarray(odds.probabilities, dtype=xp.float32)
     warp = 2 * xp.concat([rest[..., 0, 3:], rest[..., 1, 3:]], axis=-1) - 1
     return Chance(warp, order, factors, sigma, applied)

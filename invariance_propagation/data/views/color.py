@@ -60,6 +60,11 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.stack([channel(5.0), channel(3.0), channel(1.0)])
 
 
+def solarize(image: jax.Array) -> jax.Array:
+    """Inverts values from one half on, as PIL's solarize does from level 128 of 255 on."""
+    return jnp.where(image < 0.5, image, 1 - image)
+
+
 ADJUST = {
     "brightness": adjust_brightness,
     "contrast": adjust_contrast,

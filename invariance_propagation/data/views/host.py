@@ -24,6 +24,8 @@ from invariance_propagation.data.views.options import Augmentation
 from invariance_propagation.settings import keywords_of
 
 cv2.setNumThreads(0)  # images are already spread over threads
+# Level by level, what `color.solarize` does.
+SOLARIZED = np.concatenate([np.arange(128), 255 - np.arange(128, 256)]).astype(np.uint8)
 
 
 @keywords_of(Augmentation)
@@ -59,8 +61,10 @@ def views(
                 image = gray(image)
             elif part == 2:
                 image = gaussian_blur(image, float(chance.sigma), radius)
-            else:
+            elif part == 3:
                 image = cv2.flip(image, 1)
+            else:
+                image = cv2.LUT(image, SOLARIZED)
         # OpenCV drops the axis of a single channel.
         yield image.reshape(chosen.size, chosen.size, channels)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 class Augmentation:
     """Options of a random view.
 
-    The parts are, in order: resized crop, jitter, grayscale, blur, flip. They are those
-    of MoCo v2, and of ImageNet with `--blur` in the reference code
-    (WangFeng18/InvariancePropagation).
+    The parts are, in order: resized crop, jitter, grayscale, blur, solarize, flip.
+    Without solarize they are those of MoCo v2, and of ImageNet with `--blur` in the
+    reference code (WangFeng18/InvariancePropagation); with it, those of BYOL.
 
     Attributes:
       size: height and width of the views, in pixels.
@@ -27,6 +27,7 @@ class Augmentation:
       grayscale: probability of removing the colour.
       blur: probability of a Gaussian blur.
       blur_sigma: (low, high) standard deviation of the blur, in pixels of the view.
+      solarize: probability of inverting the light half of all values.
       jitter_first: False: grayscale before jitter, as in InstDisc, MoCo v1 and the
         reference code without `--blur`.
     """
@@ -43,6 +44,7 @@ class Augmentation:
     grayscale: float
     blur: float
     blur_sigma: Sequence[float] = (0.1, 2.0)
+    solarize: float = 0.0
     jitter_first: bool = True
 
     @property
@@ -53,4 +55,4 @@ class Augmentation:
     @property
     def part_order(self) -> tuple[int, ...]:
         """The order of the parts of `Odds.probabilities`."""
-        return (0, 1, 2, 3) if self.jitter_first else (1, 0, 2, 3)
+        return (0, 1, 2, 4, 3) if self.jitter_first else (1, 0, 2, 4, 3)

@@ -14,7 +14,13 @@ import numpy as np
 
 from invariance_propagation import parallel
 from invariance_propagation.core.bank import init_bank, normalize, update_bank
-from invariance_propagation.core.graph import init_graph, match_graph, update_graph
+from invariance_propagation.core.graph import (
+    init_graph,
+    match_graph,
+    neighbors_sharded,
+    update_graph,
+    update_graph_sharded,
+)
 from invariance_propagation.core.objective import invp_losses
 from invariance_propagation.methods.base import (
     Aux,
@@ -43,7 +49,7 @@ class Memory(NamedTuple):
 
     Attributes:
       bank: float32 [N, d], one embedding per image; sharded.
-      graph: int32 [N, k], nearest neighbours in the bank; replicated.
+      graph: int32 [N, k], nearest neighbours in the bank; see `Options.graph`.
       readiness: how stable the graph is, with start='auto'; None otherwise.
     """
 
@@ -91,11 +97,13 @@ def loss(
         batch.indices,
         memory.bank,
         memory.graph,
+        num_examples=problem.num_examples if options.shards_graph else None,
         axis_name=problem.axis_name,
         **options.losses._asdict(),
     )
     weight = weight_of(options, memory.readiness, moment)  # lambda * w(t)
-    overlap = kept_neighbors(losses.neighbors, memory.graph[batch.indices])
+    before = earlier_neighbors(memory, batch, options=options, problem=problem)
+    overlap = kept_neighbors(losses.neighbors, before)
     metrics = {
         "instance": losses.instance.mean(),
         "propagation": losses.propagation.mean(),
@@ -120,6 +128,7 @@ def update(
 ) -> Memory:
     """Writes the batch's rows of bank and graph, after the loss has read the old ones."""
     del variables
+    write = update_graph_sharded if options.shards_graph else update_graph
     return Memory(
         bank=update_bank(  # (8)
             memory.bank,
@@ -128,7 +137,7 @@ def update(
             momentum=options.bank_momentum,
             axis_name=problem.axis_name,
         ),
-        graph=update_graph(  # (9)
+        graph=write(  # (9)
             memory.graph,
             batch.indices,
             aux.found.neighbors,
@@ -142,6 +151,17 @@ def update(
             problem=problem,
         ),
     )
+
+
+def earlier_neighbors(
+    memory: Memory, batch: Batch, *, options: Options, problem: Problem
+) -> jax.Array:
+    """Looks up the neighbours that the anchors had before the step, int32 [b, k]."""
+    if not options.shards_graph:
+        return memory.graph[batch.indices]
+    everyone = parallel.all_gather(batch.indices, problem.axis_name)
+    rows = neighbors_sharded(memory.graph, everyone, axis_name=problem.axis_name)
+    return parallel.local_slice(rows, len(batch.indices), problem.axis_name)
 
 
 def kept_neighbors(neighbors: jax.Array, before: jax.Array) -> jax.Array:
@@ -191,7 +211,7 @@ def invariance_propagation(*, problem: Problem, **options: Any) -> Method:
         init_memory=partial(init_memory, **bound),
         memory_spec=Memory(
             bank=parallel.SHARDED,
-            graph=everywhere,
+            graph=parallel.SHARDED if checked.shards_graph else everywhere,
             readiness=(
                 Readiness(everywhere, everywhere) if checked.starts_by_itself else None
             ),

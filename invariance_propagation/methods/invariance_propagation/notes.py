@@ -75,7 +75,12 @@ def make_notes(options: Options, *, num_examples: int) -> Notes:
         warnings=partial(warn_of_no_start, starts=starts),
         brief=brief,
         notices=partial(describe_start, chance=chance),
-        measure=partial(measure, num_hops=options.num_hops),
+        # Only what is whole on a device can be measured while training.
+        measure=(
+            None
+            if options.shards_graph
+            else partial(measure, num_hops=options.num_hops)
+        ),
         table=table,
         outcome=outcome,
         begins=begins,

@@ -14,6 +14,7 @@ MOST_BACKGROUND = 4096  # the paper's M
 BANK_STARTS = ("uniform", "embeddings")
 RAMPS = ("binary", "gaussian")
 STARTS = ("epoch", "auto")
+GRAPHS = ("replicated", "sharded")
 
 
 class Options(NamedTuple):
@@ -37,6 +38,7 @@ class Options(NamedTuple):
       ramp: 'binary', or 'gaussian' to grow up to T; see `schedule.ramp_up`.
       bank_momentum: m in [0, 1], the weight of a row's old value.
       bank_start: 'uniform' [released], or 'embeddings' for one forward pass.
+      graph: 'replicated', the whole graph on every device, or 'sharded' as the bank is.
     """
 
     num_neighbors: int
@@ -55,11 +57,17 @@ class Options(NamedTuple):
     ramp: str
     bank_momentum: float
     bank_start: str
+    graph: str = "replicated"
 
     @property
     def starts_by_itself(self) -> bool:
         """Returns whether the propagation loss waits for a stable graph."""
         return self.start == "auto" and self.propagation_weight > 0
+
+    @property
+    def shards_graph(self) -> bool:
+        """Returns whether each device has only its rows of the graph."""
+        return self.graph == "sharded"
 
     @property
     def losses(self) -> LossOptions:
@@ -97,6 +105,7 @@ class Options(NamedTuple):
             value = getattr(self, name)
             if value < 0:
                 raise UserError(f"method.{name}={value}: set it to 0 or above")
+        check_choice("method.graph", self.graph, GRAPHS)
         check_choice("method.ramp", self.ramp, RAMPS)
         check_choice("method.start", self.start, STARTS)
         if self.start == "auto" and self.ramp != "binary":

@@ -1,19 +1,21 @@
 """Online Deep Clustering as the trainer sees it, in the order of the released code.
 
-Each image has a row in a bank and a label, the cluster it is in. A step
+One iteration, with the numbers that the comments use:
 
-  (1) classifies the batch into the clusters that its images are in;
-  (2) moves the batch's rows of the bank towards the new embeddings;
-  (3) puts the batch into the clusters whose centroids fit the new rows best;
-  (4) every `refresh_every` steps makes all centroids the means of their clusters;
-  (5) replaces small clusters by halves of the largest ones.
+1. Each image is classified as its cluster; the loss weighs small clusters more.
+2. The features of the batch move towards the network's.
+3. The images of the batch go to the clusters of the nearest centroids.
+4. The optimiser changes the network. (The trainer does it.)
+5. Every few steps, the centroids are computed anew from all features.
+6. Small clusters are dissolved, and the largest ones split in their place.
+7. The weights of the loss follow the sizes of the clusters.
 
-Read `loss` first, then `update`.
+Read `loss` first, which has 1, 2, 3 and 7, then `update`; `repair` has 5 and 6.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +24,8 @@ import optax
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.core.bank import normalize, read_rows, update_bank
-from invariance_propagation.core.kmeans import best_dots, kmeans, means_of
+from invariance_propagation.core.bank import bank_rows, normalize, update_bank
+from invariance_propagation.core.kmeans import kmeans
 from invariance_propagation.methods.base import (
     Aux,
     Batch,
@@ -34,79 +36,59 @@ from invariance_propagation.methods.base import (
     part_of,
 )
 from invariance_propagation.methods.clusters import cluster_notes, size_metrics
-from invariance_propagation.methods.odc.network import (
-    Classified,
-    Neck,
-    Network,
-    forward,
+from invariance_propagation.methods.measures import mean_similarity
+from invariance_propagation.methods.odc.network import Classified, Neck, Network
+from invariance_propagation.methods.odc.options import Clusters, Memory, Options
+from invariance_propagation.methods.odc.repair import (
+    nearest_centroid,
+    refresh_centroids,
+    relabel,
+    repair,
 )
-from invariance_propagation.methods.odc.options import Options
-from invariance_propagation.methods.odc.upkeep import (
-    Clusters,
-    fill_empty,
-    local_labels,
-    replace_small,
-)
-from invariance_propagation.parallel import REPLICATED, SHARDED
 from invariance_propagation.settings import keywords_of
-
-
-class Memory(NamedTuple):
-    """Holds what the method remembers about the N training images.
-
-    Attributes:
-      bank: float32 [N, d], one embedding of unit length per image; sharded.
-      clusters: which image is in which cluster, and the clusters' centroids; replicated.
-    """
-
-    bank: Any
-    clusters: Clusters
 
 
 def init_memory(
     key: jax.Array, variables: Any, *, options: Options, problem: Problem
 ) -> Memory:
-    """Makes the memory in its shapes; `begin` and `settle` fill it."""
+    """Makes room for features and clusters, which `begin` fills in."""
     del key, variables
-    count, dim = options.num_clusters, problem.encoder.dim
+    count, clusters, dim = (
+        problem.num_examples,
+        options.num_clusters,
+        problem.encoder.dim,
+    )
     return Memory(
-        bank=jnp.zeros((problem.num_examples, dim), jnp.float32),
+        bank=jnp.zeros((count, dim), jnp.float32),
         clusters=Clusters(
-            labels=jnp.zeros(problem.num_examples, jnp.int32),
-            sizes=jnp.zeros(count, jnp.int32),
-            centroids=jnp.zeros((count, dim), jnp.float32),
+            labels=jnp.zeros(count, jnp.int32),
+            centroids=jnp.zeros((clusters, dim), jnp.float32),
+            sizes=jnp.zeros(clusters, jnp.int32),
         ),
     )
 
 
-def begin(memory: Memory, embed: Callable[[], Any]) -> Memory:
-    """Starts the bank from the embeddings of the untrained network."""
-    return memory._replace(bank=np.asarray(normalize(embed().embedding)))
+def begin(memory: Memory, embed: Callable[[], Any], *, options: Options) -> Memory:
+    """Clusters the untrained network's features by k-means.
+
+    Its random start is the same in every run; the features depend on the seed.
+    """
+    del memory
+    bank = np.asarray(normalize(embed().embedding))
+    labels, centroids = jax.device_get(
+        kmeans(
+            jax.random.key(0),
+            bank,
+            num_clusters=options.num_clusters,
+            iterations=options.kmeans_iterations,
+        )
+    )
+    return Memory(bank, Clusters(labels, centroids, sizes_of(labels, len(centroids))))
 
 
-def settle(
-    memory: Memory, key: jax.Array, *, options: Options, problem: Problem
-) -> Memory:
-    """Clusters the bank by k-means, from random rows; leaves no cluster empty."""
-    bank, axis_name = memory.bank, problem.axis_name
-    start = jax.random.choice(
-        key, problem.num_examples, (options.num_clusters,), replace=False
-    )
-    labels, centroids, sizes = kmeans(
-        bank,
-        read_rows(bank, start.astype(jnp.int32), axis_name=axis_name),
-        num_examples=problem.num_examples,
-        num_iterations=options.kmeans_iterations,
-        axis_name=axis_name,
-    )
-    labels = parallel.all_gather(labels, axis_name)[: problem.num_examples]
-    clusters = fill_empty(
-        Clusters(labels, sizes, centroids),
-        bank,
-        num_iterations=options.split_iterations,
-        axis_name=axis_name,
-    )
-    return Memory(bank, clusters)
+def forward(encoder: Network, batch: Batch, *, train: bool) -> Classified:
+    """Classifies the one view."""
+    return encoder.classify(batch.views["view"][0], batch.keys, train=train)
 
 
 def loss(
@@ -118,38 +100,28 @@ def loss(
     options: Options,
     problem: Problem,
 ) -> tuple[jax.Array, Aux]:
-    """Computes the loss of each image, float32 [b], from the memory before the step."""
+    """Computes the loss of each image, float32 [b], and the batch's next clusters."""
     del moment
-    labels = memory.clusters.labels[batch.indices]
-    sizes = memory.clusters.sizes[labels].astype(jnp.float32)
-    weights = (1 / (sizes + 1e-5)) ** options.balance
-    # (1) Over all devices, a mean with weights: divided by the sum of the weights.
-    weights /= parallel.pmean(weights.mean(), problem.axis_name)
-    cross = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-    new = new_labels(outputs, batch, memory, options=options, problem=problem)
+    clusters, axis_name = memory.clusters, problem.axis_name
+    labels = clusters.labels[batch.indices]
+    cross = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)  # 1
+    # PyTorch divides by the sum of the weights, here of the whole batch.
+    weights = (clusters.sizes[labels] + 1e-5) ** -options.weight_power  # 7
+    weights /= parallel.pmean(weights.mean(), axis_name)
+
+    features = normalize(lax.stop_gradient(outputs.embedding))
+    ids = parallel.all_gather(batch.indices, axis_name)
+    old = bank_rows(memory.bank, ids, axis_name=axis_name)
+    old = parallel.local_slice(old, len(features), axis_name)
+    m = options.bank_momentum
+    moved = normalize(m * old + (1 - m) * features)  # 2
+    found = nearest_centroid(moved, clusters.centroids)  # 3
     metrics = {
-        "label_changes": (new != labels).mean(dtype=jnp.float32),
-        **size_metrics(memory.clusters.sizes),
+        "label_changes": (found != labels).mean(dtype=jnp.float32),
+        "similarity": mean_similarity(features, axis_name=axis_name),
+        **size_metrics(clusters.sizes),
     }
-    return weights * cross, Aux(metrics, new)
-
-
-def new_labels(
-    outputs: Classified,
-    batch: Batch,
-    memory: Memory,
-    *,
-    options: Options,
-    problem: Problem,
-) -> jax.Array:
-    """Finds the clusters that fit the batch's rows of the bank after this step, int32 [b]."""
-    axis_name = problem.axis_name
-    everyone = parallel.all_gather(batch.indices, axis_name)
-    old = read_rows(memory.bank, everyone, axis_name=axis_name)
-    old = parallel.local_slice(old, len(batch.indices), axis_name)
-    m, new = options.bank_momentum, lax.stop_gradient(outputs.embedding)
-    row = normalize(m * old + (1 - m) * normalize(new))
-    return best_dots(row, memory.clusters.centroids)
+    return weights * cross, Aux(metrics, found)
 
 
 def update(
@@ -163,58 +135,75 @@ def update(
     options: Options,
     problem: Problem,
 ) -> Memory:
-    """Writes the batch's rows and labels, then looks after the clusters."""
+    """Writes the batch into the memory, and keeps the clusters in order."""
     del variables
-    axis_name, (labels, sizes, centroids) = problem.axis_name, memory.clusters
-    bank = update_bank(  # (2)
+    axis_name = problem.axis_name
+    bank = update_bank(  # 2
         memory.bank,
         batch.indices,
         outputs.embedding,
         momentum=options.bank_momentum,
         axis_name=axis_name,
     )
-    # (3) No image is twice in an epoch, so that none is twice in a batch.
-    ids, new = (parallel.all_gather(x, axis_name) for x in (batch.indices, aux.found))
-    sizes = sizes.at[labels[ids]].add(-1).at[new].add(1)
-    labels = labels.at[ids].set(new)
-
-    def refresh(centroids: jax.Array) -> jax.Array:
-        here = local_labels(labels, len(bank), axis_name)
-        return means_of(bank, here, centroids, axis_name=axis_name)[0]
-
-    due = (moment.step + 1) % options.refresh_every == 0
-    centroids = lax.cond(due, refresh, lambda centroids: centroids, centroids)  # (4)
-    clusters = replace_small(  # (5)
-        Clusters(labels, sizes, centroids),
-        bank,
-        min_cluster=options.min_cluster,
-        most=options.splits_per_step,
-        num_iterations=options.split_iterations,
-        axis_name=axis_name,
+    ids, labels = (
+        parallel.all_gather(x, axis_name) for x in (batch.indices, aux.found)
     )
+    clusters = relabel(memory.clusters, ids, labels)  # 3
+    # Not in `refresh`, which would come after 6.
+    clusters = lax.cond(  # 5
+        (moment.step + 1) % options.refresh_every == 0,
+        partial(refresh_centroids, bank=bank, axis_name=axis_name),
+        lambda clusters: clusters,
+        clusters,
+    )
+    clusters = repair(clusters, bank, options=options, axis_name=axis_name)  # 6
     return Memory(bank, clusters)
 
 
 def match(memory: Memory, rows: np.ndarray, embeddings: np.ndarray) -> Memory:
     """Carries a memory over to other training images; see `methods.base.Method`.
 
-    Images that were there keep their rows and clusters. A new image starts from its
-    embedding and joins the cluster whose centroid fits it best.
+    Images that were there keep their features and clusters; new ones start from their
+    embeddings, in the clusters of the nearest centroids, which stay.
     """
-    kept, before = rows >= 0, memory.clusters
+    kept, centroids = rows >= 0, memory.clusters.centroids
     bank = np.empty((len(rows), memory.bank.shape[1]), np.float32)
     bank[kept] = memory.bank[rows[kept]]
     bank[~kept] = normalize(jnp.asarray(embeddings, jnp.float32))
     labels = np.empty(len(rows), np.int32)
-    labels[kept] = before.labels[rows[kept]]
-    labels[~kept] = np.argmax(bank[~kept] @ before.centroids.T, axis=1)
-    sizes = np.bincount(labels, minlength=len(before.sizes)).astype(np.int32)
-    return Memory(bank, Clusters(labels, sizes, before.centroids))
+    labels[kept] = memory.clusters.labels[rows[kept]]
+    if not kept.all():
+        labels[~kept] = nearest_centroid(jnp.asarray(bank[~kept]), centroids)
+    return Memory(bank, Clusters(labels, centroids, sizes_of(labels, len(centroids))))
 
 
-def param_groups(params: dict[str, Any]) -> dict[str, str]:
-    """Gives the classifier a group of its own, 'head'; the rest is 'body'."""
-    return {name: "head" if name == "head" else "body" for name in params}
+def sizes_of(labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Counts the images of each cluster, int32 [C]."""
+    return np.bincount(labels, minlength=num_clusters).astype(np.int32)
+
+
+def make_network(options: Options, problem: Problem) -> Network:
+    """Puts neck and classifier on the config's backbone."""
+    encoder = problem.encoder
+    neck = Neck(
+        hidden=encoder.hidden,
+        dim=encoder.dim,
+        rate=options.dropout,
+        norm_momentum=options.norm_momentum,
+        norm_group=getattr(encoder.backbone, "norm_group", 0),
+        axis_name=problem.axis_name,
+        dtype=encoder.dtype,
+    )
+    return Network(encoder.backbone, neck, options.num_clusters)
+
+
+def buffers(
+    batch_size: int, num_devices: int, platform: str, *, num_clusters: int
+) -> dict[str, int]:
+    """Returns the bytes of the loss's largest arrays on each device."""
+    del platform
+    size = 4 * (batch_size // num_devices) * num_clusters
+    return {"logits of the clusters": size, "products with the centroids": size}
 
 
 @keywords_of(Options)
@@ -222,41 +211,36 @@ def odc(*, problem: Problem, **options: Any) -> Method:
     """Makes the method from its options.
 
     Args:
-      problem: N, the encoder and the device axis. The neck has the widths of the encoder's
-        head.
+      problem: N, the encoder and the device axis.
       options: the fields of `Options`, all of them.
 
     Raises:
       UserError: a value out of its range.
 
     Source: Zhan, Xie, Liu, Ong, Loy: "Online Deep Clustering for Unsupervised
-    Representation Learning", CVPR 2020, arXiv 2006.10645.
+    Representation Learning", CVPR 2020, arXiv 2006.10645. The order of an iteration is that
+    of open-mmlab/OpenSelfSup.
     """
-    checked = Options(**options).checked(problem)
+    checked = Options(**options).checked(problem.num_examples)
     bound = {"options": checked, "problem": problem}
-    neck = Neck(
-        problem.encoder.hidden,
-        problem.encoder.dim,
-        checked.dropout,
-        checked.norm_momentum,
-        problem.axis_name,
-    )
+    count = checked.num_clusters
     return Method(
-        encoder=Network(problem.encoder.backbone, neck, checked.num_clusters),
+        encoder=make_network(checked, problem),
         forward=forward,
         init_memory=partial(init_memory, **bound),
-        memory_spec=Memory(SHARDED, Clusters(*[REPLICATED] * 3)),
-        begin=begin,
-        settle=partial(settle, **bound),
+        memory_spec=Memory(parallel.SHARDED, Clusters(*[parallel.REPLICATED] * 3)),
+        begin=partial(begin, options=checked),
         loss=partial(loss, **bound),
         update=partial(update, **bound),
         match=match,
-        param_groups=param_groups,
-        requires=Requires(fewest_examples=checked.fewest_examples),
+        param_groups=lambda params: {
+            name: "head" if name == "classifier" else "body" for name in params
+        },
+        requires=Requires(fewest_examples=count * checked.min_cluster),
         notes=cluster_notes(
             lambda memory: part_of(memory, "clusters.labels"),
+            about=f"{count:,} clusters",
+            buffers=partial(buffers, num_clusters=count),
             rows="bank",
-            about=f"{checked.num_clusters:,} clusters of at least {checked.min_cluster:,} "
-            "images",
         ),
     )

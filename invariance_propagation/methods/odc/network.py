@@ -1,27 +1,27 @@
-"""The network of Online Deep Clustering: a backbone, a neck, and a classifier."""
+"""The network of Online Deep Clustering: backbone, neck and classifier."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
-from invariance_propagation.methods.base import Batch
 from invariance_propagation.models import Outputs
 from invariance_propagation.models.dropout import dropout
 from invariance_propagation.models.norm import BatchNorm
 
-# As the released code draws them (necks.py:16, cls_head.py:28); biases are 0.
-NECK_START = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-HEAD_START = nn.initializers.normal(0.01)
+# Kaiming's normal for the neck, and a normal of 0.01 for the classifier, as released.
+_KAIMING = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_SMALL = nn.initializers.normal(0.01)
 
 
 class Classified(NamedTuple):
-    """Holds the results of a training step for b images.
+    """Holds what a training step sees of b images.
 
     Attributes:
-      embedding: float32 [b, d], the neck's output, which the bank stores.
-      logits: float32 [b, C], one for each cluster.
+      embedding: float32 [b, d], the neck's output, none of it negative.
+      logits: float32 [b, C], scores of the clusters.
     """
 
     embedding: jax.Array
@@ -29,47 +29,52 @@ class Classified(NamedTuple):
 
 
 class Neck(nn.Module):
-    """Embeds features: Dense, BatchNorm without scale and bias, ReLU, dropout, Dense, ReLU.
+    """Linear, BatchNorm without parameters, ReLU, dropout, Linear, ReLU.
 
     Attributes:
-      hidden: width of the hidden layer.
-      dim: d, size of the embedding, which has no negative entry.
-      dropout_rate: probability that a hidden unit becomes 0 in training.
-      norm_momentum: weight of BatchNorm's old running statistics.
-      axis_name: the device axis; BatchNorm's statistics are over the whole batch.
+      hidden: width of the first layer.
+      dim: d, of the second.
+      rate: of the dropout.
+      norm_momentum: weight of the old running statistics.
+      norm_group: images over which BatchNorm takes its statistics; 0 for the whole batch.
+      axis_name: the device axis, or None for one device.
+      dtype: dtype of the products; parameters and results are float32.
     """
 
     hidden: int
     dim: int
-    dropout_rate: float
+    rate: float
     norm_momentum: float
+    norm_group: int
     axis_name: str | None
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
-        self, features: jax.Array, *, train: bool, keys: jax.Array | None = None
+        self, features: jax.Array, keys: jax.Array | None, *, train: bool
     ) -> jax.Array:
-        """Embeds float32 [b, F]; `keys`, typed [b], draw the dropout, None: there is none."""
-        x = nn.Dense(self.hidden, kernel_init=NECK_START, name="hidden")(features)
-        norm = BatchNorm(
+        """Maps float [b, F] to float32 [b, d]; without keys nothing is dropped."""
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_KAIMING)(features)
+        x = BatchNorm(
             not train,
+            group_size=self.norm_group,
             axis_name=self.axis_name,
             momentum=self.norm_momentum,
             affine=False,
-            name="norm",
-        )
-        x = nn.relu(norm(x))
+        )(x)
+        x = nn.relu(x)
         if keys is not None:
-            x = dropout(x, keys, rate=self.dropout_rate)
-        return nn.relu(nn.Dense(self.dim, kernel_init=NECK_START, name="output")(x))
+            x = dropout(x, keys, rate=self.rate)
+        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=_KAIMING)(x)
+        return nn.relu(x.astype(jnp.float32))
 
 
 class Network(nn.Module):
-    """Puts a neck on a backbone, and a classifier over clusters on the neck.
+    """Puts a neck on a backbone, and a classifier of clusters on the neck.
 
     Attributes:
       backbone: module called as `backbone(images, train=...)` that returns [b, F].
-      neck: embeds features.
+      neck: turns features into embeddings.
       num_clusters: C.
     """
 
@@ -78,21 +83,19 @@ class Network(nn.Module):
     num_clusters: int
 
     def setup(self) -> None:
-        self.head = nn.Dense(self.num_clusters, kernel_init=HEAD_START)
+        self.classifier = nn.Dense(
+            self.num_clusters, dtype=self.neck.dtype, kernel_init=_SMALL
+        )
 
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
-        """Embeds float [b, H, W, C] images, without dropout."""
+        """Embeds images, float [b, H, W, C], without dropout."""
         features = self.backbone(images, train=train).astype(jnp.float32)
-        return Outputs(features, self.neck(features, train=train))
+        return Outputs(features, self.neck(features, None, train=train))
 
-    def classify(self, batch: Batch, *, train: bool) -> Classified:
-        """Embeds a batch, with dropout in training, and compares it with the clusters."""
-        features = self.backbone(batch.views["view"][0], train=train)
-        keys = batch.keys if train else None
-        embedding = self.neck(features.astype(jnp.float32), train=train, keys=keys)
-        return Classified(embedding, self.head(embedding))
-
-
-def forward(network: Network, batch: Batch, *, train: bool) -> Classified:
-    """Classifies the batch's one view; see `Method.forward`."""
-    return network.classify(batch, train=train)
+    def classify(
+        self, images: jax.Array, keys: jax.Array, *, train: bool
+    ) -> Classified:
+        """Embeds and classifies images; typed keys [b] choose what is dropped."""
+        features = self.backbone(images, train=train).astype(jnp.float32)
+        embedding = self.neck(features, keys if train else None, train=train)
+        return Classified(embedding, self.classifier(embedding).astype(jnp.float32))

@@ -1,90 +1,103 @@
-"""The options of Online Deep Clustering, checked in one place."""
+"""The options of Online Deep Clustering, checked in one place, and its memory."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from invariance_propagation.core.arguments import integer, real
 from invariance_propagation.errors import UserError
-from invariance_propagation.methods.base import Problem
 from invariance_propagation.settings import is_auto
 
-# What 'auto' takes over from ImageNet: 1,281,167 images in 10,000 clusters, and a cluster
-# is small below 20 images.
-IMAGES_PER_CLUSTER = 128
-SMALL = 20 / IMAGES_PER_CLUSTER
+IMAGES_PER_CLUSTER = 128  # for 'auto': ImageNet's images by 10,000 clusters
+
+
+class Clusters(NamedTuple):
+    """Holds the C clusters of N images; the same on every device.
+
+    Attributes:
+      labels: int32 [N], the cluster of each image.
+      centroids: float32 [C, d], means of features, not of unit length.
+      sizes: int32 [C], how many images each cluster has.
+    """
+
+    labels: Any
+    centroids: Any
+    sizes: Any
+
+
+class Memory(NamedTuple):
+    """Holds what the method remembers about the N training images.
+
+    Attributes:
+      bank: float32 [N, d], one feature per image, of unit length; sharded.
+      clusters: of these features. With the paper's words, `bank` and `clusters.labels` are
+        the samples memory, `clusters.centroids` are the centroids memory.
+    """
+
+    bank: Any
+    clusters: Clusters
 
 
 class Options(NamedTuple):
-    """Holds the options of the method, named as in the config's section `method`.
+    """Holds the config's section `method`.
 
     Attributes:
-      num_clusters: C, or 'auto'.
-      min_cluster: a cluster with fewer images is dissolved; 'auto' follows N / C.
+      num_clusters: C, or 'auto' to derive it from N.
       bank_momentum: m in [0, 1], the weight of a row's old value.
-      refresh_every: steps between recomputing all centroids.
-      splits_per_step: how many small clusters a step can replace.
-      balance: power of the size of a cluster by which its images weigh less.
-      kmeans_iterations: of the clustering before the first step.
-      split_iterations: of the 2-means that splits a cluster.
-      dropout: rate in the neck.
+      min_cluster: clusters of fewer images are dissolved.
+      splits_per_step: how many of them, at most, are dissolved in a step.
+      refresh_every: steps between two computations of all centroids.
+      weight_power: how strongly small clusters weigh more in the loss; 0 for not at all.
+      kmeans_iterations: of the first clustering.
+      split_iterations: of 2-means, when a cluster is split.
+      dropout: probability that a hidden value of the neck becomes 0.
       norm_momentum: weight of the old running statistics of the neck's BatchNorm.
     """
 
     num_clusters: int | str
-    min_cluster: int | str
     bank_momentum: float
-    refresh_every: int
+    min_cluster: int
     splits_per_step: int
-    balance: float
+    refresh_every: int
+    weight_power: float
     kmeans_iterations: int
     split_iterations: int
     dropout: float
     norm_momentum: float
 
-    def checked(self, problem: Problem) -> "Options":
-        """Returns the options with 'auto' resolved.
-
-        The number of clusters follows the images that the run began with, so that it
-        stays when a run continues with others.
+    def checked(self, num_examples: int) -> "Options":
+        """Returns the options with 'auto' resolved for N images.
 
         Raises:
           UserError: a value out of its range, or one that N images do not allow.
         """
-        began_with = problem.steps_per_epoch * problem.batch_size
-        clusters, small = self.num_clusters, self.min_cluster
-        if is_auto(clusters, "method.num_clusters"):
-            clusters = max(2, began_with // IMAGES_PER_CLUSTER)
-        if is_auto(small, "method.min_cluster"):
-            small = max(1, round(SMALL * began_with / clusters))
-        options = self._replace(num_clusters=clusters, min_cluster=small)
-        for name, least in LEAST.items():
-            value = getattr(options, name)
-            if value < least:
-                raise UserError(f"method.{name}={value}: set it to {least} or above")
-        for name in ("bank_momentum", "norm_momentum"):
-            value = getattr(options, name)
-            if not 0 <= value <= 1:
-                raise UserError(f"method.{name}={value}: set it from 0 to 1")
-        if not 0 <= options.dropout < 1:
-            raise UserError(f"method.dropout={options.dropout}: set it in [0, 1)")
-        if options.fewest_examples > problem.num_examples:
+        least = {name: 1 for name in _COUNTS} | {"splits_per_step": 0}
+        for name, lowest in least.items():
+            integer(f"method.{name}", getattr(self, name), least=lowest)
+        for name, highest in _SHARES.items():
+            value = getattr(self, name)
+            if not 0 <= real(f"method.{name}", value) <= highest:
+                raise UserError(f"method.{name}={value}: set it from 0 to {highest}")
+        if self.dropout == 1:
+            raise UserError("method.dropout=1 drops everything: set it below 1")
+        if real("method.weight_power", self.weight_power) < 0:
             raise UserError(
-                f"method.num_clusters={clusters} of at least method.min_cluster={small} "
-                f"images need {options.fewest_examples:,} images, twice as many, but "
-                f"there are {problem.num_examples:,}: lower one of them"
+                f"method.weight_power={self.weight_power}: set it to 0 or above"
             )
-        return options
+        most = num_examples // self.min_cluster
+        if most < 2:
+            raise UserError(
+                f"method.min_cluster={self.min_cluster}, but there are {num_examples} "
+                f"images, too few for two clusters: set it to at most {num_examples // 2}"
+            )
+        if is_auto(self.num_clusters, "method.num_clusters"):
+            count = min(max(2, num_examples // IMAGES_PER_CLUSTER), most)
+            return self._replace(num_clusters=count)
+        if not 2 <= self.num_clusters <= most:
+            raise UserError(
+                f"method.num_clusters={self.num_clusters}: with {num_examples} images and "
+                f"method.min_cluster={self.min_cluster}, set it from 2 to {most}"
+            )
+        return self
 
-    @property
-    def fewest_examples(self) -> int:
-        """The fewest images with which splitting in halves makes no new small cluster."""
-        return 2 * self.num_clusters * self.min_cluster
 
-
-LEAST = {
-    "num_clusters": 2,
-    "min_cluster": 1,
-    "refresh_every": 1,
-    "splits_per_step": 1,
-    "balance": 0,
-    "kmeans_iterations": 0,
-    "split_iterations": 0,
-}
+_COUNTS = ("min_cluster", "refresh_every", "kmeans_iterations", "split_iterations")
+_SHARES = {"bank_momentum": 1, "dropout": 1, "norm_momentum": 1}

@@ -102,7 +102,7 @@ def make_plan(run: Run) -> Plan:
         programs.create_memory,
     )
     bar = tqdm.tqdm(programs_to_compile, unit="program", disable=None, leave=False)
-    compiled = [_compile(program) for program in bar]
+    compiled = [compile_program(program) for program in bar]
     step, *starting = (program.memory_analysis() for program in compiled)
     buffers = run.method.notes.buffers(batch_size, devices, run.runner.platform)
     new = step.output_size_in_bytes - step.alias_size_in_bytes
@@ -133,7 +133,8 @@ def make_plan(run: Run) -> Plan:
     )
 
 
-def _compile(program: jax.stages.Lowered) -> jax.stages.Compiled:
+def compile_program(program: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles a program; raises TooLargeError if the compiler finds it too large."""
     try:
         return program.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -84,7 +84,7 @@ def keep(run: Run, workdir: Path, error: NotFinite) -> str:
         f"the failed step, run the same command with --config.task=replay (it reads "
         f"{folder}). To go on from step {good}, run the same command with "
         "another setting, such as a smaller optimizer.learning_rate or a larger "
-        "method.temperature"
+        "temperature of the method"
     )
 
 

@@ -15,7 +15,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.optimizer import make_schedule
 
 ENDS = ("restart_epochs", "restart_rates")
-NOT_OF_THE_SCHEDULE = ("momentum", "weight_decay", "groups")
+NOT_OF_THE_SCHEDULE = ("name", "trust", "momentum", "weight_decay", "groups")
 
 
 def check_horizon(

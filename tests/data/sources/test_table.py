@@ -95,14 +95,17 @@ def test_read_idx(write, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(result, array)  # shapes included
 
 
-def test_a_missing_file_names_both_remedies(tmp_path: Path) -> None:
+def test_a_missing_file_names_its_remedies(tmp_path: Path) -> None:
     path = tmp_path / "train-images-idx3-ubyte.gz"
-    with pytest.raises(UserError) as error:
-        read_idx(path)
-    message = str(error.value)
-    assert str(path) in message
-    assert "apt-get install dataset-fashion-mnist" in message
-    assert "data.folder" in message
+    for name, remedies in (
+        ("fashion_mnist", ["apt-get install dataset-fashion-mnist", "data.folder"]),
+        ("letters", [f"'python benchmarks/letters.py {tmp_path}' makes"]),
+    ):
+        with pytest.raises(UserError) as error:
+            load(name=name, folder=str(tmp_path), num_train=0)
+        message = str(error.value)
+        assert str(path) in message
+        assert all(remedy in message for remedy in remedies)
 
 
 WHOLE = gzip.compress(idx(TRAIN_IMAGES))
@@ -167,6 +170,14 @@ def test_without_a_folder_it_is_where_debian_puts_it(folder: Path, monkeypatch) 
     monkeypatch.setattr(idx_files, "FASHION_MNIST_FOLDER", str(folder))
     dataset = load(name="fashion_mnist", folder="", num_train=0)
     np.testing.assert_array_equal(dataset.train.labels, TRAIN_LABELS)
+
+
+def test_letters_are_in_the_same_format(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(idx_files, "LETTERS_FOLDER", str(folder))
+    dataset = load(name="letters", folder="", num_train=0)
+    assert dataset.name == "letters" and dataset.class_name(25) == "Z"
+    np.testing.assert_array_equal(dataset.train.images, TRAIN_IMAGES[..., None])
+    np.testing.assert_array_equal(dataset.held_out.labels, TEST_LABELS)
 
 
 @pytest.mark.parametrize("missing", FILES)

@@ -36,13 +36,14 @@ ALL = dict(
     jitter_probability=0.8,
     grayscale=0.3,
     blur=0.5,
+    solarize=0.4,
 )
 STATISTICS = {
     1: dict(mean=(0.3,), std=(0.2,)),
     3: dict(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)),
 }
 FULL_RATIO = (3 / 4, 4 / 3)
-PROBABILITIES = ("jitter_probability", "grayscale", "blur", "flip")
+PROBABILITIES = ("jitter_probability", "grayscale", "blur", "flip", "solarize")
 
 
 def compiled(function):
@@ -131,7 +132,7 @@ def test_probabilities_factors_and_sigma() -> None:
     noise = 1 / math.sqrt(20000)
     error = drawn.applied.mean(axis=0) - [ALL[name] for name in PROBABILITIES]
     np.testing.assert_array_less(np.abs(error), 4 * 0.5 * noise)
-    assert np.abs(np.corrcoef(drawn.applied.T) - np.eye(4)).max() < 4 * noise
+    assert np.abs(np.corrcoef(drawn.applied.T) - np.eye(5)).max() < 4 * noise
     assert stats.kstest((drawn.sigma - 0.1) / 1.9, "uniform").pvalue > 1e-3
     low, high = np.array(jitter_ranges(ALL["jitter"], 3)[1]).T
     factors = np.take_along_axis(drawn.factors, np.argsort(drawn.order), axis=1)
@@ -167,11 +168,12 @@ def test_a_part_switched_off_or_always_on_leaves_the_others_alone() -> None:
     full = draws(range(20000))
     changes = {"jitter_probability": 1.0, "blur": 0.0}
     other = draws(range(20000), **changes)
-    jittered, grayed, blurred, flipped = other.applied.T
+    jittered, grayed, blurred, flipped, solarized = other.applied.T
     assert jittered.all()
     assert not blurred.any()
     np.testing.assert_array_equal(grayed, full.applied[:, 1])
     np.testing.assert_array_equal(flipped, full.applied[:, 3])
+    np.testing.assert_array_equal(solarized, full.applied[:, 4])
     for same in ("order", "factors", "sigma", "warp"):
         np.testing.assert_array_equal(getattr(other, same), getattr(full, same))
 
@@ -182,11 +184,11 @@ def expected_views(images: np.ndarray, size: int, *, jitter_first: bool) -> np.n
     boxes = boxes_of(range(len(images)), images.shape[1:3], ALL["crop_scale"])
     names, _ = jitter_ranges(ALL["jitter"], images.shape[3])
     some = chances.applied.any(axis=0) & ~chances.applied.all(axis=0)
-    assert some.tolist() == [True, images.shape[3] == 3, True, True]
+    assert some.tolist() == [True, images.shape[3] == 3, True, True, True]
     views = []
     for i, image in enumerate(images):
         own = jax.tree.map(lambda x, i=i: x[i], chances)
-        jittered, grayed, blurred, flipped = own.applied
+        jittered, grayed, blurred, flipped, solarized = own.applied
         x = oracle.resized_crop(unit(image), boxes[i], size)
         if grayed and not jitter_first:
             x = oracle.grayscale(x)
@@ -196,6 +198,8 @@ def expected_views(images: np.ndarray, size: int, *, jitter_first: bool) -> np.n
             x = oracle.grayscale(x)
         if blurred:
             x = oracle.gaussian_blur(x, float(own.sigma), min(6, size - 1))
+        if solarized:
+            x = oracle.solarize(x)
         views.append(standardized(x[:, ::-1] if flipped else x))
     return np.stack(views)
 
@@ -302,6 +306,7 @@ def compiled_text(channels: int, options: dict) -> str:
         ("jitter", "while"),
         ("grayscale", "select"),
         ("flip", "reverse"),
+        ("solarize", "compare"),
         (None, None),
     ],
 )

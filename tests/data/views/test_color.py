@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from invariance_propagation.data.views import color
+from invariance_propagation.data.views import color, host
 from tests.data.pictures import picture, planes, unit
 from tests.reference import augment as oracle
 
@@ -84,3 +84,15 @@ def test_jitter_ranges() -> None:
     assert ranges == ((0.6, 1.4), (-0.1, 0.1))
     names, _ = color.jitter_ranges((0.4, 0.4, 0.4, 0.1), 1)
     assert names == ("brightness", "contrast")
+
+
+def test_solarize_is_pils_at_every_level(patches) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = np.asarray(ImageOps.solarize(Image.fromarray(levels)))
+    assert expected.max() == 127 and expected[8, 0] == 127 and expected[15, 15] == 0
+    found = 255 * np.asarray(color.solarize(planes(unit(levels)[:, :, None])))
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    np.testing.assert_array_equal(host.SOLARIZED[levels], expected)
+    patch = unit(patches[0])
+    found = picture(color.solarize(planes(patch)))
+    np.testing.assert_allclose(found, oracle.solarize(patch), atol=2e-7)

@@ -30,6 +30,7 @@ ALL = dict(
     jitter_probability=0.8,
     grayscale=0.2,
     blur=0.5,
+    solarize=0.3,
 )
 WARP = dict(rotation=20.0, shear=0.3, stretch=0.2)
 EPOCHS = range(4)
@@ -67,6 +68,7 @@ def errors(images: np.ndarray, size: int, **options) -> np.ndarray:
         ({"grayscale": 1.0}, 0.51),
         ({"blur": 1.0}, 2.0),
         ({"flip": 1.0}, 0.001),
+        ({"solarize": 1.0}, 0.001),
     ],
 )
 def test_each_part_is_the_devices(patches, part: dict, largest: float) -> None:

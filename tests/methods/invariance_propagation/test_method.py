@@ -365,6 +365,7 @@ def test_batch_is_left_as_it_is() -> None:
         ("start_overlap", 0.0),
         ("ramp", "linear"),
         ("bank_start", "zeros"),
+        ("graph", "split"),
         ("background_size", N + 1),
         ("num_neighbors", N),
         ("num_hops", 0),

@@ -1,378 +1,385 @@
-"""Loss and memory of Online Deep Clustering against loops in NumPy."""
+"""Whole iterations of Online Deep Clustering against a slow loop in the released order."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from invariance_propagation import devices
-from invariance_propagation.errors import UserError
-from invariance_propagation.methods.base import Aux, Batch, Method, Moment, Problem
-from invariance_propagation.methods.odc import Memory, odc
+from invariance_propagation.methods import Batch, Moment, Problem, make_method
+from invariance_propagation.methods.odc import Memory
 from invariance_propagation.methods.odc.network import Classified
-from invariance_propagation.methods.odc.upkeep import Clusters, replace_small
+from invariance_propagation.methods.odc.options import Clusters
 from invariance_propagation.models import Encoder, Outputs
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, pmean
+from tests import tiny
 from tests.reference import odc as oracle
 
-N, DIM, CLUSTERS, BATCH, SMALLEST, EVERY = 93, 6, 7, 16, 6, 3
-OPTIONS = dict(
-    num_clusters=CLUSTERS,
-    min_cluster=SMALLEST,
-    bank_momentum=0.5,
-    refresh_every=EVERY,
-    splits_per_step=4,
-    balance=0.5,
-    kmeans_iterations=3,
-    split_iterations=4,
-    dropout=0.5,
-    norm_momentum=0.9,
+OPTIONS = {
+    "num_clusters": 7,
+    "bank_momentum": 0.3,  # not 0.5, so that old and new are told apart
+    "min_cluster": 6,
+    "splits_per_step": 7,
+    "refresh_every": 3,
+    "weight_power": 0.5,
+    "kmeans_iterations": 5,
+    "split_iterations": 20,
+    "dropout": 0.5,
+    "norm_momentum": 0.9,
+}
+NUM_EXAMPLES, BATCH, DIM = 93, 16, 6
+# What the oracle needs to know of them.
+OF_AN_ITERATION = (
+    "bank_momentum",
+    "min_cluster",
+    "splits_per_step",
+    "refresh_every",
+    "weight_power",
+    "split_iterations",
 )
 
 
-def method_of(axis_name: str | None = None, **options: Any) -> Method:
-    encoder = Encoder(backbone=None, head="linear", hidden=4, dim=DIM)
-    problem = Problem(encoder, N, BATCH, N // BATCH, axis_name)
-    return odc(**OPTIONS | options, problem=problem)
+def problem_of(axis_name: str | None, num_examples: int = NUM_EXAMPLES) -> Problem:
+    encoder = Encoder(tiny.TinyBackbone(axis_name), "linear", hidden=12, dim=DIM)
+    return Problem(encoder, num_examples, BATCH, 5, axis_name)
 
 
-def memory_of(seed: int, *, sizes: list[int] | None = None) -> Memory:
-    """Random rows of unit length; centroids are means that are somewhat out of date."""
+def make(axis_name: str | None = None, *, num_examples: int = NUM_EXAMPLES, **changes):
+    section = {"method": {"name": "odc", **OPTIONS, **changes}}
+    return make_method(section, problem_of(axis_name, num_examples))
+
+
+def first_memory(seed: int = 0) -> Memory:
+    """Rows around seven directions, some of which have few; none is negative."""
     random = np.random.default_rng(seed)
-    labels = random.integers(CLUSTERS, size=N)
-    if sizes is not None:
-        labels = random.permutation(np.repeat(np.arange(CLUSTERS), sizes))
-    bank = np.abs(random.normal(size=(N, DIM)))
-    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    means = [bank[labels == c].mean(axis=0) for c in range(CLUSTERS) if c in labels]
-    centroids = np.abs(random.normal(size=(CLUSTERS, DIM))) / 3
-    centroids[np.unique(labels)] = means
-    centroids += 0.05 * random.normal(size=centroids.shape)
-    return Memory(
-        bank.astype(np.float32),
-        Clusters(
-            labels.astype(np.int32),
-            np.bincount(labels, minlength=CLUSTERS).astype(np.int32),
-            centroids.astype(np.float32),
-        ),
+    labels = random.choice(
+        7, size=NUM_EXAMPLES, p=[0.4, 0.3, 0.1, 0.1, 0.04, 0.03, 0.03]
     )
+    rows = np.maximum(random.normal(size=(7, DIM))[labels], 0)
+    rows += np.abs(0.3 * random.normal(size=rows.shape))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    means = [
+        rows[labels == c].sum(axis=0) / max(1, np.sum(labels == c)) for c in range(7)
+    ]
+    sizes = np.bincount(labels, minlength=7).astype(np.int32)
+    clusters = Clusters(labels.astype(np.int32), np.float32(means), sizes)
+    return Memory(rows.astype(np.float32), clusters)
 
 
-def batches(count: int, seed: int) -> list[tuple[np.ndarray, Classified]]:
+class Step(NamedTuple):
+    ids: np.ndarray
+    embeddings: np.ndarray
+    logits: np.ndarray
+
+
+def random_steps(count: int, seed: int = 1) -> list[Step]:
     random = np.random.default_rng(seed)
+    return [
+        Step(
+            random.permutation(NUM_EXAMPLES)[:BATCH].astype(np.int32),
+            np.maximum(random.normal(size=(BATCH, DIM)), 0).astype(np.float32),
+            (3 * random.normal(size=(BATCH, 7))).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+def one_step(
+    memory: Memory,
+    ids: jax.Array,
+    embeddings: jax.Array,
+    logits: jax.Array,
+    number: jax.Array,
+    *,
+    method: Any,
+    axis_name: str | None,
+) -> tuple[Memory, dict[str, jax.Array]]:
+    batch = Batch(ids, {}, {}, None)
+    moment = Moment(number, number, jax.random.key(0))
+    outputs = Classified(embeddings, logits)
+    losses, aux = method.loss(outputs, batch, memory, moment)
+    found = {"loss": losses.mean(), **aux.metrics}
+    memory = method.update(memory, outputs, batch, aux, {}, moment)
+    return memory, pmean(found, axis_name)
+
+
+def take(
+    memory: Memory, steps: list[Step], *, mode: str, num_devices: int, **changes: Any
+) -> tuple[list[Memory], list[dict[str, float]]]:
+    method, runner = make(AXIS, **changes), devices.make_runner(mode, num_devices)
+    spec = method.memory_spec
+    step = runner.compile(
+        partial(one_step, method=method, axis_name=AXIS),
+        (spec, SHARDED, SHARDED, SHARDED, REPLICATED),
+        (spec, REPLICATED),
+    )
+    states, metrics, memory = [], [], runner.put(memory, spec)
+    for number, given in enumerate(steps):
+        placed = runner.put(tuple(given), (SHARDED,) * 3)
+        memory, found = step(memory, *placed, runner.put(np.int32(number), REPLICATED))
+        states.append(runner.fetch(memory, spec, NUM_EXAMPLES))
+        metrics.append({name: float(x) for name, x in found.items()})
+    return states, metrics
+
+
+def wanted(memory: Memory, steps: list[Step], **changes: Any) -> list[tuple]:
+    options = {name: (OPTIONS | changes)[name] for name in OF_AN_ITERATION}
+    state = oracle.State(
+        memory.bank.astype(np.float64),
+        memory.clusters.labels,
+        memory.clusters.centroids.astype(np.float64),
+    )
     found = []
-    for _ in range(count):
-        indices = random.permutation(N)[:BATCH].astype(np.int32)
-        embedding = np.maximum(random.normal(size=(BATCH, DIM)), 0)
-        embedding[0] = 0  # a dead embedding
-        logits = random.normal(size=(BATCH, CLUSTERS))
-        outputs = Classified(np.float32(embedding), np.float32(logits))
-        found.append((indices, outputs))
+    for number, given in enumerate(steps):
+        state, loss, changed = oracle.iteration(state, *given, step=number, **options)
+        found.append((state, loss, changed))
     return found
 
 
-def step_of(method: Method) -> Any:
-    """What the trainer does of the method in a step."""
-
-    def step(memory: Memory, indices: Any, outputs: Classified, number: Any) -> Any:
-        batch = Batch(indices, {}, {}, None)
-        moment = Moment(number, jnp.int32(0), None)
-        per_image, aux = method.loss(outputs, batch, memory, moment)
-        memory = method.update(memory, outputs, batch, aux, {}, moment)
-        return memory, per_image, aux.metrics["label_changes"][None]
-
-    return step
-
-
-def run(method: Method, memory: Memory, given: list, **devices_: Any) -> Any:
-    """Takes steps; returns the memory, the losses and shares of changed labels."""
-    step, losses, changes = step_of(method), [], []
-    if not devices_:
-        mapped = jax.jit(step)
-        for number, (indices, outputs) in enumerate(given):
-            memory, loss, changed = mapped(memory, indices, outputs, jnp.int32(number))
-            losses.append(loss.mean())
-            changes.append(changed.mean())
-        return jax.device_get((memory, losses, changes))
-    runner = devices.make_runner(devices_["mode"], devices_["count"])
-    spec = method.memory_spec
-    mapped = runner.compile(
-        step, (spec, SHARDED, SHARDED, REPLICATED), (spec, SHARDED, SHARDED)
-    )
-    memory = runner.put(memory, spec)
-    for number, (indices, outputs) in enumerate(given):
-        placed = runner.put((indices, outputs), (SHARDED, SHARDED))
-        memory, loss, changed = mapped(
-            memory, *placed, runner.put(np.int32(number), REPLICATED)
+def check(states: list, metrics: list, right: list[tuple]) -> None:
+    for memory, row, (state, loss, changed) in zip(states, metrics, right, strict=True):
+        np.testing.assert_allclose(memory.bank, state.bank, atol=1e-6)
+        np.testing.assert_array_equal(memory.clusters.labels, state.labels)
+        np.testing.assert_allclose(
+            memory.clusters.centroids, state.centroids, atol=1e-6
         )
-        losses.append(runner.fetch(loss, SHARDED, BATCH).mean())
-        changes.append(runner.fetch(changed, SHARDED, devices_["count"]).mean())
-    for part in jax.tree.leaves(memory.clusters):  # equal on all devices
-        copies = [np.asarray(shard.data) for shard in part.addressable_shards]
-        for copy in copies[1:]:
-            np.testing.assert_array_equal(copy, copies[0])
-    return runner.fetch(memory, spec, N), losses, changes
-
-
-def of_oracle(memory: Memory, given: list) -> Any:
-    bank, (labels, _, centroids) = memory
-    wanted = oracle.Memory(bank.astype(float), labels.copy(), centroids.astype(float))
-    losses, changes, small = [], [], []
-    for number, (indices, outputs) in enumerate(given):
-        sizes = np.bincount(wanted.labels, minlength=CLUSTERS)
-        losses.append(oracle.loss(outputs.logits, wanted.labels[indices], sizes, 0.5))
-        changed, count = oracle.iterate(
-            wanted,
-            indices,
-            np.asarray(outputs.embedding, float),
-            step=number,
-            m=0.5,
-            every=EVERY,
-            smallest=SMALLEST,
-            iterations=4,
+        np.testing.assert_array_equal(
+            memory.clusters.sizes, np.bincount(state.labels, minlength=7)
         )
-        changes.append(changed)
-        small.append(count)
-    return wanted, losses, changes, small
-
-
-def check(found: Any, wanted: Any) -> None:
-    memory, losses, changes = found
-    reference, losses_, changes_, _ = wanted
-    np.testing.assert_array_equal(memory.clusters.labels, reference.labels)
-    np.testing.assert_array_equal(
-        memory.clusters.sizes, np.bincount(reference.labels, minlength=CLUSTERS)
-    )
-    np.testing.assert_allclose(memory.bank, reference.bank, atol=1e-6)
-    np.testing.assert_allclose(
-        memory.clusters.centroids, reference.centroids, atol=1e-6
-    )
-    np.testing.assert_allclose(losses, losses_, rtol=1e-5)
-    np.testing.assert_allclose(changes, changes_, rtol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_steps_are_those_of_the_oracle(seed: int) -> None:
-    memory, given = memory_of(seed, sizes=[3, 0, 40, 2, 20, 18, 10]), batches(8, seed)
-    wanted = of_oracle(memory, given)
-    small = wanted[-1]
-    assert 0 in small and sum(small) >= 1 and max(small) <= 4  # both cases are there
-    check(run(method_of(), memory, given), wanted)
+        np.testing.assert_allclose(row["loss"], loss, rtol=1e-5)
+        np.testing.assert_allclose(row["label_changes"], changed, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", devices.MODES)
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_steps_are_the_same_on_all_devices(count: int, mode: str) -> None:
-    memory, given = memory_of(9, sizes=[3, 0, 40, 2, 20, 18, 10]), batches(4, 9)
-    wanted = of_oracle(memory, given)
-    assert sum(wanted[-1]) >= 2
-    check(run(method_of(AXIS), memory, given, mode=mode, count=count), wanted)
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_iterations_are_those_of_the_released_order(
+    mode: str, num_devices: int
+) -> None:
+    memory, steps = first_memory(), random_steps(8)
+    assert (memory.clusters.sizes < OPTIONS["min_cluster"]).sum() >= 2
+    right = wanted(memory, steps, splits_per_step=None)  # all of them, as released
+    check(*take(memory, steps, mode=mode, num_devices=num_devices), right)
 
 
-def test_the_loss_is_the_weighted_mean_of_torch() -> None:
-    memory, [(indices, outputs)] = memory_of(3), batches(1, 3)
-    per_image, _ = method_of().loss(outputs, Batch(indices, {}, {}, None), memory, None)
-    weights = (1.0 / (memory.clusters.sizes + 1e-5)) ** 0.5
-    wanted = torch.nn.functional.cross_entropy(
-        torch.tensor(np.array(outputs.logits)),
-        torch.tensor(memory.clusters.labels[indices].astype(np.int64)),
-        weight=torch.tensor(weights.astype(np.float32)),
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_step_splits_no_more_than_it_may(num_devices: int) -> None:
+    memory, steps = first_memory(), random_steps(8)
+    for most in (0, 1, 2):
+        right = wanted(memory, steps, splits_per_step=most)
+        given = {"mode": "pmap", "num_devices": num_devices, "splits_per_step": most}
+        check(*take(memory, steps, **given), right)
+
+
+def test_others_wait_for_the_next_steps() -> None:
+    memory = first_memory()
+    states, _ = take(
+        memory, random_steps(4), mode="pmap", num_devices=1, splits_per_step=1
     )
-    np.testing.assert_allclose(per_image.mean(), float(wanted), rtol=1e-5)
+    small = [int((s.clusters.sizes < 6).sum()) for s in (memory, *states)]
+    assert small[0] >= 2 and small[-1] < small[0]
 
 
-def test_golden_weights() -> None:
-    # Clusters of 4 and 16 images: 1/2 and 1/4 before they are divided by their sum. Loss
-    # log(2) and log(4): (1/2 log 2 + 1/4 log 4) / (3/4) = 4/3 log 2.
-    sizes = np.int32([4, 16, *[0] * (CLUSTERS - 2)])
-    memory = memory_of(0)
-    labels = memory.clusters.labels.copy()
-    labels[[5, 7]] = 0, 1
-    memory = memory._replace(
-        clusters=memory.clusters._replace(labels=labels, sizes=sizes)
+def test_settings_change_what_they_are_for() -> None:
+    memory, steps = first_memory(), random_steps(4)
+    for changes in (
+        {"bank_momentum": 0.9},
+        {"weight_power": 0.0},
+        {"weight_power": 1.0},
+        {"refresh_every": 1},
+        {"min_cluster": 1},  # empty ones alone
+        {"split_iterations": 1},
+    ):
+        right = wanted(memory, steps, **changes)
+        check(*take(memory, steps, mode="pmap", num_devices=2, **changes), right)
+
+
+# By hand.
+
+
+def test_the_weighted_mean_is_pytorchs() -> None:
+    # Sizes 4, 1 and 0 weigh 1/2, 1 and much; labels 0, 0, 1: weights 1/2, 1/2, 1 of 2.
+    logits = np.log(np.array([[2.0, 1, 1], [1, 2, 1], [1, 1, 6]], np.float32))
+    cross = -np.log([2 / 4, 1 / 4, 1 / 8])
+    by_hand = (0.5 * cross[0] + 0.5 * cross[1] + cross[2]) / 2
+    clusters = Clusters(
+        np.array([0, 0, 1, 0, 0], np.int32),
+        np.eye(3, DIM, dtype=np.float32),
+        np.array([4, 1, 0]),
     )
-    logits = np.full((2, CLUSTERS), -100.0, np.float32)
-    logits[0, :2] = 0
-    logits[1, :4] = 0
-    outputs = Classified(np.ones((2, DIM), np.float32), logits)
-    batch = Batch(np.int32([5, 7]), {}, {}, None)
-    per_image, aux = method_of().loss(outputs, batch, memory, None)
-    np.testing.assert_allclose(per_image.mean(), 4 / 3 * np.log(2), rtol=1e-5)
-    assert aux.metrics["largest_cluster"] == 16 and aux.metrics["smallest_cluster"] == 0
+    memory = jax.tree.map(jnp.asarray, Memory(np.ones((5, DIM), np.float32), clusters))
+    method = make(num_examples=15, num_clusters=3, min_cluster=1)
+    ids = jnp.array([0, 1, 2])
+    outputs = Classified(jnp.ones((3, DIM)), logits)
+    losses, _ = method.loss(outputs, Batch(ids, {}, {}, None), memory, None)
+    np.testing.assert_allclose(losses.mean(), by_hand, rtol=1e-5)
+    weights = oracle.class_weights(clusters.labels, 3, 0.5)
+    slow = oracle.weighted_cross_entropy(logits, [0, 0, 1], weights)
+    assert slow == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_golden_step() -> None:
-    """Rows and centroids at angles; everything can be checked by hand.
-
-    Image 0 at 0 degrees sees 60: its row moves to 30. Of the centroids at 10, 40 and 88
-    degrees its own fits best, because the second one is shorter: cos 20 = 0.94 is above
-    0.9 cos 10 = 0.89. Cluster 2 has one image, at 90 degrees. It is dissolved into cluster
-    1 (0.9 cos 50 = 0.58 is above cos 80 = 0.17), and takes the smaller half of cluster 0.
-    """
-
-    def at(degrees: Any) -> np.ndarray:
-        angles = np.deg2rad(np.float64(degrees))
-        return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
-
-    encoder = Encoder(backbone=None, head="linear", hidden=4, dim=2)
-    problem = Problem(encoder, 12, 1, 12, None)
-    method = odc(**OPTIONS | dict(num_clusters=3, min_cluster=2), problem=problem)
-    bank = at([0, 5, 10, 15, 20, 12, 8, 9, 35, 45, 85, 90])
-    labels = np.int32([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
-    centroids = np.stack([at(10), 0.9 * at(40), at(88)])
-    memory = Memory(bank, Clusters(labels, np.int32([8, 3, 1]), centroids))
-    outputs = Classified(3 * at([60]), np.zeros((1, 3), np.float32))
-    found, _, changed = jax.jit(step_of(method))(
-        memory, np.int32([0]), outputs, jnp.int32(0)
-    )
-    assert changed == 0
-    np.testing.assert_allclose(found.bank[0], at(30), atol=1e-6)
-    np.testing.assert_array_equal(found.bank[1:], bank[1:])
-    # Lloyd ends with 5 to 15 degrees in one half, and 20 and 30 in the other.
-    angles = np.array([30, 5, 10, 15, 20, 12, 8, 9])
-    half = found.clusters.labels[:8] == 2
-    assert set(angles[half]) == {20, 30}
-    np.testing.assert_array_equal(found.clusters.labels[8:], [1, 1, 1, 1])
-    np.testing.assert_array_equal(found.clusters.sizes, [6, 4, 2])
-    np.testing.assert_allclose(
-        found.clusters.centroids[2], (at(20) + at(30)) / 2, atol=1e-6
-    )
-    np.testing.assert_allclose(found.clusters.centroids[1], 0.9 * at(40), atol=1e-6)
-
-
-def test_later_small_clusters_wait() -> None:
-    bank, clusters = memory_of(4, sizes=[2, 1, 40, 3, 43, 2, 2])  # five are small
-    options = {"min_cluster": SMALLEST, "num_iterations": 4, "axis_name": None}
-    replace = partial(
-        jax.jit(replace_small, static_argnames=("most", *options)), **options
-    )
-    found = [jax.device_get(replace(clusters, bank, most=most)) for most in (2, 5, 9)]
-    small = np.array([x.sizes < SMALLEST for x in found])
-    np.testing.assert_array_equal(small[0], [0, 0, 0, 1, 0, 1, 1])
-    assert not small[1:].any()
-    np.testing.assert_array_equal(found[1].labels, found[2].labels)
-    for one in found:
-        counted = np.bincount(one.labels, minlength=CLUSTERS)
-        np.testing.assert_array_equal(one.sizes, counted)
-    waiting = np.isin(clusters.labels, [3, 5, 6])
-    np.testing.assert_array_equal(found[0].labels[waiting], clusters.labels[waiting])
-
-
-def test_a_smallest_size_of_one_replaces_empty_clusters_alone() -> None:
-    bank, clusters = memory_of(4, sizes=[1, 0, 40, 3, 43, 4, 2])
-    found = replace_small(
-        jax.tree.map(jnp.asarray, clusters),
-        bank,
-        min_cluster=1,
-        most=4,
-        num_iterations=4,
+def test_a_feature_moves_by_half_and_takes_the_nearest_centroid() -> None:
+    # Half of (1, 0) and half of (0, 1) is the diagonal; 0.8 along it wins against
+    # centroids that point better but are shorter.
+    bank = np.zeros((14, DIM), np.float32)
+    bank[:, 0] = 1
+    centroids = np.zeros((2, DIM), np.float32)
+    centroids[0, 0], centroids[1, :2] = 0.9, (0.5, 0.5)
+    labels = np.zeros(14, np.int32)
+    labels[7:] = 1
+    memory = Memory(bank, Clusters(labels, centroids, np.array([7, 7], np.int32)))
+    method = make(num_examples=14, num_clusters=2, bank_momentum=0.5, min_cluster=6)
+    embeddings = np.zeros((1, DIM), np.float32)
+    embeddings[0, 1] = 3
+    given = np.array([2], np.int32), embeddings, np.zeros((1, 2), np.float32)
+    after, found = one_step(
+        jax.tree.map(jnp.asarray, memory),
+        *given,
+        jnp.int32(0),
+        method=method,
         axis_name=None,
     )
+    np.testing.assert_allclose(after.bank[2, :2], [0.5**0.5] * 2, rtol=1e-6)
+    assert after.clusters.labels[2] == 1 and after.clusters.sizes.tolist() == [6, 8]
+    assert found["label_changes"] == 1
     np.testing.assert_array_equal(
-        found.sizes[jnp.array([0, 2, 3, 5, 6])], [1, 40, 3, 4, 2]
+        after.clusters.centroids, centroids
+    )  # no step of five
+
+
+def test_a_cluster_of_equal_features_is_halved() -> None:
+    bank = np.full((20, DIM), DIM**-0.5, np.float32)
+    clusters = Clusters(
+        np.zeros(20, np.int32), np.eye(2, DIM, dtype=np.float32), np.array([20, 0])
     )
-    assert found.sizes[1] + found.sizes[4] == 43 and found.sizes[1] > 0
-
-
-def test_the_first_clustering_leaves_none_empty() -> None:
-    # Three different rows: k-means finds three clusters, and seven are asked for.
-    rows = np.abs(np.random.default_rng(0).normal(size=(3, DIM)))[np.arange(N) % 3]
-    for method in (method_of(), method_of(kmeans_iterations=0)):
-        memory = method.init_memory(jax.random.key(0), {})
-        memory = method.begin(memory, lambda: Outputs(None, np.float32(rows)))
-        np.testing.assert_allclose(np.linalg.norm(memory.bank, axis=1), 1, rtol=1e-6)
-        _, clusters = jax.jit(method.settle)(memory, jax.random.key(1))
-        counted = np.bincount(clusters.labels, minlength=CLUSTERS)
-        assert len(counted) == CLUSTERS and (counted > 0).all()
-        np.testing.assert_array_equal(clusters.sizes, counted)
-        for c in range(CLUSTERS):
-            mean = memory.bank[clusters.labels == c].mean(axis=0)
-            np.testing.assert_allclose(clusters.centroids[c], mean, atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", devices.MODES)
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_the_first_clustering_is_the_same_on_all_devices(count: int, mode: str) -> None:
-    method, alone = method_of(AXIS), method_of()
-    memory, key = memory_of(6), jax.random.key(3)
-    # So that some clusters come out empty; the means of these rows are exact.
-    memory.bank[:70] = np.eye(DIM)[0]
-    expected = jax.jit(alone.settle)(memory, key)
-    runner = devices.make_runner(mode, count)
-    spec = method.memory_spec
-    settle = runner.compile(
-        lambda memory, data: method.settle(memory, jax.random.wrap_key_data(data)),
-        (spec, REPLICATED),
-        spec,
+    method = make(num_examples=20, num_clusters=2, min_cluster=6)
+    given = (
+        np.array([3], np.int32),
+        np.ones((1, DIM), np.float32),
+        np.zeros((1, 2), np.float32),
     )
-    data = runner.put(np.asarray(jax.random.key_data(key)), REPLICATED)
-    found = runner.fetch(settle(runner.put(memory, spec), data), spec, N)
-    np.testing.assert_array_equal(found.clusters.labels, expected.clusters.labels)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), found, expected)
+    after, _ = one_step(
+        jax.tree.map(jnp.asarray, Memory(bank, clusters)),
+        *given,
+        jnp.int32(0),
+        method=method,
+        axis_name=None,
+    )
+    assert after.clusters.sizes.tolist() == [10, 10]
+    assert np.bincount(after.clusters.labels).tolist() == [10, 10]
 
 
-def test_other_images() -> None:
-    memory = memory_of(5)
-    rows = np.array([3, -1, 0, -1])
-    new = np.stack([5 * memory.clusters.centroids[2], memory.bank[9]])
-    found = method_of().match(memory, rows, new)
-    np.testing.assert_array_equal(found.bank[[0, 2]], memory.bank[[3, 0]])
-    unit = new / np.linalg.norm(new, axis=1, keepdims=True)
-    np.testing.assert_allclose(found.bank[[1, 3]], unit, rtol=1e-6)
-    labels = memory.clusters.labels
-    wanted = [np.argmax(memory.clusters.centroids @ row) for row in unit]
+def test_a_step_that_is_not_finite_leaves_no_nan_behind() -> None:
+    # The trainer passes zeros then; a zero feature has no direction.
+    memory = jax.tree.map(jnp.asarray, first_memory())
+    zeros = np.zeros((BATCH, DIM), np.float32), np.zeros((BATCH, 7), np.float32)
+    after, found = one_step(
+        memory,
+        np.arange(BATCH, dtype=np.int32),
+        *zeros,
+        jnp.int32(0),
+        method=make(),
+        axis_name=None,
+    )
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+    assert all(np.isfinite(x) for x in found.values())
+
+
+# The start, and other images.
+
+
+def test_it_begins_with_k_means_of_unit_features() -> None:
+    random = np.random.default_rng(0)
+    embeddings = np.maximum(random.normal(size=(NUM_EXAMPLES, DIM)), 0)
+    embeddings[5] = 0  # ReLU can leave nothing
+    method = make()
+    memory = method.begin(None, lambda: Outputs(None, embeddings.astype(np.float32)))
+    lengths = np.linalg.norm(memory.bank, axis=1)
+    np.testing.assert_allclose(lengths, embeddings.any(axis=1), rtol=1e-6)
+    assert lengths[5] == 0
+    labels, centroids, sizes = memory.clusters
+    np.testing.assert_array_equal(sizes, np.bincount(labels, minlength=7))
+    assert sizes.min() >= 1 and sizes.dtype == labels.dtype == np.int32
+    for c in range(7):
+        np.testing.assert_allclose(
+            centroids[c], memory.bank[labels == c].mean(axis=0), atol=1e-6
+        )
+    again = method.begin(None, lambda: Outputs(None, embeddings.astype(np.float32)))
+    jax.tree.map(np.testing.assert_array_equal, memory, again)
+    shapes = jax.eval_shape(method.init_memory, jax.random.key(0), {})
+    jax.tree.map(
+        lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype) or pytest.fail(),
+        shapes,
+        memory,
+    )
+
+
+def test_a_memory_follows_its_images() -> None:
+    memory, method = first_memory(), make()
+    rows = np.array([4, -1, 90, -1, 0], np.int32)
+    new = 2 * memory.clusters.centroids[[0, 2]]
+    found = method.match(memory, rows, new)
+    np.testing.assert_array_equal(found.bank[[0, 2, 4]], memory.bank[[4, 90, 0]])
+    for row, feature in zip((1, 3), new, strict=True):
+        unit = feature / np.linalg.norm(feature)
+        np.testing.assert_allclose(found.bank[row], unit, rtol=1e-5)
+        label = np.argmax(memory.clusters.centroids @ unit)
+        assert found.clusters.labels[row] == label
     np.testing.assert_array_equal(
-        found.clusters.labels, [labels[3], wanted[0], labels[0], wanted[1]]
+        found.clusters.labels[[0, 2, 4]], memory.clusters.labels[[4, 90, 0]]
     )
-    np.testing.assert_array_equal(
-        found.clusters.sizes, np.bincount(found.clusters.labels, minlength=CLUSTERS)
-    )
-    assert found.clusters.labels.dtype == found.clusters.sizes.dtype == np.int32
     np.testing.assert_array_equal(found.clusters.centroids, memory.clusters.centroids)
+    counts = np.bincount(found.clusters.labels, minlength=7)
+    np.testing.assert_array_equal(found.clusters.sizes, counts)
+    fewer = method.match(memory, np.arange(3), np.zeros((0, DIM), np.float32))
+    assert fewer.clusters.sizes.sum() == 3
 
 
-def test_auto_follows_the_images_that_the_run_began_with() -> None:
-    encoder = Encoder(backbone=None, head="linear", hidden=4, dim=DIM)
-    auto = OPTIONS | dict(num_clusters="auto", min_cluster="auto")
-    imagenet = Problem(encoder, 1_281_167, 512, 1_281_167 // 512, None)
-    about = odc(**auto, problem=imagenet).notes.about
-    assert about == "10,008 clusters of at least 20 images"
-    grown = imagenet._replace(num_examples=2_000_000)
-    assert odc(**auto, problem=grown).notes.about == about
+# Options.
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"num_clusters": 1}, "method.num_clusters=1: set it to 2 or above"),
-        ({"min_cluster": 0}, "method.min_cluster=0: set it to 1 or above"),
-        ({"num_clusters": 0.5}, "method.num_clusters=0.5: set it to a whole number"),
+        ({"num_clusters": 1}, r"method.num_clusters=1: .* set it from 2 to 15"),
+        ({"num_clusters": 16}, r"method.num_clusters=16: .* set it from 2 to 15"),
+        ({"num_clusters": "many"}, "method.num_clusters='many'"),
+        ({"num_clusters": 2.5}, r"method.num_clusters=2.5"),
+        ({"min_cluster": 47}, "method.min_cluster=47, .* at most 46"),
+        ({"min_cluster": 0}, "method.min_cluster=0"),
+        ({"splits_per_step": -1}, "method.splits_per_step=-1"),
+        ({"refresh_every": 0}, "method.refresh_every=0"),
         ({"bank_momentum": 1.5}, "method.bank_momentum=1.5: set it from 0 to 1"),
-        ({"dropout": 1.0}, "method.dropout=1.0: set it in"),
-        ({"refresh_every": 0}, "method.refresh_every=0: set it to 1"),
-        ({"balance": -1}, "method.balance=-1: set it to 0"),
-        ({"num_clusters": 10}, "need 120 images, twice as many, but there are 93"),
+        ({"dropout": 1}, "method.dropout=1"),
+        ({"norm_momentum": -0.1}, "method.norm_momentum=-0.1"),
+        ({"weight_power": -1}, "method.weight_power=-1"),
+        ({"kmeans_iterations": 2.0}, "method.kmeans_iterations=2.0"),
+        ({"split_iterations": 0}, "method.split_iterations=0"),
     ],
 )
-def test_wrong_options(changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        method_of(**changes)
+def test_an_impossible_option_is_one_line(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(**changes)
 
 
-def test_a_step_that_is_not_finite_leaves_a_sound_memory() -> None:
-    memory, [(indices, outputs)] = memory_of(8), batches(1, 8)
-    zero = jax.tree.map(np.zeros_like, outputs)
-    aux = Aux({}, np.zeros(BATCH, np.int32))
-    batch, moment = (
-        Batch(indices, {}, {}, None),
-        Moment(jnp.int32(0), jnp.int32(0), None),
+@pytest.mark.parametrize(
+    ("num_examples", "min_cluster", "count"),
+    [
+        (1_281_167, 20, 10_009),
+        (60_000, 20, 468),
+        (93, 6, 2),
+        (300, 100, 2),
+        (1347, 20, 10),
+    ],
+)
+def test_the_number_of_clusters_follows_n(
+    num_examples: int, min_cluster: int, count: int
+) -> None:
+    method = make(
+        num_examples=num_examples, num_clusters="auto", min_cluster=min_cluster
     )
-    found = jax.jit(method_of().update)(memory, zero, batch, aux, {}, moment)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
-    np.testing.assert_array_equal(
-        found.clusters.sizes, np.bincount(found.clusters.labels, minlength=CLUSTERS)
-    )
+    assert method.encoder.num_clusters == count
+    assert method.requires.fewest_examples == count * min_cluster
+    assert f"{count:,} clusters" in method.notes.about

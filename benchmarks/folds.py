@@ -1,12 +1,15 @@
-"""Compares settings of the demo on writers of its training split.
+"""Compares settings on folds of the training images; the held-out images are not read.
 
-    python benchmarks/digits_settings.py "" "augment.size=12 train.epochs=40"
+    python benchmarks/folds.py digits "" "augment.size=12 train.epochs=40"
+    python benchmarks/folds.py letters:odc --folds=1 \\
+        --given="data.num_train=10000 augment.size=14" "" "optimizer.learning_rate=0.1"
 
-Each argument is one setting: overrides of configs/digits.py with spaces between; "" is
-the config as it stands. scikit-learn's digits are in the order of their writers. The
-1,347 training digits are cut into three blocks of consecutive digits; each block in turn
-is held out, the network is trained on the other two, and kNN (K = 10) of the block by
-the trained features is its score. The 450 digits that the demo holds out are not read.
+First comes what stands in --config=configs/DATA.py:METHOD. Each argument after it is one
+setting: overrides with spaces between; "" is the config as it stands. The training images
+are cut into three blocks of consecutive ones. Each block in turn is held out, the network
+is trained on the other two, and kNN of the block by the trained features is its score.
+Digits are in the order of their writers, and letters in that of their families of fonts,
+so a block holds writers or fonts that training has not seen.
 
 Runs that are stored in --output are not repeated. One process per core, each with one
 device: CPU seconds of a run are therefore about twice its time on two idle cores.
@@ -15,6 +18,7 @@ device: CPU seconds of a run are therefore about twice its time on two idle core
 import argparse
 import ast
 import contextlib
+import importlib
 import json
 import os
 import statistics
@@ -25,30 +29,32 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-NUM_TRAIN = 1347  # of the demo's split
 FOLDS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="DATA, or DATA:METHOD")
     parser.add_argument("settings", nargs="+", help='overrides, or "" for none')
+    parser.add_argument("--given", default="", help="overrides for every setting")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many to run")
     parser.add_argument("--seeds", type=int, default=1, help="per fold, from 0")
     parser.add_argument("--cores", type=int, default=2, help="how many to use")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "runs" / "digits_settings.jsonl"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "folds.jsonl")
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    settings = [f"{options.given} {setting}".strip() for setting in options.settings]
     jobs = [
-        (setting, seed, fold)
+        (options.config, setting, seed, fold)
         for seed in range(options.seeds)
-        for setting in options.settings
-        for fold in range(FOLDS)
+        for setting in settings
+        for fold in range(options.folds)
     ]
     done = {key_of(row) for row in read_rows(options.output)}
     cores = get_context("spawn").Queue()
@@ -70,7 +76,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             with options.output.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-    print_table(options.settings, read_rows(options.output))
+    rows = [row for row in read_rows(options.output) if key_of(row) in jobs]
+    print_table(settings, rows)
 
 
 def begin(cores: Any, cache: str) -> None:
@@ -82,21 +89,20 @@ def begin(cores: Any, cache: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-def run_fold(setting: str, seed: int, fold: int) -> dict[str, Any]:
-    """Trains on two blocks of writers; returns the scores of the third, in percent."""
-    from configs import digits
+def run_fold(name: str, setting: str, seed: int, fold: int) -> dict[str, Any]:
+    """Trains on two blocks of images; returns the scores of the third, in percent."""
     from invariance_propagation.data import sources
     from invariance_propagation.train.loop import train_and_evaluate
 
-    config = digits.get_config()
-    pairs = [pair.split("=", 1) for pair in setting.split()]
-    config.update_from_flattened_dict({key: parse(text) for key, text in pairs})
+    config = config_of(name, setting)
     config.seed = seed
     config.train.evaluate_every = 0
     config.train.checkpoint_every = 10**9
-    sources.LOADERS["digits"] = lambda folder: fold_of_training_digits(fold)
+    divided = fold_of(config, fold)
+    config.data.num_train = 0
     started = time.process_time()
     with (
+        mock.patch.dict(sources.LOADERS, {config.data.name: lambda folder: divided}),
         tempfile.TemporaryDirectory() as workdir,
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -104,6 +110,7 @@ def run_fold(setting: str, seed: int, fold: int) -> dict[str, Any]:
     ):
         summary = train_and_evaluate(config, workdir)
     return {
+        "config": name,
         "setting": setting,
         "seed": seed,
         "fold": fold,
@@ -113,19 +120,25 @@ def run_fold(setting: str, seed: int, fold: int) -> dict[str, Any]:
     }
 
 
-def fold_of_training_digits(fold: int):
-    """The training digits: all blocks but `fold` to train on, that one to test."""
-    from sklearn.datasets import load_digits
+def config_of(name: str, setting: str) -> Any:
+    data, _, method = name.partition(":")
+    config = importlib.import_module(f"configs.{data}").get_config(method)
+    pairs = [pair.split("=", 1) for pair in setting.split()]
+    config.update_from_flattened_dict({key: parse(text) for key, text in pairs})
+    return config
 
-    from invariance_propagation.data.dataset import Dataset, Split
 
-    bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:NUM_TRAIN, ..., None]
-    labels = bunch.target.astype(np.int32)[:NUM_TRAIN]
-    test = np.arange(NUM_TRAIN) * FOLDS // NUM_TRAIN == fold
-    return Dataset(
-        "digits", Split(images[~test], labels[~test]), Split(images[test], labels[test])
-    )
+def fold_of(config: Any, fold: int) -> Any:
+    """The training images: all blocks but `fold` to train on, that one to test."""
+    from invariance_propagation import settings
+    from invariance_propagation.data import sources
+
+    bound = {"size": config.augment.size, "seed": 0}  # the same images for every seed
+    whole = settings.call(sources.load, "data", config, **bound)
+    count = len(whole.train.images)
+    test = np.arange(count) * FOLDS // count == fold
+    parts = [whole.train.take(np.flatnonzero(mask)) for mask in (~test, test)]
+    return whole._replace(train=parts[0], held_out=parts[1])
 
 
 def parse(text: str) -> Any:
@@ -142,8 +155,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def key_of(row: dict[str, Any]) -> tuple[str, int, int]:
-    return row["setting"], row["seed"], row["fold"]
+def key_of(row: dict[str, Any]) -> tuple[str, str, int, int]:
+    return row["config"], row["setting"], row["seed"], row["fold"]
 
 
 def print_table(settings: list[str], rows: list[dict[str, Any]]) -> None:
@@ -153,7 +166,7 @@ def print_table(settings: list[str], rows: list[dict[str, Any]]) -> None:
         own = [row for row in rows if row["setting"] == setting]
         folds = [
             [row["trained"] for row in own if row["fold"] == fold]
-            for fold in range(FOLDS)
+            for fold in sorted({row["fold"] for row in own})
         ]
         variances = [statistics.variance(scores) for scores in folds if scores[1:]]
         deviation = statistics.mean(variances) ** 0.5 if variances else float("nan")
