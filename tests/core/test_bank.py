@@ -1,12 +1,15 @@
 """The memory bank: its start and its moving average."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invariance_propagation import init_bank, update_bank
-from invariance_propagation.core.bank import normalize
+from invariance_propagation import devices, init_bank, update_bank
+from invariance_propagation.core.bank import bank_rows, normalize
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests.reference import objective as oracle
 
 
@@ -220,3 +223,16 @@ def test_a_row_that_is_not_finite_is_nan_and_no_other(value: float) -> None:
     found = np.asarray(normalize(x))
     assert np.isnan(found[0, 1])
     np.testing.assert_allclose(found[1], [0.6, 0.8], atol=1e-7)
+
+
+@pytest.mark.parametrize("num_devices", [1, 3, 8])
+def test_rows_are_found_wherever_they_lie(num_devices: int) -> None:
+    bank = np.random.default_rng(0).normal(size=(21, 4)).astype(np.float32)
+    ids = np.array([20, 0, 7, 7, 13], np.int32)
+    np.testing.assert_array_equal(bank_rows(jax.numpy.asarray(bank), ids), bank[ids])
+    runner = devices.make_runner("pmap", num_devices)
+    look = runner.compile(
+        partial(bank_rows, axis_name=AXIS), (SHARDED, REPLICATED), REPLICATED
+    )
+    found = look(runner.put(bank, SHARDED), runner.put(ids, REPLICATED))
+    np.testing.assert_array_equal(runner.fetch(found, REPLICATED, 0), bank[ids])

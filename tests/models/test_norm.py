@@ -162,3 +162,17 @@ def test_a_mask_needs_the_whole_batch():
         BatchNorm(False, group_size=4).apply(
             start(), batch(), np.ones(16, bool), mutable=["batch_stats"]
         )
+
+
+def test_without_parameters_it_only_normalises() -> None:
+    x = batch()
+    norm = BatchNorm(use_running_average=False, group_size=4, affine=False)
+    variables = norm.init(jax.random.key(0), x)
+    assert variables.keys() == {"batch_stats"}
+    found, _ = norm.apply(variables, x, mutable=["batch_stats"])
+    affine = {
+        "params": {"scale": np.ones(5, np.float32), "bias": np.zeros(5, np.float32)},
+        "batch_stats": variables["batch_stats"],
+    }
+    right, _ = norm.clone(affine=True).apply(affine, x, mutable=["batch_stats"])
+    np.testing.assert_array_equal(found, right)

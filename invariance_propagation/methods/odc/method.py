@@ -106,7 +106,8 @@ def loss(
     labels = clusters.labels[batch.indices]
     cross = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)  # 1
     # PyTorch divides by the sum of the weights, here of the whole batch.
-    weights = (clusters.sizes[labels] + 1e-5) ** -options.weight_power  # 7
+    sizes = clusters.sizes[labels].astype(jnp.float32)
+    weights = (sizes + 1e-5) ** -options.weight_power  # 7
     weights /= parallel.pmean(weights.mean(), axis_name)
 
     features = normalize(lax.stop_gradient(outputs.embedding))

@@ -287,6 +287,26 @@ def test_a_step_that_is_not_finite_leaves_no_nan_behind() -> None:
     assert all(np.isfinite(x) for x in found.values())
 
 
+def test_sixty_four_bits_change_nothing() -> None:
+    results = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            method = make()
+            started = method.begin(None, lambda: Outputs(None, first_memory().bank))
+            memory = jax.tree.map(jnp.asarray, first_memory())
+            for number, given in enumerate(random_steps(3)):
+                memory, found = one_step(
+                    memory, *given, jnp.int32(number), method=method, axis_name=None
+                )
+            results.append((started, memory, found))
+    plain, wide = results
+    jax.tree.map(np.testing.assert_array_equal, plain, wide)
+    assert {x.dtype for x in jax.tree.leaves(wide)} == {
+        np.dtype(np.float32),
+        np.dtype(np.int32),
+    }
+
+
 # The start, and other images.
 
 
