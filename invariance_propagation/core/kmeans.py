@@ -1,6 +1,8 @@
 """k-means: of all rows on one device, and of two halves in a bank that lies in shards."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ from invariance_propagation.errors import UserError
 
 # Scores and one-hot labels exist for this many pairs of row and cluster: 256 MB each.
 PAIRS_AT_ONCE = 1 << 26
+MEMBERS_AT_ONCE = 1024  # of a cluster that is divided
 _EXACT = lax.Precision.HIGHEST
+Plane = tuple[jax.Array, jax.Array]  # float32 [d], a direction, and float32 [], how far
 
 
 @partial(jax.jit, static_argnames=("num_clusters", "iterations"))
@@ -144,63 +148,119 @@ def means(rows: jax.Array, labels: jax.Array, *, num_clusters: int) -> jax.Array
     return sums / sizes[:, None]
 
 
+class Halves(NamedTuple):
+    """Holds a cluster that has been divided.
+
+    Attributes:
+      second: bool [n], which of this device's rows are in the second half; none or all
+        members if all of them are equal.
+      means: float32 [2, d], of both halves; 0 for one without members.
+    """
+
+    second: jax.Array
+    means: jax.Array
+
+
 def two_means(
     rows: jax.Array,
     members: jax.Array,
     *,
     iterations: int = 20,
     axis_name: str | None = None,
-) -> jax.Array:
+) -> Halves:
     """Divides the members of one cluster into two.
 
     Lloyd's algorithm starts from the two sides of the members' mean, seen along the line to
     the member that is farthest from it. So a single row far away does not end up alone.
+    Only rows of members are read, a block of them at a time.
 
     Args:
       rows: float32 [n, d], this device's rows.
       members: bool [n], which of them belong to the cluster.
       iterations: how often rows are assigned to one of two means.
       axis_name: the device axis, or None for one device.
-
-    Returns:
-      bool [n], the members of the second half; none or all if all members are equal.
     """
+    rows, members = jnp.asarray(rows, jnp.float32), jnp.asarray(members)
+    fold = _over_members(rows, members)
 
-    def total(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
-        weights = chosen.astype(jnp.float32)
-        sums = jnp.matmul(weights, rows, precision=_EXACT)
-        return parallel.psum((sums, weights.sum()), axis_name)
+    def means(plane: Plane) -> tuple[jax.Array, jax.Array]:
+        """Averages the members on both sides of a plane, and counts them."""
 
-    def side(direction: jax.Array, threshold: jax.Array) -> jax.Array:
-        return members & (jnp.matmul(rows, direction, precision=_EXACT) > threshold)
+        def add(sums: Any, block: jax.Array, ids: jax.Array) -> Any:
+            beyond, real = _beyond(block, plane), ids < len(rows)
+            sides = jnp.stack([real & ~beyond, real & beyond])
+            found = jnp.matmul(sides.astype(jnp.float32), block, precision=_EXACT)
+            return sums[0] + found, sums[1] + sides.sum(axis=1, dtype=jnp.int32)
 
-    all_sum, all_count = total(members)
-    center = all_sum / jnp.maximum(all_count, 1)
-    away = jnp.square(rows - center).sum(axis=1)
-    farthest = _first_of_largest(jnp.where(members, away, -1), axis_name)
-    direction = total(farthest)[0] - center
+        zeros = jnp.zeros((2, rows.shape[1]), jnp.float32), jnp.zeros(2, jnp.int32)
+        sums, counts = parallel.psum(fold(add, zeros), axis_name)
+        return sums / jnp.maximum(counts, 1)[:, None].astype(jnp.float32), counts
 
-    def move(_: jax.Array, second: jax.Array) -> jax.Array:
-        second_sum, second_count = total(second)
-        first_count = all_count - second_count
-        one = (all_sum - second_sum) / jnp.maximum(first_count, 1)
-        two = second_sum / jnp.maximum(second_count, 1)
-        halfway = (jnp.square(two).sum() - jnp.square(one).sum()) / 2
-        both = (first_count > 0) & (second_count > 0)
-        return jnp.where(both, side(two - one, halfway), second)
+    def between(one: jax.Array, two: jax.Array, through: jax.Array) -> Plane:
+        return two - one, jnp.matmul(through, two - one, precision=_EXACT)
 
-    second = side(direction, jnp.matmul(center, direction, precision=_EXACT))
-    return lax.fori_loop(0, iterations, move, second)
+    def move(_: jax.Array, plane: Plane) -> Plane:
+        (one, two), counts = means(plane)
+        moved = between(one, two, (one + two) / 2)
+        both = (counts > 0).all()
+        return jax.tree.map(lambda new, old: jnp.where(both, new, old), moved, plane)
+
+    nowhere = jnp.zeros(rows.shape[1], jnp.float32), jnp.float32(0)
+    center = means(nowhere)[0][0]  # no row is beyond
+    start = between(center, _farthest(fold, center, len(rows), axis_name), center)
+    plane = lax.fori_loop(0, iterations, move, start)
+
+    def mark(second: jax.Array, block: jax.Array, ids: jax.Array) -> jax.Array:
+        return second.at[ids].set(_beyond(block, plane), mode="drop")
+
+    return Halves(fold(mark, jnp.zeros_like(members)), means(plane)[0])
 
 
-def _first_of_largest(values: jax.Array, axis_name: str | None) -> jax.Array:
-    """Marks the largest of all devices' values [n]: the first of several that are equal."""
-    largest = parallel.pmax(values.max(), axis_name)
-    count = len(values)
-    ids = parallel.first_row(count, axis_name) + jnp.arange(count, dtype=jnp.int32)
-    never = jnp.iinfo(jnp.int32).max
-    first = jnp.where(values == largest, ids, never).min()
-    return ids == -parallel.pmax(-first, axis_name)
+def _beyond(block: jax.Array, plane: Plane) -> jax.Array:
+    """Returns bool [m], which rows lie beyond a plane."""
+    return jnp.matmul(block, plane[0], precision=_EXACT) > plane[1]
+
+
+def _over_members(rows: jax.Array, members: jax.Array) -> Callable[..., Any]:
+    """Returns a fold over blocks of members: (function, first carry) -> last carry.
+
+    The function takes (carry, float32 [m, d], int32 [m], the places of these rows). After
+    the last member there are rows of 0, in the place n.
+    """
+    count, block = len(rows), min(MEMBERS_AT_ONCE, len(rows))
+    size = -(-count // block) * block
+    places = jnp.nonzero(members, size=size, fill_value=count)[0].astype(jnp.int32)
+    num_blocks = (members.sum(dtype=jnp.int32) + block - 1) // block
+
+    def fold(function: Callable[..., Any], carry: Any) -> Any:
+        def body(i: jax.Array, carry: Any) -> Any:
+            ids = lax.dynamic_slice_in_dim(places, i * block, block)
+            return function(carry, rows.at[ids].get(mode="fill", fill_value=0), ids)
+
+        return lax.fori_loop(0, num_blocks, body, carry)
+
+    return fold
+
+
+def _farthest(
+    fold: Callable[..., Any], center: jax.Array, count: int, axis_name: str | None
+) -> jax.Array:
+    """Finds the member farthest from `center`, float32 [d]; the first of equal ones."""
+
+    def compare(best: Any, block: jax.Array, ids: jax.Array) -> Any:
+        away = jnp.square(block - center).sum(axis=1)
+        away = jnp.where(ids < count, away, -1)
+        here = jnp.argmax(away)
+        new = away[here], block[here]
+        farther = new[0] > best[0]
+        return jax.tree.map(lambda x, y: jnp.where(farther, x, y), new, best)
+
+    away, row = fold(compare, (jnp.float32(-1), center))
+    if axis_name is None:
+        return row
+    winner = jnp.argmax(parallel.all_gather(away[None], axis_name))
+    won = lax.axis_index(axis_name) == winner
+    return parallel.psum(jnp.where(won, row, 0), axis_name)
 
 
 def _block(num_rows: int, num_clusters: int) -> int:

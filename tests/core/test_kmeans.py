@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 
 from invariance_propagation import devices
 from invariance_propagation.core import kmeans as module
-from invariance_propagation.core.kmeans import kmeans, two_means
-from invariance_propagation.parallel import AXIS, SHARDED
+from invariance_propagation.core.kmeans import Halves, kmeans, two_means
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from tests.reference import odc as oracle
 
 
@@ -101,29 +101,35 @@ def test_it_says_what_does_not_fit() -> None:
 
 def halves(rows: np.ndarray, members: np.ndarray, num_devices: int, mode: str):
     runner = devices.make_runner(mode, num_devices)
-    fn = runner.compile(partial(two_means, axis_name=AXIS), (SHARDED, SHARDED), SHARDED)
+    out = Halves(SHARDED, REPLICATED)
+    fn = runner.compile(partial(two_means, axis_name=AXIS), (SHARDED, SHARDED), out)
     # The padding is no member, and must not matter.
     placed = runner.put((rows, members), (SHARDED, SHARDED))
-    return runner.fetch(fn(*placed), SHARDED, len(rows))
+    return runner.fetch(fn(*placed), out, len(rows))
 
 
 @pytest.mark.parametrize("mode", devices.MODES)
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
-def test_halves_are_those_of_a_slow_loop(mode: str, num_devices: int) -> None:
+def test_halves_are_those_of_a_slow_loop(
+    mode: str, num_devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MEMBERS_AT_ONCE", 5)  # several blocks
     rows = blobs(2, [17, 22, 14], spread=0.7)
     members = np.random.default_rng(5).random(len(rows)) < 0.6
-    second = halves(rows, members, num_devices, mode)
+    second, means = halves(rows, members, num_devices, mode)
     assert not np.any(second & ~members)
     wanted = oracle.two_means(rows[members].astype(np.float64))
     assert 5 < wanted.sum() < members.sum() - 5
     np.testing.assert_array_equal(second[members], wanted)
+    for mean, half in zip(means, (members & ~second, second), strict=True):
+        np.testing.assert_allclose(mean, rows[half].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_halves_are_scikit_learns_where_there_are_two(seed: int) -> None:
     rows = blobs(seed, [40, 25], dim=8, spread=0.3)
     rows = rows[np.random.default_rng(seed).permutation(len(rows))]
-    ours = np.asarray(two_means(rows, jnp.ones(len(rows), bool)))
+    ours = np.asarray(two_means(rows, jnp.ones(len(rows), bool)).second)
     theirs = KMeans(2, random_state=0, max_iter=20, n_init=10).fit(rows).labels_
     assert (ours == theirs).all() or (ours != theirs).all()
 
@@ -133,14 +139,14 @@ def test_one_row_far_away_does_not_end_up_alone() -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(200, 16)).astype(np.float32)
     rows[7] *= 2.5
-    second = np.asarray(two_means(rows, jnp.ones(200, bool)))
+    second = np.asarray(two_means(rows, jnp.ones(200, bool)).second)
     assert 40 < second.sum() < 160
 
 
 @pytest.mark.parametrize("value", [0.5, 0.1])  # of 0.1 the mean is not exact
 def test_equal_rows_have_no_halves(value: float) -> None:
     members = jnp.arange(9) < 8
-    second = two_means(np.full((9, 3), value, np.float32), members)
+    second, _ = two_means(np.full((9, 3), value, np.float32), members)
     assert not second.any() or (second == members).all()
-    one = two_means(np.eye(3, dtype=np.float32), jnp.array([False, True, False]))
+    one, _ = two_means(np.eye(3, dtype=np.float32), jnp.array([False, True, False]))
     assert one.sum() <= 1 and not one[0] and not one[2]

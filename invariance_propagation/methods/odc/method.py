@@ -222,7 +222,9 @@ def odc(*, problem: Problem, **options: Any) -> Method:
     Representation Learning", CVPR 2020, arXiv 2006.10645. The order of an iteration is that
     of open-mmlab/OpenSelfSup.
     """
-    checked = Options(**options).checked(problem.num_examples)
+    checked = Options(**options).checked(
+        problem.num_examples, began_with=problem.steps_per_epoch * problem.batch_size
+    )
     bound = {"options": checked, "problem": problem}
     count = checked.num_clusters
     return Method(

@@ -40,7 +40,7 @@ class Options(NamedTuple):
     """Holds the config's section `method`.
 
     Attributes:
-      num_clusters: C, or 'auto' to derive it from N.
+      num_clusters: C, or 'auto' to derive it from the images that the run began with.
       bank_momentum: m in [0, 1], the weight of a row's old value.
       min_cluster: clusters of fewer images are dissolved.
       splits_per_step: how many of them, at most, are dissolved in a step.
@@ -63,8 +63,13 @@ class Options(NamedTuple):
     dropout: float
     norm_momentum: float
 
-    def checked(self, num_examples: int) -> "Options":
-        """Returns the options with 'auto' resolved for N images.
+    def checked(self, num_examples: int, *, began_with: int) -> "Options":
+        """Returns the options with 'auto' resolved.
+
+        Args:
+          num_examples: N.
+          began_with: about how many images the run began with. 'auto' follows them, so
+            that a run that continues with other images has as many clusters as before.
 
         Raises:
           UserError: a value out of its range, or one that N images do not allow.
@@ -88,15 +93,16 @@ class Options(NamedTuple):
                 f"method.min_cluster={self.min_cluster}, but there are {num_examples} "
                 f"images, too few for two clusters: set it to at most {num_examples // 2}"
             )
-        if is_auto(self.num_clusters, "method.num_clusters"):
-            count = min(max(2, num_examples // IMAGES_PER_CLUSTER), most)
-            return self._replace(num_clusters=count)
-        if not 2 <= self.num_clusters <= most:
+        count = self.num_clusters
+        if is_auto(count, "method.num_clusters"):
+            room = max(2, began_with // self.min_cluster)
+            count = min(max(2, began_with // IMAGES_PER_CLUSTER), room)
+        if not 2 <= count <= most:
             raise UserError(
-                f"method.num_clusters={self.num_clusters}: with {num_examples} images and "
+                f"method.num_clusters={count}: with {num_examples} images and "
                 f"method.min_cluster={self.min_cluster}, set it from 2 to {most}"
             )
-        return self
+        return self._replace(num_clusters=count)
 
 
 _COUNTS = ("min_cluster", "refresh_every", "kmeans_iterations", "split_iterations")

@@ -145,27 +145,27 @@ def split_largest(
     """
     largest = jnp.argmax(clusters.sizes).astype(jnp.int32)
     here = _labels_here(clusters, bank, axis_name=axis_name)
-    half = two_means(
+    second, means = two_means(
         bank,
         here == largest,
         iterations=options.split_iterations,
         axis_name=axis_name,
     )
-    half = parallel.all_gather(half, axis_name)[: len(clusters.labels)]
+    half = parallel.all_gather(second, axis_name)[: len(clusters.labels)]
     members = clusters.labels == largest
     every_second = members & (jnp.cumsum(members, dtype=jnp.int32) % 2 == 0)
-    half = jnp.where(half.any() & (half != members).any(), half, every_second)
-    labels = jnp.where(half, empty, clusters.labels)
+    divided = half.any() & (half != members).any()
+    # Of equal features, one half has all, and its mean is that of every other half.
+    all_of_them = jnp.where(half.any(), means[1], means[0])
+    means = jnp.where(divided, means, all_of_them)
+    half = jnp.where(divided, half, every_second)
     moved = half.sum(dtype=jnp.int32)
-    sizes = clusters.sizes.at[empty].add(moved).at[largest].add(-moved)
-    clusters = clusters._replace(labels=labels, sizes=sizes)
-
     pair = jnp.stack([largest, empty])
-    here = _labels_here(clusters, bank, axis_name=axis_name)
-    which = (here == pair[:, None]).astype(jnp.float32)
-    sums = parallel.psum(jnp.matmul(which, bank, precision=_EXACT), axis_name)
-    means = sums / sizes[pair, None]
-    return clusters._replace(centroids=clusters.centroids.at[pair].set(means))
+    return Clusters(
+        labels=jnp.where(half, empty, clusters.labels),
+        sizes=clusters.sizes.at[empty].add(moved).at[largest].add(-moved),
+        centroids=clusters.centroids.at[pair].set(means),
+    )
 
 
 def _labels_here(

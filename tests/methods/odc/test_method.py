@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from invariance_propagation import devices
+from invariance_propagation.errors import UserError
 from invariance_propagation.methods import Batch, Moment, Problem, make_method
 from invariance_propagation.methods.odc import Memory
 from invariance_propagation.methods.odc.network import Classified
@@ -44,7 +45,7 @@ OF_AN_ITERATION = (
 
 def problem_of(axis_name: str | None, num_examples: int = NUM_EXAMPLES) -> Problem:
     encoder = Encoder(tiny.TinyBackbone(axis_name), "linear", hidden=12, dim=DIM)
-    return Problem(encoder, num_examples, BATCH, 5, axis_name)
+    return Problem(encoder, num_examples, BATCH, num_examples // BATCH, axis_name)
 
 
 def make(axis_name: str | None = None, *, num_examples: int = NUM_EXAMPLES, **changes):
@@ -403,3 +404,12 @@ def test_the_number_of_clusters_follows_n(
     assert method.encoder.num_clusters == count
     assert method.requires.fewest_examples == count * min_cluster
     assert f"{count:,} clusters" in method.notes.about
+
+
+def test_the_number_of_clusters_stays_when_a_run_goes_on_with_more_images() -> None:
+    section = {"method": {"name": "odc", **OPTIONS, "num_clusters": "auto"}}
+    problem = problem_of(None, 1347)
+    grown = make_method(section, problem._replace(num_examples=3000))
+    assert grown.encoder.num_clusters == 10
+    with pytest.raises(UserError, match="method.num_clusters=10: with 30 images"):
+        make_method(section, problem._replace(num_examples=30))
