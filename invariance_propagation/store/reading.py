@@ -105,11 +105,30 @@ def _read_fields(
     state = read_item(
         ocp.PyTreeCheckpointHandler(),
         folder,
-        item=unflatten_dict(target),
+        item=_with_lists(unflatten_dict(target)),
         partial_restore=True,
     )
+    state = _without_lists(state)
     # For a missing array, Orbax returns whatever was in the target's memory.
     for path, x in flatten_dict(state).items():
         if checksum(x) != wanted[path]["crc32"]:
             raise ValueError(f"{'.'.join(path)} has changed since it was written")
     return state
+
+
+def _with_lists(tree: Any) -> Any:
+    """Turns each dict with the keys '0', '1', ... into a list, as Orbax has sequences."""
+    if not isinstance(tree, dict):
+        return tree
+    found = {name: _with_lists(x) for name, x in tree.items()}
+    places = [str(i) for i in range(len(found))]
+    return [found[i] for i in places] if found.keys() == set(places) else found
+
+
+def _without_lists(tree: Any) -> Any:
+    """Undoes `_with_lists`, so that each array has a name made of keys."""
+    if isinstance(tree, list | tuple):
+        tree = {str(i): x for i, x in enumerate(tree)}
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _without_lists(x) for name, x in tree.items()}

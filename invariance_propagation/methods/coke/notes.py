@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from invariance_propagation.methods.base import Notes
+from invariance_propagation.methods.base import Notes, part_of
 from invariance_propagation.methods.clusters import cluster_notes
 from invariance_propagation.methods.coke.options import Options
 
@@ -27,8 +27,8 @@ def first_labels(memory: Any) -> np.ndarray:
 
     Images that have none yet count as one more cluster.
     """
-    labels = np.asarray(memory.labels)[:, 0]
-    return np.where(labels < 0, len(memory.heads[0].duals), labels)
+    labels = np.asarray(part_of(memory, "labels"))[:, 0]
+    return np.where(labels < 0, labels.max() + 1, labels)
 
 
 def buffers(
