@@ -104,7 +104,8 @@ def invp_losses(
       WangFeng18/InvariancePropagation.
     """
     is_sharded = num_examples is not None
-    num_examples = num_examples if is_sharded else len(graph)
+    if num_examples is None:
+        num_examples = len(graph)
     num_neighbors = _check_arrays(
         embeddings, indices, bank, graph, num_examples, is_sharded, axis_name
     )
@@ -124,10 +125,7 @@ def invp_losses(
     all_indices = parallel.all_gather(indices, axis_name)
 
     # (1): the slots hold N(i) with repeats; `first` marks each image once. [B, slots]
-    if is_sharded:
-        walk = partial(propagate_sharded, axis_name=axis_name)
-    else:
-        walk = propagate
+    walk = partial(propagate_sharded, axis_name=axis_name) if is_sharded else propagate
     walked = walk(graph, all_indices, num_hops=options.num_hops)
     first = distinct(walked, all_indices)
 
