@@ -25,6 +25,13 @@ COMPILED_ONCE = {
 }
 
 
+# What other methods need to fit the few images of `TINY`.
+FITTED = {
+    "unmix": {"method.inner.background_size": 64, "method.inner.start_epoch": 2},
+    "odc": {"method.num_clusters": 8},
+}
+
+
 class Outcome(NamedTuple):
     """The result of one trial.
 
@@ -49,7 +56,7 @@ class Outcome(NamedTuple):
 def flags_by(method: str) -> list[str]:
     """Returns the flags of `TINY` for another method, which has options of its own."""
     shared = {key: x for key, x in CHANGES.items() if not key.startswith("method.")}
-    return flags_of(shared, method=method)
+    return flags_of(shared | FITTED.get(method, {}), method=method)
 
 
 def command(workdir: Path, *more: str, flags: Sequence[str] = TINY) -> list[str]:
