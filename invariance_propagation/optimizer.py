@@ -92,9 +92,8 @@ def make_optimizer(
 
     Args:
       momentum: in [0, 1).
-      weight_decay: with SGD, applies to all parameters; the released code of Invariance
-        Propagation exempts neither BatchNorm nor biases. With LARS, to those of two
-        dimensions or more.
+      weight_decay: with SGD, applies to all parameters, BatchNorm and biases included, as
+        in the authors' code. With LARS, to those of two dimensions or more.
       name: 'sgd', or 'lars' for large batches; see `_scale_to_norms`.
       trust: for 'lars', the length of a step as a share of the parameter's norm.
       groups: by label, what differs for these parameters: `rate`, a factor of the

@@ -336,6 +336,7 @@ def test_defaults_are_those_of_the_paper() -> None:
         positives="hard",
         selection="exact",
         precision="highest",
+        num_examples=None,
         axis_name=None,
     )
 
