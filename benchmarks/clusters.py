@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from invariance_propagation import settings
 from invariance_propagation.data import sources
+from invariance_propagation.methods.clusters import measure
 from invariance_propagation.store.memory import restore_memory
 
 ROWS, COLUMNS, PIXELS, GAP = 10, 20, 32, 4
@@ -62,9 +62,27 @@ def images_of(facts: dict[str, Any]) -> sources.Split:
 
 
 def show(title: str, clusters: np.ndarray, labels: np.ndarray) -> None:
-    right = [np.bincount(labels[clusters == c]).max() for c in np.unique(clusters)]
-    mutual = normalized_mutual_info_score(labels, clusters)
-    print(f"{title}: purity {100 * sum(right) / len(labels):.2f} %, NMI {mutual:.3f}")
+    everyone = np.arange(len(labels))
+    found = measure(clusters, labels, everyone, clusters_of=lambda given: given)
+    purity, mutual = 100 * found["cluster_purity"], found["cluster_nmi"]
+    print(f"{title}: purity {purity:.2f} %, NMI {mutual:.3f}")
+
+
+def choose(
+    labels: np.ndarray, rows: int, columns: int
+) -> list[tuple[int, int, np.ndarray]]:
+    """Returns (cluster, its size, its first images) of clusters evenly spread by size.
+
+    Clusters with fewer than `columns` images are left out; a label of -1 is no cluster.
+    """
+    sizes = np.bincount(labels[labels >= 0])
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] >= columns]
+    places = np.linspace(0, len(order) - 1, min(rows, len(order))).astype(int)
+    return [
+        (int(c), int(sizes[c]), np.flatnonzero(labels == c)[:columns])
+        for c in order[places]
+    ]
 
 
 def draw(
@@ -74,15 +92,12 @@ def draw(
 
     Where there is a bank, the images that are most central come first.
     """
-    sizes = np.bincount(clusters)
-    by_size = np.argsort(-sizes, kind="stable")
-    chosen = by_size[np.linspace(0, len(by_size) - 1, ROWS).astype(int)]
     step = PIXELS + GAP
     page = Image.new("L", (GAP + 60 + COLUMNS * step, GAP + ROWS * step), PAPER)
     pen = ImageDraw.Draw(page)
-    for row, cluster in enumerate(chosen):
+    for row, (cluster, size, _) in enumerate(choose(clusters, ROWS, columns=1)):
         top = GAP + row * step
-        pen.text((GAP, top + PIXELS // 3), f"{sizes[cluster]} images", fill=INK)
+        pen.text((GAP, top + PIXELS // 3), f"{size} images", fill=INK)
         members = np.flatnonzero(clusters == cluster)
         if "bank" in arrays:
             near = arrays["bank"][members] @ arrays["clusters.centroids"][cluster]
