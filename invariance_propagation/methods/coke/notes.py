@@ -14,7 +14,7 @@ def make_notes(options: Options) -> Notes:
     """Binds what the notes depend on; scores and pictures are of the first clustering."""
     sizes = ", ".join(f"{size:,}" for size in options.num_clusters)
     return cluster_notes(
-        first_labels,
+        partial(first_labels, num_clusters=options.num_clusters[0]),
         about=f"clusterings into {sizes}",
         buffers=partial(buffers, options=options),
         starts=options.average_from if options.views == "one" else None,
@@ -22,13 +22,13 @@ def make_notes(options: Options) -> Notes:
     )
 
 
-def first_labels(memory: Any) -> np.ndarray:
+def first_labels(memory: Any, *, num_clusters: int) -> np.ndarray:
     """Returns each image's cluster in the first clustering, int [N].
 
-    Images that have none yet count as one more cluster.
+    Images that have none yet count as one more cluster, number K.
     """
     labels = np.asarray(part_of(memory, "labels"))[:, 0]
-    return np.where(labels < 0, labels.max() + 1, labels)
+    return np.where(labels < 0, num_clusters, labels)
 
 
 def buffers(
