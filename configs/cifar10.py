@@ -65,6 +65,6 @@ def get_config(method: str = "") -> ConfigDict:
         hidden=512,  # [code]
         norm_group=32,  # [code]: of 128 images on 4 GPUs
     )
-    methods.adapt(config, VALUES)
     config.train.update(batch_size=128, epochs=800)  # [code]
+    methods.adapt(config, VALUES)
     return config

@@ -74,7 +74,7 @@ def get_config(method: str = "") -> ConfigDict:
         std=(0.377,),
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=256, norm_group=0)
-    methods.adapt(config, VALUES)
     config.knn.num_neighbors = 10
     config.train.update(epochs=60, evaluate_every=20, checkpoint_every=200)
+    methods.adapt(config, VALUES)
     return config

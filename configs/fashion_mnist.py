@@ -66,7 +66,7 @@ def get_config(method: str = "") -> ConfigDict:
         std=(0.353,),
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=512, norm_group=0)
-    methods.adapt(config, VALUES)
     config.knn.num_neighbors = 20
     config.train.update(epochs=60, checkpoint_every=500)
+    methods.adapt(config, VALUES)
     return config

@@ -59,7 +59,7 @@ def get_config(method: str = "") -> ConfigDict:
         size=64, crop_scale=(0.5, 1.0), jitter=(), grayscale=0.0, blur=0.0
     )
     config.encoder.update(depth=18, stem="cifar", norm_group=0)
-    methods.adapt(config, VALUES)
     config.knn.num_neighbors = "auto"
     config.train.update(batch_size=32, epochs=100, checkpoint_every=200)
+    methods.adapt(config, VALUES)
     return config

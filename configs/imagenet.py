@@ -46,9 +46,9 @@ def get_config(method: str = "") -> ConfigDict:
     config = default.get_config(method)
     config.data.name = "imagenet"
     config.encoder.dtype = "bfloat16"  # [ours] the released code computes in float32
-    methods.adapt(config, VALUES)
     config.train.update(evaluate_every=5)
     config.train.checkpoint_every = 2000
     # A pass over all training images is a third of an epoch.
     config.knn.embed_anew = False
+    methods.adapt(config, VALUES)
     return config
