@@ -130,3 +130,59 @@ def local_rows(ids: jax.Array, rows: int, axis_name: str | None) -> jax.Array:
     """
     local = ids - first_row(rows, axis_name)
     return jax.numpy.where((local >= 0) & (local < rows), local, rows)
+
+
+def take_rows(table: jax.Array, ids: jax.Array, axis_name: str | None) -> jax.Array:
+    """Looks up rows of a sharded array.
+
+    Args:
+      table: [n, ...], this device's rows.
+      ids: int, any shape, the same on every device.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      [*ids.shape, ...], the same on every device.
+    """
+    return psum(_held_rows(table, ids, axis_name), axis_name)
+
+
+def take_own_rows(table: jax.Array, ids: jax.Array, axis_name: str | None) -> jax.Array:
+    """Looks up rows of a sharded array, other ids on each device.
+
+    Args:
+      table: [n, ...], this device's rows.
+      ids: int [b], of this device.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      [b, ...], of this device's ids.
+    """
+    everyone = all_gather(ids, axis_name)
+    return psum_scatter(_held_rows(table, everyone, axis_name), axis_name)
+
+
+def put_rows(
+    table: jax.Array, ids: jax.Array, rows: jax.Array, axis_name: str | None
+) -> jax.Array:
+    """Writes rows of a sharded array.
+
+    Args:
+      table: [n, ...], this device's rows.
+      ids: int [b], of this device; all ids differ over all devices.
+      rows: [b, ...], what to write there.
+      axis_name: the device axis, or None for one device.
+
+    Returns:
+      [n, ...], this device's rows; others are unchanged.
+    """
+    ids, rows = all_gather(ids, axis_name), all_gather(rows, axis_name)
+    return table.at[local_rows(ids, len(table), axis_name)].set(rows, mode="drop")
+
+
+def _held_rows(table: jax.Array, ids: jax.Array, axis_name: str | None) -> jax.Array:
+    """Takes the rows that this device holds, and zeros for those of other devices.
+
+    One device holds each row, so the sum over devices is that row.
+    """
+    places = local_rows(ids, len(table), axis_name)
+    return table.at[places].get(mode="fill", fill_value=0)

@@ -99,21 +99,3 @@ def update_bank(
     old = bank.at[rows].get(mode="fill", fill_value=0.0)
     new = normalize(momentum * old + (1 - momentum) * embeddings)
     return bank.at[rows].set(new, mode="drop")
-
-
-def bank_rows(
-    bank: jax.Array, ids: jax.Array, *, axis_name: str | None = None
-) -> jax.Array:
-    """Looks up rows of a bank that may lie in shards.
-
-    Args:
-      bank: float32 [N, d], or this device's rows [Np / D, d].
-      ids: int [m], the same on every device.
-      axis_name: the device axis, or None for one device.
-
-    Returns:
-      float32 [m, d], the same on every device.
-    """
-    rows = parallel.local_rows(ids, bank.shape[0], axis_name)
-    # The one device that holds a row adds it to the others' zeros.
-    return parallel.psum(bank.at[rows].get(mode="fill", fill_value=0.0), axis_name)

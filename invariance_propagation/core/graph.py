@@ -3,8 +3,8 @@
 The graph is int32 [N, k]. Row i holds the ids of the k training images that were most
 similar to image i when i was last visited. Usually every device has the whole graph, and
 walking along it needs no communication. For hundreds of millions of images its rows can be
-sharded like those of the bank: functions with `sharded` in their names take this device's
-rows, int32 [Np / D, k].
+sharded like those of the bank: `propagate_sharded` walks along this device's rows, int32
+[Np / D, k], and `parallel.put_rows` replaces them.
 """
 
 from functools import partial
@@ -101,29 +101,10 @@ def propagate_sharded(
     frontier = indices[:, None]
     hops = []
     for _ in range(num_hops):
-        frontier = neighbors_sharded(graph, frontier, axis_name=axis_name)
+        frontier = parallel.take_rows(graph, frontier, axis_name)
         frontier = frontier.reshape(len(indices), -1)
         hops.append(frontier)
     return jnp.concatenate(hops, axis=1)
-
-
-def neighbors_sharded(
-    graph: jax.Array, ids: jax.Array, *, axis_name: str | None
-) -> jax.Array:
-    """Looks up rows of a sharded graph.
-
-    Args:
-      graph: int32 [Np / D, k], this device's rows.
-      ids: int32, any shape, the same on every device.
-      axis_name: the device axis, or None for one device.
-
-    Returns:
-      int32 [..., k], the same on every device.
-    """
-    rows = parallel.local_rows(ids, len(graph), axis_name)
-    # The one device that holds a row adds its ids to the others' zeros.
-    own = graph.at[rows].get(mode="fill", fill_value=0)
-    return parallel.psum(own, axis_name)
 
 
 def distinct(positives: jax.Array, indices: jax.Array) -> jax.Array:
@@ -224,29 +205,4 @@ def update_graph(
         jnp.asarray(graph, jnp.int32)
         .at[parallel.all_gather(jnp.asarray(indices), axis_name)]
         .set(rows, unique_indices=True)
-    )
-
-
-def update_graph_sharded(
-    graph: jax.Array,
-    indices: jax.Array,
-    neighbors: jax.Array,
-    *,
-    axis_name: str | None,
-) -> jax.Array:
-    """Replaces the anchors' rows of a sharded graph (9).
-
-    Args:
-      graph: int32 [Np / D, k], this device's rows.
-      indices: int32 [b], this device's anchors; all ids differ over all devices.
-      neighbors: int32 [b, k], the anchors' new neighbours.
-      axis_name: the device axis, or None for one device.
-
-    Returns:
-      int32 [Np / D, k]; other rows are unchanged.
-    """
-    everyone = parallel.all_gather(indices, axis_name)
-    rows = parallel.local_rows(everyone, len(graph), axis_name)
-    return graph.at[rows].set(
-        parallel.all_gather(neighbors, axis_name), mode="drop", unique_indices=True
     )

@@ -46,6 +46,11 @@ PANELS = (
 )
 
 
+def sizes_of(labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Counts the images of each cluster, int32 [K], on the host; -1 counts for nothing."""
+    return np.bincount(labels[labels >= 0], minlength=num_clusters).astype(np.int32)
+
+
 def size_metrics(sizes: jax.Array) -> dict[str, jax.Array]:
     """Returns the largest and the smallest of cluster sizes [K], as metrics of a step."""
     sizes = sizes.astype(np.float32)

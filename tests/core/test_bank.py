@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from invariance_propagation import devices, init_bank, update_bank
-from invariance_propagation.core.bank import bank_rows, normalize
-from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
+from invariance_propagation.core.bank import normalize
+from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, take_rows
 from tests.reference import objective as oracle
 
 
@@ -229,10 +229,11 @@ def test_a_row_that_is_not_finite_is_nan_and_no_other(value: float) -> None:
 def test_rows_are_found_wherever_they_lie(num_devices: int) -> None:
     bank = np.random.default_rng(0).normal(size=(21, 4)).astype(np.float32)
     ids = np.array([20, 0, 7, 7, 13], np.int32)
-    np.testing.assert_array_equal(bank_rows(jax.numpy.asarray(bank), ids), bank[ids])
+    alone = take_rows(jax.numpy.asarray(bank), ids, None)
+    np.testing.assert_array_equal(alone, bank[ids])
     runner = devices.make_runner("pmap", num_devices)
     look = runner.compile(
-        partial(bank_rows, axis_name=AXIS), (SHARDED, REPLICATED), REPLICATED
+        partial(take_rows, axis_name=AXIS), (SHARDED, REPLICATED), REPLICATED
     )
     found = look(runner.put(bank, SHARDED), runner.put(ids, REPLICATED))
     np.testing.assert_array_equal(runner.fetch(found, REPLICATED, 0), bank[ids])

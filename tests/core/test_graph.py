@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from invariance_propagation import distinct, init_graph, propagate, update_graph
-from invariance_propagation.core.graph import (
-    match_graph,
-    propagate_sharded,
-    update_graph_sharded,
-)
+from invariance_propagation.core.graph import match_graph, propagate_sharded
+from invariance_propagation.parallel import put_rows
 from tests.reference import objective as oracle
 
 # The conformance fixture of the specification: two hops over eight images.
@@ -191,7 +188,7 @@ def test_a_sharded_graph_is_written_as_a_whole_one(
     graph = np.asarray(problem.graph, np.int32)
     indices = np.asarray(problem.indices, np.int32)
     new = np.random.default_rng(5).integers(0, 21, (8, 3)).astype(np.int32)
-    write = partial(update_graph_sharded, axis_name="device")
+    write = partial(put_rows, axis_name="device")
     found = jax.vmap(write, axis_name="device")(
         shards_of(graph, num_devices),
         indices.reshape(num_devices, -1),

@@ -13,14 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invariance_propagation import parallel
 from invariance_propagation.core.bank import normalize
-from invariance_propagation.methods.coke.clustering import (
-    Clusters,
-    Duals,
-    count_step,
-    running_means,
-)
+from invariance_propagation.methods.coke.clustering import Clusters
 
 
 class Slots(NamedTuple):
@@ -78,44 +72,6 @@ def target_of(slots: Slots, labels: jax.Array, temperature: float) -> Slots:
     scores = jnp.where(empty & first, 0.0, scores)
     labels = jnp.where(empty, labels[..., None], slots.labels)
     return Slots(labels, jax.nn.softmax(scores, axis=-1))
-
-
-def read(slots: Slots, indices: jax.Array, axis_name: str | None) -> Slots:
-    """Returns the slots of this device's images, int32 [b], from all devices' rows."""
-    everyone = parallel.all_gather(indices, axis_name)
-
-    def of(table: jax.Array) -> jax.Array:
-        rows = parallel.local_rows(everyone, len(table), axis_name)
-        found = table.at[rows].get(mode="fill", fill_value=0)
-        return parallel.psum_scatter(found, axis_name)  # one device has each row
-
-    return Slots(*map(of, slots))
-
-
-def write(slots: Slots, indices: jax.Array, new: Slots, axis_name: str | None) -> Slots:
-    """Writes the slots of this device's images to the devices that have their rows."""
-    everyone = parallel.all_gather(indices, axis_name)
-
-    def to(table: jax.Array, rows: jax.Array) -> jax.Array:
-        places = parallel.local_rows(everyone, len(table), axis_name)
-        rows = parallel.all_gather(rows, axis_name)
-        return table.at[places].set(rows, mode="drop")
-
-    return Slots(*map(to, slots, new))
-
-
-def step(
-    clusters: Clusters,
-    features: jax.Array,
-    labels: jax.Array,
-    before: jax.Array,
-    options: Duals,
-) -> Clusters:
-    """Takes the steps of `clustering.step`, but leaves the means as long as they are."""
-    hits = jnp.bincount(labels, length=len(clusters.duals)).astype(jnp.int32)
-    means = running_means(clusters, features, labels, hits)
-    moved = count_step(clusters, hits, before, len(labels), options)
-    return moved._replace(moving=means)
 
 
 def end_epoch(clusters: Clusters, factor: jax.Array) -> Clusters:

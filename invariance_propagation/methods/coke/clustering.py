@@ -83,11 +83,6 @@ def nearest(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
     return np.argmax(features @ centers.T, axis=1).astype(np.int32)
 
 
-def sizes_of(labels: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Counts labels, int32 [n], on the host; -1 counts for nothing."""
-    return np.bincount(labels[labels >= 0], minlength=num_clusters).astype(np.int32)
-
-
 def dual_step(
     duals: jax.Array, hits: jax.Array, batch_size: int, options: Duals
 ) -> jax.Array:
@@ -115,14 +110,14 @@ def running_means(
     )
 
 
-def step(
+def add_batch(
     clusters: Clusters,
     features: jax.Array,
     labels: jax.Array,
     before: jax.Array,
     options: Duals,
 ) -> Clusters:
-    """Takes the dual step and the centre step after a batch has been assigned.
+    """Takes the dual step, and adds a batch to means that stay as long as they are.
 
     Args:
       clusters: before the step.
@@ -131,29 +126,23 @@ def step(
       before: int32 [B], its clusters until now; -1 if an image had none.
       options: of the dual step.
     """
-    hits = jnp.bincount(labels, length=len(clusters.duals)).astype(jnp.int32)
-    means = running_means(clusters, features, labels, hits)
-    moved = count_step(clusters, hits, before, len(labels), options)
-    return moved._replace(
-        moving=jnp.where(hits[:, None] > 0, normalize(means), means)  # (3)
-    )
-
-
-def count_step(
-    clusters: Clusters,
-    hits: jax.Array,
-    before: jax.Array,
-    batch_size: int,
-    options: Duals,
-) -> Clusters:
-    """Takes all of a step but its centres: duals, counts and sizes."""
     none = len(clusters.duals)  # where images come from that had no cluster
+    hits = jnp.bincount(labels, length=none).astype(jnp.int32)
     left = jnp.bincount(jnp.where(before < 0, none, before), length=none + 1)[:none]
     return clusters._replace(
-        duals=dual_step(clusters.duals, hits, batch_size, options),
+        moving=running_means(clusters, features, labels, hits),
+        duals=dual_step(clusters.duals, hits, len(labels), options),
         counts=clusters.counts + hits,
         sizes=clusters.sizes + hits - left.astype(jnp.int32),
     )
+
+
+def step(clusters: Clusters, *batch: jax.Array, options: Duals) -> Clusters:
+    """Takes the dual step and the centre step; the arguments are those of `add_batch`."""
+    moved = add_batch(clusters, *batch, options)
+    hit = (moved.counts > clusters.counts)[:, None]
+    centers = jnp.where(hit, normalize(moved.moving), moved.moving)  # (3)
+    return moved._replace(moving=centers)
 
 
 def end_epoch(clusters: Clusters) -> Clusters:

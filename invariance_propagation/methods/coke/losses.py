@@ -73,13 +73,8 @@ def two_views(
     def of_head(number: int, clusters: Clusters) -> jax.Array:
         predicted, projected = logits_of(views, clusters, temperature)
         others = soft(projected)[::-1]
-        return mean(
-            [
-                hard_weight * cross_entropy(logits, labels[:, number])
-                + (1 - hard_weight) * optax.softmax_cross_entropy(logits, others)
-                for logits in (predicted, projected)
-            ]
-        ).mean(axis=0)
+        both = predicted, projected
+        return hard_and_soft(both, labels[:, number], others, hard_weight)
 
     return mean([of_head(*head) for head in enumerate(heads)])
 
@@ -108,13 +103,8 @@ def small_views(
     def of_head(number: int, clusters: Clusters) -> jax.Array:
         _, projected = logits_of(large, clusters, temperature)
         target = soft(projected).mean(axis=0)
-        return mean(
-            [
-                hard_weight * cross_entropy(logits, labels[:, number])
-                + (1 - hard_weight) * optax.softmax_cross_entropy(logits, target)
-                for logits in logits_of(small, clusters, temperature)
-            ]
-        ).mean(axis=0)
+        both = logits_of(small, clusters, temperature)
+        return hard_and_soft(both, labels[:, number], target, hard_weight)
 
     return mean([of_head(*head) for head in enumerate(heads)])
 
@@ -125,6 +115,26 @@ def logits_of(
     """Returns the logits of predictions and of projections, float32 [v, b, K] each."""
     predicted = products(views.predictions, clusters.fixed) / temperature
     return predicted, products(views.projections, clusters.fixed) / temperature
+
+
+def hard_and_soft(
+    both: Sequence[jax.Array], labels: jax.Array, target: jax.Array, hard_weight: float
+) -> jax.Array:
+    """Computes alpha CE(x, y) + (1 - alpha) CE(x, target), float32 [b].
+
+    Args:
+      both: logits [v, b, K] of predictions and of projections; the result is their mean,
+        and that of all views.
+      labels: int32 [b], y.
+      target: soft labels, [v, b, K] or [b, K].
+      hard_weight: alpha.
+    """
+    losses = [
+        hard_weight * cross_entropy(logits, labels)
+        + (1 - hard_weight) * optax.softmax_cross_entropy(logits, target)
+        for logits in both
+    ]
+    return mean(losses).mean(axis=0)
 
 
 def soft(logits: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import numpy as np
 
 from invariance_propagation.core.bank import normalize
 from invariance_propagation.methods.base import Batch, Problem
+from invariance_propagation.methods.clusters import sizes_of
 from invariance_propagation.methods.coke import averages, clustering
 from invariance_propagation.methods.coke.averages import Slots
 from invariance_propagation.methods.coke.clustering import Clusters
@@ -89,7 +90,7 @@ def match(memory: Memory, rows: np.ndarray, embeddings: np.ndarray) -> Memory:
     for i, head in enumerate(memory.heads):
         labels[~kept, i] = clustering.nearest(features, head.fixed)
     heads = tuple(
-        head._replace(sizes=clustering.sizes_of(labels[:, i], len(head.sizes)))
+        head._replace(sizes=sizes_of(labels[:, i], len(head.sizes)))
         for i, head in enumerate(memory.heads)
     )
     slots = [np.zeros((len(rows), *x.shape[1:]), x.dtype) for x in memory.slots]

@@ -10,7 +10,7 @@ from jax import lax
 from invariance_propagation.methods.base import Aux, Batch, Moment, Problem
 from invariance_propagation.methods.coke import averages, clustering, losses, several
 from invariance_propagation.methods.coke.averages import Slots
-from invariance_propagation.methods.coke.clustering import Clusters
+from invariance_propagation.methods.coke.clustering import Clusters, add_batch
 from invariance_propagation.methods.coke.memory import (
     Found,
     Memory,
@@ -18,12 +18,19 @@ from invariance_propagation.methods.coke.memory import (
     known_or_new,
 )
 from invariance_propagation.methods.coke.options import Options
+from invariance_propagation.parallel import put_rows, take_own_rows
 
 
 def second_stage(moment: Moment, options: Options) -> tuple[jax.Array, jax.Array]:
     """Returns whether the second stage has begun, and f = 1 / (t + 1) in its epoch t."""
     after = moment.epoch - options.average_from
     return after >= 0, 1 / jnp.maximum(after + 1, 1).astype(jnp.float32)
+
+
+def read_slots(memory: Memory, batch: Batch, problem: Problem) -> Slots:
+    """Returns the slots of this device's images."""
+    axis_name = problem.axis_name
+    return Slots(*(take_own_rows(x, batch.indices, axis_name) for x in memory.slots))
 
 
 def loss(
@@ -41,7 +48,7 @@ def loss(
     centers = [jnp.where(averaging, x.fixed, x.moving) for x in memory.heads]
     new = several.assign(features, centers, memory.heads)  # (1)
     targets = averages.target_of(
-        averages.read(memory.slots, batch.indices, problem.axis_name),
+        read_slots(memory, batch, problem),
         known_or_new(memory, batch, new),
         options.slot_temperature,
     )
@@ -72,13 +79,17 @@ def update(
     averaging, factor = second_stage(moment, options)
 
     def step(clusters: Clusters, *batch: jax.Array) -> Clusters:
-        steps = [partial(x.step, options=options.duals) for x in (averages, clustering)]
+        steps = [
+            partial(f, options=options.duals) for f in (add_batch, clustering.step)
+        ]
         return lax.cond(averaging, *steps, clusters, *batch)
 
-    old = averages.read(memory.slots, batch.indices, problem.axis_name)
+    old = read_slots(memory, batch, problem)
     new = averages.add_label(old, aux.found.labels, factor)
     new = Slots(*(jnp.where(averaging, x, y) for x, y in zip(new, old, strict=True)))
-    slots = averages.write(memory.slots, batch.indices, new, problem.axis_name)
+    pairs = zip(memory.slots, new, strict=True)
+    axis_name = problem.axis_name
+    slots = Slots(*(put_rows(x, batch.indices, y, axis_name) for x, y in pairs))
     moved = several.update(
         memory, outputs, batch, aux, variables, moment, problem=problem, step=step
     )

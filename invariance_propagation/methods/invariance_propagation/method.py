@@ -14,13 +14,7 @@ import numpy as np
 
 from invariance_propagation import parallel
 from invariance_propagation.core.bank import init_bank, normalize, update_bank
-from invariance_propagation.core.graph import (
-    init_graph,
-    match_graph,
-    neighbors_sharded,
-    update_graph,
-    update_graph_sharded,
-)
+from invariance_propagation.core.graph import init_graph, match_graph, update_graph
 from invariance_propagation.core.objective import invp_losses
 from invariance_propagation.methods.base import (
     Aux,
@@ -128,7 +122,7 @@ def update(
 ) -> Memory:
     """Writes the batch's rows of bank and graph, after the loss has read the old ones."""
     del variables
-    write = update_graph_sharded if options.shards_graph else update_graph
+    write = parallel.put_rows if options.shards_graph else update_graph
     return Memory(
         bank=update_bank(  # (8)
             memory.bank,
@@ -159,9 +153,7 @@ def earlier_neighbors(
     """Looks up the neighbours that the anchors had before the step, int32 [b, k]."""
     if not options.shards_graph:
         return memory.graph[batch.indices]
-    everyone = parallel.all_gather(batch.indices, problem.axis_name)
-    rows = neighbors_sharded(memory.graph, everyone, axis_name=problem.axis_name)
-    return parallel.local_slice(rows, len(batch.indices), problem.axis_name)
+    return parallel.take_own_rows(memory.graph, batch.indices, problem.axis_name)
 
 
 def kept_neighbors(neighbors: jax.Array, before: jax.Array) -> jax.Array:

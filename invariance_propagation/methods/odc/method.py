@@ -24,7 +24,7 @@ import optax
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.core.bank import bank_rows, normalize, update_bank
+from invariance_propagation.core.bank import normalize, update_bank
 from invariance_propagation.core.kmeans import kmeans
 from invariance_propagation.methods.base import (
     Aux,
@@ -35,7 +35,11 @@ from invariance_propagation.methods.base import (
     Requires,
     part_of,
 )
-from invariance_propagation.methods.clusters import cluster_notes, size_metrics
+from invariance_propagation.methods.clusters import (
+    cluster_notes,
+    size_metrics,
+    sizes_of,
+)
 from invariance_propagation.methods.measures import mean_similarity
 from invariance_propagation.methods.odc.network import Classified, Neck, Network
 from invariance_propagation.methods.odc.options import Clusters, Memory, Options
@@ -45,6 +49,7 @@ from invariance_propagation.methods.odc.repair import (
     relabel,
     repair,
 )
+from invariance_propagation.models.norm import norm_group_of
 from invariance_propagation.settings import keywords_of
 
 
@@ -111,9 +116,7 @@ def loss(
     weights /= parallel.pmean(weights.mean(), axis_name)
 
     features = normalize(lax.stop_gradient(outputs.embedding))
-    ids = parallel.all_gather(batch.indices, axis_name)
-    old = bank_rows(memory.bank, ids, axis_name=axis_name)
-    old = parallel.local_slice(old, len(features), axis_name)
+    old = parallel.take_own_rows(memory.bank, batch.indices, axis_name)
     m = options.bank_momentum
     moved = normalize(m * old + (1 - m) * features)  # 2
     found = nearest_centroid(moved, clusters.centroids)  # 3
@@ -178,11 +181,6 @@ def match(memory: Memory, rows: np.ndarray, embeddings: np.ndarray) -> Memory:
     return Memory(bank, Clusters(labels, centroids, sizes_of(labels, len(centroids))))
 
 
-def sizes_of(labels: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Counts the images of each cluster, int32 [C]."""
-    return np.bincount(labels, minlength=num_clusters).astype(np.int32)
-
-
 def make_network(options: Options, problem: Problem) -> Network:
     """Puts neck and classifier on the config's backbone."""
     encoder = problem.encoder
@@ -191,7 +189,7 @@ def make_network(options: Options, problem: Problem) -> Network:
         dim=encoder.dim,
         rate=options.dropout,
         norm_momentum=options.norm_momentum,
-        norm_group=getattr(encoder.backbone, "norm_group", 0),
+        norm_group=norm_group_of(encoder.backbone),
         axis_name=problem.axis_name,
         dtype=encoder.dtype,
     )

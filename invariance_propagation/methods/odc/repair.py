@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.core.bank import bank_rows
 from invariance_propagation.core.kmeans import two_means
 from invariance_propagation.methods.odc.options import Clusters, Options
 
@@ -118,7 +117,7 @@ def dissolve(
     leaves = jnp.zeros_like(small).at[chosen].set(True, mode="drop")[clusters.labels]
     most = max(1, len(chosen) * (options.min_cluster - 1))
     ids = jnp.nonzero(leaves, size=most, fill_value=count)[0].astype(jnp.int32)
-    rows = bank_rows(bank, ids, axis_name=axis_name)
+    rows = parallel.take_rows(bank, ids, axis_name)
     labels = nearest_centroid(rows, clusters.centroids, allowed=~small)
     return relabel(clusters, ids, labels)
 

@@ -76,7 +76,7 @@ def test_centres_are_averaged_over_epochs() -> None:
     clusters = clusters._replace(fixed=jnp.eye(2, dtype=jnp.float32))
     features = jnp.array([[0.6, 0.8], [0.0, 1.0]], jnp.float32)
     zeros, none = jnp.zeros(2, jnp.int32), jnp.full(2, -1, jnp.int32)
-    moved = averages.step(clusters, features, zeros, none, Duals(0.1, 0.4))
+    moved = clustering.add_batch(clusters, features, zeros, none, Duals(0.1, 0.4))
     # Means are as long as they are until the epoch ends.
     np.testing.assert_allclose(moved.moving[0], [0.3, 0.9], atol=1e-6)
     first = averages.end_epoch(moved, jnp.float32(1))

@@ -29,7 +29,9 @@ def test_a_step_by_hand() -> None:
     assert labels[jnp.array([0, 1, 3])].tolist() == [0, 1, 0]
     labels = jnp.array([0, 1, 0, 0], jnp.int32)
     before = jnp.array([0, -1, 1, 0], jnp.int32)
-    moved = clustering.step(clusters, u, labels, before, Duals(rate=2.0, least=0.5))
+    moved = clustering.step(
+        clusters, u, labels, before, options=Duals(rate=2.0, least=0.5)
+    )
     # Duals: 0.1 - 2 (3/4 - 0.5/2) = -0.9, which becomes 0; 0 - 2 (1/4 - 1/4) = 0.
     np.testing.assert_allclose(moved.duals, [0, 0], atol=1e-6)
     # Centre 0: (2 (1, 0) + (2.45, 1.35)) / 5 = (0.89, 0.27), of length 0.930054.
@@ -40,7 +42,9 @@ def test_a_step_by_hand() -> None:
     assert moved.sizes.tolist() == [4, 1]  # one came from cluster 1, one from nowhere
     np.testing.assert_array_equal(moved.fixed, clusters.fixed)
     # With gamma = 1 the sign is free: 0.1 - 2 (3/4 - 1/2), 0 - 2 (1/4 - 1/2).
-    moved = clustering.step(clusters, u, labels, before, Duals(rate=2.0, least=1.0))
+    moved = clustering.step(
+        clusters, u, labels, before, options=Duals(rate=2.0, least=1.0)
+    )
     np.testing.assert_allclose(moved.duals, [-0.4, 0.5], atol=1e-6)
 
 
@@ -49,7 +53,7 @@ def test_a_centre_without_hits_stays() -> None:
     features = jnp.asarray(unit(np.random.default_rng(0).normal(size=(B, DIM))))
     labels = jnp.full(B, 3, jnp.int32)
     before = jnp.full(B, -1, jnp.int32)
-    moved = clustering.step(clusters, features, labels, before, Duals(0.1, 0.4))
+    moved = clustering.step(clusters, features, labels, before, options=Duals(0.1, 0.4))
     others = np.delete(np.arange(K), 3)
     np.testing.assert_array_equal(
         np.asarray(moved.moving)[others], np.asarray(clusters.moving)[others]
@@ -73,7 +77,7 @@ def stream(options: Duals, *, spread: float) -> list[tuple[Clusters, Clusters]]:
     def step(clusters: Clusters, labels: jax.Array, ids: jax.Array) -> tuple:
         batch = jnp.asarray(features)[ids]
         new = clustering.assign(batch, clusters.moving, clusters.duals)
-        clusters = clustering.step(clusters, batch, new, labels[ids], options)
+        clusters = clustering.step(clusters, batch, new, labels[ids], options=options)
         return clusters, labels.at[ids].set(new)
 
     clusters = clustering.init_clusters(jax.random.key(1), K, DIM)
