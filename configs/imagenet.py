@@ -38,6 +38,8 @@ VALUES = {
         },
         "train": {"batch_size": 512, "epochs": 440},  # [code]
     },
+    # It keeps no rows that kNN could compare with instead.
+    "coke": {"knn": {"embed_anew": True}},
 }
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import imagenet
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods.coke.options import clusters_for
 from tests.methods.coke import made
@@ -90,3 +91,8 @@ def test_images_without_a_cluster_are_one_more() -> None:
     strips, text = method.notes.gallery.strips(memory, 4, None)
     assert strips[0].title == "cluster 5" and len(strips[0].indices) == made.N - 1
     assert text == f"{made.N} images are in this cluster"
+
+
+def test_imagenet_embeds_anew_where_no_rows_are_kept() -> None:
+    assert imagenet.get_config("coke").knn.embed_anew
+    assert not imagenet.get_config().knn.embed_anew
