@@ -32,7 +32,7 @@ def main() -> None:
     sets = {data: (yardsticks(data), cards(data)) for data in SETS}
     written = PAGE.read_text() if PAGE.exists() else f"{MARK}\n"
     measured = {data: found for data, (_, found) in sets.items() if found}
-    parts = [HEAD, *([PICTURE] if measured else [])]
+    parts = [HEAD, PICTURE if measured else NOTHING_YET]
     for data, found in measured.items():
         parts.append(section(data, sets[data][0], found))
     PAGE.write_text("\n\n".join(parts) + "\n\n" + written[written.index(MARK) :])
@@ -52,17 +52,20 @@ epochs and evaluation. Each run and its evaluation is a card in `benchmarks/resu
 
 Figures are in percent. kNN, the linear probe and fine-tuning on 1 % of the labels measure
 the backbone's features on the held-out images, by the protocols of `configs/evaluate.py`,
-at the last step. Nothing was chosen by these labels: the settings of each method are those
-of the configs, chosen on folds of the training images (`benchmarks/folds.py`). The K of kNN
-is 15 % of a class ('auto'); what a run prints while it trains uses another K, and so
-differs. Purity, at the end: of Invariance Propagation's positives, by hop; of the clusters
-of ODC and CoKe, of which there are more than classes. ± is the standard deviation over
-seeds. All runs get the same 1 % of the labels; the untrained network gets one list for each
+at the last step. The settings of each method are those of the configs; `benchmarks/folds.py`
+compares settings on folds of the training images. The K of kNN is 15 % of a class ('auto');
+what a run prints while it trains uses another K, and so differs. Purity, at the end: of
+Invariance Propagation's positives, by hop; of the clusters of ODC and CoKe, of which there
+are more than classes. ± is the standard deviation over seeds. All runs get the same 1 % of the labels; the untrained network gets one list for each
 of its seeds. Minutes are those of training, on cores that other programs shared. *Not run
 yet* means just that.
 
 [The forms of Invariance Propagation](forms.md) compares its variants."""
 PICTURE = "![Scores of every run, and purity by epoch](results.png)"
+NOTHING_YET = (
+    "**No run has a card yet**, so there are no tables here. The pages\nof the methods have "
+    "one run each on digits."
+)
 
 
 def cards(data: str) -> dict[str, list[Card]]:
