@@ -3,7 +3,7 @@
     python benchmarks/letters.py runs/letters_data
 
 The fonts are those of Debian's package texlive-fonts-extra (free licences; 509 MB, which
-are fetched and not kept; `--package` names a copy). It needs Debian's dpkg-deb. Whole
+apt downloads and which are not kept; `--package` names a copy). It needs Debian 12. Whole
 families of fonts are held out: what is learnt has to hold for shapes never seen. The four
 files have the names and the format of Fashion-MNIST's; configs/letters.py trains on them.
 """
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,14 +28,9 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageFont
 
-FILE = "texlive-fonts-extra_2022.20230122-4_all.deb"
+PACKAGE, VERSION = "texlive-fonts-extra", "2022.20230122-4"
+FILE = f"{PACKAGE}_{VERSION}_all.deb"
 SHA256 = "abddeda6b66ee9c38df1f7fd2d20670b25f3a738df74c0ee91001f6b1466b1e4"
-# The second address keeps every version.
-SOURCES = (
-    f"http://deb.debian.org/debian/pool/main/t/texlive-extra/{FILE}",
-    "https://snapshot.debian.org/archive/debian/20230615T000000Z/pool/main/t/"
-    f"texlive-extra/{FILE}",
-)
 # Their capitals are ornaments, signals or symbols.
 NO_LETTERS = ("smf*", "FeFlow*", "FourierOrns*", "drmsym*", "QTDingBits*")
 LETTERS = string.ascii_uppercase
@@ -44,7 +38,6 @@ MOST = 14  # fonts of one family, so that no family outweighs the others
 HELD_OUT_EVERY = 5  # every fifth family is held out
 SIZE, BOX = 28, 22  # pixels: of a picture, and of the longer side of a letter in it
 DRAWN = 96  # pixels per em before a letter is scaled down
-PIECE_BYTES = 2**20
 
 
 def main() -> None:
@@ -55,7 +48,7 @@ def main() -> None:
     if shutil.which("dpkg-deb") is None:
         sys.exit("error: dpkg-deb is missing: run this on Debian or Ubuntu")
     with tempfile.TemporaryDirectory() as scratch:
-        package = options.package or fetch(Path(scratch) / FILE)
+        package = options.package or fetch(Path(scratch))
         check(package)
         families = read_families(package)
     splits: dict[str, list] = {"train": [], "t10k": []}
@@ -73,23 +66,17 @@ def main() -> None:
     print(f"{len(families)} families of fonts; the files are in {options.folder}")
 
 
-def fetch(path: Path) -> Path:
-    for source in SOURCES:
-        try:
-            with urllib.request.urlopen(source, timeout=30) as given:
-                length = int(given.headers["Content-Length"])
-                with (
-                    path.open("wb") as file,
-                    tqdm.tqdm(total=length, unit="B", unit_scale=True) as bar,
-                ):
-                    bar.set_description("fetching the fonts")
-                    while piece := given.read(PIECE_BYTES):
-                        file.write(piece)
-                        bar.update(len(piece))
-            return path
-        except OSError as error:
-            print(f"{source}: {error}", file=sys.stderr)
-    sys.exit(f"error: {FILE} cannot be fetched: name a copy of it with --package")
+def fetch(folder: Path) -> Path:
+    """Lets apt download the package, with its own progress."""
+    command = ["apt-get", "download", f"{PACKAGE}={VERSION}"]
+    # apt's own user may not write into a folder of root.
+    command += ["-o", "APT::Sandbox::User=root"]
+    if shutil.which("apt-get") is None or subprocess.run(command, cwd=folder).returncode:
+        sys.exit(
+            f"error: apt-get could not download {PACKAGE} {VERSION}, which is Debian 12's."
+            f" Run `apt-get update` there, or name a copy of {FILE} with --package"
+        )
+    return folder / FILE
 
 
 def check(package: Path) -> None:

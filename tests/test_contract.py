@@ -66,7 +66,7 @@ METHODS = {
         "name": "odc",
         "num_clusters": 6,
         "bank_momentum": 0.5,
-        "min_cluster": 8,
+        "min_cluster": 7,
         "splits_per_step": 2,
         "refresh_every": 3,
         "weight_power": 0.5,

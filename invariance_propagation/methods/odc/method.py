@@ -237,7 +237,7 @@ def odc(*, problem: Problem, **options: Any) -> Method:
         param_groups=lambda params: {
             name: "head" if name == "classifier" else "body" for name in params
         },
-        requires=Requires(fewest_examples=count * checked.min_cluster),
+        requires=Requires(fewest_examples=2 * count * checked.min_cluster),
         notes=cluster_notes(
             lambda memory: part_of(memory, "clusters.labels"),
             about=f"{count:,} clusters",

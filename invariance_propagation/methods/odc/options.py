@@ -87,15 +87,17 @@ class Options(NamedTuple):
             raise UserError(
                 f"method.weight_power={self.weight_power}: set it to 0 or above"
             )
-        most = num_examples // self.min_cluster
+        # An average cluster has two halves that are not small. With fewer images, a split
+        # leaves a small cluster again, and no step would be without one.
+        most = num_examples // (2 * self.min_cluster)
         if most < 2:
             raise UserError(
                 f"method.min_cluster={self.min_cluster}, but there are {num_examples} "
-                f"images, too few for two clusters: set it to at most {num_examples // 2}"
+                f"images, too few for two clusters: set it to at most {num_examples // 4}"
             )
         count = self.num_clusters
         if is_auto(count, "method.num_clusters"):
-            room = max(2, began_with // self.min_cluster)
+            room = max(2, began_with // (2 * self.min_cluster))
             count = min(max(2, began_with // IMAGES_PER_CLUSTER), room)
         if not 2 <= count <= most:
             raise UserError(

@@ -231,7 +231,7 @@ def test_a_feature_moves_by_half_and_takes_the_nearest_centroid() -> None:
     labels = np.zeros(14, np.int32)
     labels[7:] = 1
     memory = Memory(bank, Clusters(labels, centroids, np.array([7, 7], np.int32)))
-    method = make(num_examples=14, num_clusters=2, bank_momentum=0.5, min_cluster=6)
+    method = make(num_examples=14, num_clusters=2, bank_momentum=0.5, min_cluster=3)
     embeddings = np.zeros((1, DIM), np.float32)
     embeddings[0, 1] = 3
     given = np.array([2], np.int32), embeddings, np.zeros((1, 2), np.float32)
@@ -255,7 +255,7 @@ def test_a_cluster_of_equal_features_is_halved() -> None:
     clusters = Clusters(
         np.zeros(20, np.int32), np.eye(2, DIM, dtype=np.float32), np.array([20, 0])
     )
-    method = make(num_examples=20, num_clusters=2, min_cluster=6)
+    method = make(num_examples=20, num_clusters=2, min_cluster=5)
     given = (
         np.array([3], np.int32),
         np.ones((1, DIM), np.float32),
@@ -364,11 +364,11 @@ def test_a_memory_follows_its_images() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_clusters": 1}, r"method.num_clusters=1: .* set it from 2 to 15"),
-        ({"num_clusters": 16}, r"method.num_clusters=16: .* set it from 2 to 15"),
+        ({"num_clusters": 1}, r"method.num_clusters=1: .* set it from 2 to 7"),
+        ({"num_clusters": 8}, r"method.num_clusters=8: .* set it from 2 to 7"),
         ({"num_clusters": "many"}, "method.num_clusters='many'"),
         ({"num_clusters": 2.5}, r"method.num_clusters=2.5"),
-        ({"min_cluster": 47}, "method.min_cluster=47, .* at most 46"),
+        ({"min_cluster": 24}, "method.min_cluster=24, .* at most 23"),
         ({"min_cluster": 0}, "method.min_cluster=0"),
         ({"splits_per_step": -1}, "method.splits_per_step=-1"),
         ({"refresh_every": 0}, "method.refresh_every=0"),
@@ -391,8 +391,10 @@ def test_an_impossible_option_is_one_line(changes: dict, words: str) -> None:
         (1_281_167, 20, 10_009),
         (60_000, 20, 468),
         (93, 6, 2),
-        (300, 100, 2),
-        (1347, 20, 10),
+        (400, 100, 2),
+        (1347, 50, 10),
+        (1347, 60, 10),
+        (1347, 70, 9),
     ],
 )
 def test_the_number_of_clusters_follows_n(
@@ -402,7 +404,7 @@ def test_the_number_of_clusters_follows_n(
         num_examples=num_examples, num_clusters="auto", min_cluster=min_cluster
     )
     assert method.encoder.num_clusters == count
-    assert method.requires.fewest_examples == count * min_cluster
+    assert method.requires.fewest_examples == 2 * count * min_cluster
     assert f"{count:,} clusters" in method.notes.about
 
 
