@@ -143,7 +143,7 @@ def worst(got: Any, right: np.ndarray) -> float:
 def digits(options: argparse.Namespace) -> dict[str, Any]:
     """Trains configs/digits.py to its end."""
     from configs import digits as config_file
-    from invariance_propagation.train.loop import train_and_evaluate
+    from invariance_propagation.train.pretrain import train_and_evaluate
 
     config = config_file.get_config()
     config.num_devices = 1
@@ -307,7 +307,7 @@ def fashion(options: argparse.Namespace) -> dict[str, Any]:
     from configs import fashion_mnist
     from invariance_propagation.errors import Stopped
     from invariance_propagation.train.journal import read_rows
-    from invariance_propagation.train.loop import train_and_evaluate
+    from invariance_propagation.train.pretrain import train_and_evaluate
 
     if not options.fashion:
         return {"left_out": "--fashion=DIR names the folder of its four files"}

@@ -92,7 +92,7 @@ def begin(cores: Any, cache: str) -> None:
 def run_fold(name: str, setting: str, seed: int, fold: int) -> dict[str, Any]:
     """Trains on two blocks of images; returns the scores of the third, in percent."""
     from invariance_propagation.data import sources
-    from invariance_propagation.train.loop import train_and_evaluate
+    from invariance_propagation.train.pretrain import train_and_evaluate
 
     config = config_of(name, setting)
     config.seed = seed

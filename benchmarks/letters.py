@@ -71,7 +71,10 @@ def fetch(folder: Path) -> Path:
     command = ["apt-get", "download", f"{PACKAGE}={VERSION}"]
     # apt's own user may not write into a folder of root.
     command += ["-o", "APT::Sandbox::User=root"]
-    if shutil.which("apt-get") is None or subprocess.run(command, cwd=folder).returncode:
+    if (
+        shutil.which("apt-get") is None
+        or subprocess.run(command, cwd=folder).returncode
+    ):
         sys.exit(
             f"error: apt-get could not download {PACKAGE} {VERSION}, which is Debian 12's."
             f" Run `apt-get update` there, or name a copy of {FILE} with --package"

@@ -128,7 +128,7 @@ def train(folder: Path, workdir: Path, batch: int, steps: int) -> dict[str, Any]
     from configs import imagenet
     from invariance_propagation.errors import Stopped
     from invariance_propagation.train.journal import read_rows
-    from invariance_propagation.train.loop import train_and_evaluate
+    from invariance_propagation.train.pretrain import train_and_evaluate
 
     repeat(EXAMPLES)
     config = imagenet.get_config()

@@ -30,8 +30,8 @@ from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
 from invariance_propagation.tasks.plan.memory import make_plan
 from invariance_propagation.tasks.preview import draw_preview
-from invariance_propagation.train import build, loop
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train import build, pretrain
+from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.run import init_state, state_shapes
 from invariance_propagation.train.step import train_step
 from tests import tiny
@@ -234,7 +234,7 @@ def call_without_encoder(function: Any, section: str, *args: Any, **more: Any) -
 @pytest.fixture(autouse=True, scope="module")
 def one_step_for_all() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build", build_once)
+        patch.setattr(pretrain, "build", build_once)
         yield
 
 

@@ -363,7 +363,7 @@ FULL_WHILE_SAVING = """
 import resource, runpy, signal, time
 import numpy as np
 from invariance_propagation.store.checkpoint import Checkpoints
-from invariance_propagation.train import loop
+from invariance_propagation.train import pretrain
 
 def save(config, workdir):
     checkpoints = Checkpoints(workdir, keep=2)
@@ -377,7 +377,7 @@ def save(config, workdir):
         time.sleep(0.01)
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-loop.train_and_evaluate = save
+pretrain.train_and_evaluate = save
 runpy.run_path("main.py", run_name="__main__")
 """
 

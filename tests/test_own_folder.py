@@ -20,8 +20,8 @@ from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import pack_ids, unpack_ids
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.train.build import build
-from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.messages import run_prepares
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.tiny_run import ROOT
 
 CLASSES = [os.fsdecode(b"caf\xe9"), "new\nline"]

@@ -14,7 +14,7 @@ from invariance_propagation.report.write import write_report
 from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.tasks.embed import embed_folder
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.tiny_run import CHANGES, ROOT
 
 

@@ -36,7 +36,7 @@ from invariance_propagation.store.restore import restore_backbone, restore_encod
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
 from invariance_propagation.train.journal import METRICS_FILE
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.stored_run import store_run
 from tests.test_conventions import MODULES, ROOT
 from tests.tiny_run import tiny_config

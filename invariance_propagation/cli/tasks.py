@@ -31,7 +31,7 @@ class Task(NamedTuple):
 TASKS = {
     "pretrain": Task(
         "train; goes on where a run in --workdir was interrupted (the default)",
-        "train.loop:train_and_evaluate",
+        "train.pretrain:train_and_evaluate",
         run_key="",
     ),
     "plan": Task("print the memory that a run would take", "tasks.plan:print_plan"),

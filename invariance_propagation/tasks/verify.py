@@ -34,7 +34,7 @@ from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.store.facts import leaves_of, path_of, read_facts, read_item
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
-from invariance_propagation.train.loop import go_on
+from invariance_propagation.train.pretrain import go_on
 from invariance_propagation.train.step import TrainState
 
 STEPS, SAVED_AT = 6, 3

@@ -48,7 +48,9 @@ def test_one_process_can_run_several_folds(monkeypatch) -> None:
         seen.append((len(dataset.train.images), len(dataset.held_out.images)))
         return {"knn_trained": 0.5, "knn_raw_pixels": 0.25}
 
-    monkeypatch.setattr("invariance_propagation.train.loop.train_and_evaluate", train)
+    monkeypatch.setattr(
+        "invariance_propagation.train.pretrain.train_and_evaluate", train
+    )
     for fold in range(3):
         assert folds.run_fold("digits", "", 0, fold)["trained"] == 50
     assert seen == [(898, 449)] * 3

@@ -12,7 +12,7 @@ from invariance_propagation.data import sources
 from invariance_propagation.errors import Stopped
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.train.build import build
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.run import state_shapes
 from tests.tiny_run import ROOT
 

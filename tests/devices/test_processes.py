@@ -21,7 +21,7 @@ from invariance_propagation.devices import processes
 from invariance_propagation.errors import UserError
 from invariance_propagation.store.checkpoint import FOLDER, steps_in
 from invariance_propagation.store.facts import read_item
-from invariance_propagation.train import loop
+from invariance_propagation.train import pretrain
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
 from tests.tiny_run import ROOT, TINY, rows_without_times, tiny_config
@@ -143,8 +143,8 @@ def one_process(
     config = tiny_config(num_devices=4, **CHANGES)
     run = build(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build", lambda config: run)
-        loop.train_and_evaluate(config, str(workdir))
+        patch.setattr(pretrain, "build", lambda config: run)
+        pretrain.train_and_evaluate(config, str(workdir))
         yield workdir, config
 
 
@@ -174,7 +174,7 @@ def test_a_signal_at_one_stops_both_and_one_process_goes_on(
     saved = sorted(int(path.name) for path in tmp_path.glob(f"{FOLDER}/*"))
     assert saved[-1] == int(stopped.pop()) < LAST_STEP
     expected, config = one_process
-    loop.train_and_evaluate(config, str(tmp_path))
+    pretrain.train_and_evaluate(config, str(tmp_path))
     same_run(tmp_path, expected)
 
 

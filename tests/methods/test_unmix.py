@@ -32,7 +32,7 @@ from invariance_propagation.models import Encoder, Outputs
 from invariance_propagation.models.norm import BatchNorm
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests import tiny
 from tests.reference import mixtures
 from tests.reference import objective as oracle

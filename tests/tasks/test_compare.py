@@ -19,7 +19,7 @@ from invariance_propagation.evaluation import kept
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.store.restore import restore_encoder
 from invariance_propagation.tasks import compare, embed, embedder
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.stored_run import store_run
 
 NUM_TRAIN = 96

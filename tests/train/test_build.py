@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from invariance_propagation.errors import UserError
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.tiny_run import tiny_config
 
 BAD = {

@@ -13,8 +13,8 @@ from invariance_propagation.methods import Notes
 from invariance_propagation.models import Outputs
 from invariance_propagation.train import monitor
 from invariance_propagation.train.averages import NotFinite
-from invariance_propagation.train.loop import train_and_evaluate
 from invariance_propagation.train.options import KnnOptions
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.tiny_run import tiny_config
 
 ONE_CLASS = "one class: every answer is right, whatever was learnt"

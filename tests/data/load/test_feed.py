@@ -14,9 +14,9 @@ from configs import image_folder
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import unpack_ids
-from invariance_propagation.train import loop
+from invariance_propagation.train import pretrain
 from invariance_propagation.train.build import build
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.run import Run, lower, state_shapes, views_of
 from tests.tiny_run import rows_without_times, tiny_config
 
@@ -86,7 +86,7 @@ def test_without_classes_labels_are_left_out_and_a_crash_changes_nothing(
 
         return run._replace(step=crash)
 
-    monkeypatch.setattr(loop, "build", build_to_break)
+    monkeypatch.setattr(pretrain, "build", build_to_break)
     with pytest.raises(RuntimeError, match="went away"):
         train_and_evaluate(config, str(tmp_path / "killed"))
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from invariance_propagation.errors import UserError
 from invariance_propagation.store.checkpoint import steps_in
 from invariance_propagation.tasks.plan import print_plan
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.tiny_run import tiny_config
 from tests.toy_source import NUM_TRAIN, stripes
 

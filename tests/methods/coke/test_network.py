@@ -9,7 +9,7 @@ import numpy as np
 from configs import digits
 from invariance_propagation.methods.coke.network import CokeEncoder, make_network
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from tests import tiny
 from tests.methods.coke.made import unit
 

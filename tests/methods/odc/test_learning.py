@@ -4,7 +4,7 @@ from pathlib import Path
 
 from configs import digits
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 
 
 def test_features_and_clusters_get_better(tmp_path: Path) -> None:

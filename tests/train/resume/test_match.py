@@ -25,7 +25,7 @@ from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import read_facts, unpack_checksums, unpack_ids
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.resume import match
 from invariance_propagation.train.resume.identity import (
     check_same_run,

@@ -13,7 +13,7 @@ import pytest
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.optimizer import make_schedule
 from invariance_propagation.train.journal import read_rows
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.resume.schedule import check_horizon, how_to_train_on
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 

@@ -15,7 +15,7 @@ from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.train.build import build
-from invariance_propagation.train.loop import train_and_evaluate
+from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.resume.start import read_start
 from invariance_propagation.train.run import init_state
 from tests.stored_run import ENCODER, state_of, store_run
