@@ -57,7 +57,7 @@ compares settings on folds of the training images. The K of kNN is 15 % of a cla
 what a run prints while it trains uses another K, and so differs. Purity, at the end: of
 Invariance Propagation's positives, by hop; of the clusters of ODC and CoKe, of which there
 are more than classes. ± is the standard deviation over seeds. All runs get the same 1 % of the labels; the untrained network gets one list for each
-of its seeds. Minutes are those of training, on cores that other programs shared. *Not run
+of its seeds. Minutes are those of training, on one core each. *Not run
 yet* means just that.
 
 [The forms of Invariance Propagation](forms.md) compares its variants."""

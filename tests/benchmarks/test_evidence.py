@@ -2,6 +2,12 @@
 
 import importlib
 import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -99,6 +105,46 @@ def test_a_cell_leaves_a_card_and_is_not_run_again(evidence, calls) -> None:
     assert "--config.method.form=released" in calls[0] and len(calls) == 2
     evidence.run_cell("digits", "released", 1)
     assert len(calls) == 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_each_core_has_a_cell_of_its_own(
+    evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting, found = threading.Barrier(2), []
+
+    def run(*cell: object) -> None:
+        meeting.wait(timeout=60)  # both run at the same time
+        shown = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"],
+            capture_output=True,
+            text=True,
+        )
+        found.append(shown.stdout)
+
+    monkeypatch.setattr(evidence, "run_cell", run)
+    cells = [("digits", "odc", 0), ("digits", "odc", 1)]
+    evidence.run_cells(cells, cores=2, last_begin=math.inf)
+    assert len(set(found)) == 2 and all("," not in cores for cores in found)
+
+
+def test_a_cell_that_fails_ends_those_that_wait(
+    evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def run(*cell: object) -> None:
+        begun.append(cell)
+        time.sleep(0.1)
+        raise SystemExit("error: no such file")
+
+    monkeypatch.setattr(evidence, "run_cell", run)
+    cells = [("digits", "odc", seed) for seed in range(50)]
+    with pytest.raises(SystemExit, match="no such file"):
+        evidence.run_cells(cells, cores=1, last_begin=math.inf)
+    assert len(begun) < 50
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        evidence.run_cells(cells, cores=1, last_begin=0)
 
 
 def test_a_cell_names_its_method(evidence, calls) -> None:
