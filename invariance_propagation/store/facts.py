@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -21,10 +21,49 @@ import orbax.checkpoint as ocp
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.files.paths import plain
 
+
+class Facts(TypedDict, total=False):
+    """Lists all that a checkpoint notes; earlier versions lack what is marked.
+
+    store/damage.py checks those that no reader can do without.
+    """
+
+    step: int  # steps done
+    arrays: dict[str, dict[str, Any]]  # see `describe_arrays`
+    config: dict[str, Any]  # of the run, as JSON
+    versions: dict[str, str]  # of Python and the libraries
+
+    # What a run that goes on must have in common.
+    dataset: str  # its name
+    num_examples: int  # training images
+    digest: str  # of the training images
+    digest_version: int  # how `digest` is made; 1 where it is missing
+    batch_size: int
+    steps_per_epoch: int  # see `noted_steps_per_epoch`; may be missing
+    held_out: dict[str, Any] | None  # their num_examples and digest; may be missing
+
+    # Which images the rows of the memory belong to; missing for images without names.
+    sample_ids: str  # see `pack_ids`
+    sample_checksums: str  # see `pack_checksums`
+    held_out_ids: str
+    held_out_checksums: str
+
+    # What readers need to know; may be missing.
+    share: float  # of an image's shorter side, that evaluation crops
+    memory: dict[str, str]  # names of the parts that have a row for each image
+    categories: dict[str, int]  # of each column of the data set
+
+    # What a run goes on with.
+    untrained: dict[str, float]  # scores before the first step
+    window: dict[str, Any]  # sums since the last row of metrics
+    started_from: dict[str, Any]  # the weights that it began with, if any
+    data_changes: list[Any]  # what on_change=match has changed
+
+
 MAX_IDS_BYTES = 2**30  # a thousand for each of a million images
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> Facts:
     """Reads the facts of one checkpoint; reads and touches nothing else.
 
     Args:

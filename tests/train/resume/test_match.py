@@ -22,7 +22,12 @@ from invariance_propagation.data.sources.survey import is_held_out
 from invariance_propagation.data.sources.tfds.stored import Records
 from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.store.checkpoint import Checkpoints
-from invariance_propagation.store.facts import read_facts, unpack_checksums, unpack_ids
+from invariance_propagation.store.facts import (
+    Facts,
+    read_facts,
+    unpack_checksums,
+    unpack_ids,
+)
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import read_rows
 from invariance_propagation.train.pretrain import train_and_evaluate
@@ -189,6 +194,7 @@ def test_it_goes_on_to_the_end(place: Path, capsys) -> None:
     assert len(unpack_checksums(after["sample_checksums"])) == len(ids)
     assert before["digest"] != after["digest"]
     assert after["data_changes"][0]["added"] == 3
+    assert set(Facts.__annotations__) - set(after) == {"started_from"}
     # The same command, and the one of before, go on without a word.
     summary = train_and_evaluate(config_of(folder), workdir)
     assert summary["steps"] == 8 and summary["knn_untrained"] is None

@@ -13,6 +13,7 @@ from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.models import Encoder, make_encoder
 from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.facts import Facts
 from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.train.build import build
 from invariance_propagation.train.pretrain import train_and_evaluate
@@ -122,6 +123,7 @@ def test_a_run_that_goes_on_needs_them_no_more(
     digest = restore_backbone(stored).digest()
     noted = {"path": str(weights), "digest": digest, "head": False}
     assert facts["step"] == 8 and facts["started_from"] == noted
+    assert set(facts) <= set(Facts.__annotations__)
 
 
 @pytest.mark.parametrize("weights", ["/nowhere", "/nowhere.safetensors"])
