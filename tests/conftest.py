@@ -15,7 +15,10 @@ os.environ.setdefault("PJRT_NPROC", str((os.cpu_count() or 1) + 8))
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # JAX 0.11 and later know no such flag, and end where they meet an unknown one.
 if version("jaxlib") < "0.11":
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    FLAGS = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
+    os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 # Many tests run the same small program. It is compiled once: pytest's workers and the
 # programs that tests start read it from here. The size makes JAX lock the folder.

@@ -195,6 +195,8 @@ def buffer_bytes(anchors: int, columns: int, platform: str) -> int:
     return 2 * 4 * anchors_at_once(anchors, columns, pace) * columns
 
 
+# Traced once for all calls with the same shapes, which a step may have several of.
+@partial(jax.jit, static_argnames=("search", "axis"))
 def _look(chunk: tuple, *, bank: jax.Array, search: Search, axis: int) -> Look:
     anchors, ids, distinct = chunk
     axis_name, rows = search.axis_name, len(bank)

@@ -45,7 +45,7 @@ def pictures() -> Iterator[None]:
 def config_of(num_devices: int, **changes: Any) -> ConfigDict:
     config = cifar10.get_config()
     config.num_devices = num_devices
-    config.encoder.update(width=4, hidden=8)
+    config.encoder.update(depth=6, width=4, hidden=8)
     config.method.update(background_size=64, start_epoch=0)
     config.knn.num_neighbors = 5
     # At a rate of 0.03 the second step of such a narrow network turns rounding errors,

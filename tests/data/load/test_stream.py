@@ -257,7 +257,8 @@ def test_a_worker_that_is_killed_leaves_nothing_behind(pictures: Pictures) -> No
 
 
 def test_a_worker_that_waited_names_its_last_pictures(pictures: Pictures) -> None:
-    made = stream(load_of(pictures), start=0, stop=5, num_threads=1, num_workers=1)
+    # More batches than the worker may be ahead.
+    made = stream(load_of(pictures), start=0, stop=50, num_threads=1, num_workers=1)
     next(made)
     (worker,) = multiprocessing.active_children()
     while psutil.Process(worker.pid).status() == psutil.STATUS_RUNNING:
