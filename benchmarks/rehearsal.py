@@ -28,6 +28,7 @@ from provenance import write_result
 
 EXAMPLES = 1_281_167
 SIZES = {"train": 256, "validation": 64}
+BATCH = 32  # one group of BatchNorm
 WIDTH, HEIGHT, QUALITY = 500, 375, 92  # about ImageNet's mean picture
 
 
@@ -152,7 +153,7 @@ def train(folder: Path, workdir: Path, batch: int, steps: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", default="runs/rehearsal", help="for all it makes")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--steps", type=int, default=8, help="of each of two processes")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -42,6 +42,10 @@ def config_of(folder: Path, steps: int):
     return config
 
 
+def test_the_batch_fits_the_config(rehearsal: ModuleType) -> None:
+    assert rehearsal.BATCH % imagenet.get_config().encoder.norm_group == 0
+
+
 def test_the_imagenet_run_in_miniature(rehearsal: ModuleType, tmp_path: Path) -> None:
     rehearsal.prepare(tmp_path / "tfds")
     rehearsal.repeat(EXAMPLES)
