@@ -17,7 +17,7 @@ any test and tuned on none. Epochs are counted from 0. The departures:
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from invariance_propagation.data.views.augment import check_crop_scale
+from invariance_propagation.data.views.ranges import check_crop_scale
 from invariance_propagation.errors import UserError
 
 SMALL_BELOW = 64  # pixels

@@ -24,6 +24,7 @@ from invariance_propagation.data.load.feed import (
 from invariance_propagation.data.load.making import crops_on_host, views_on_host
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.views import augment
+from invariance_propagation.data.views.ranges import check_view
 from invariance_propagation.devices import processes
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.errors import UserError
@@ -137,7 +138,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
     """
     bound = ("keys", "images")
     usual = settings.options(augment.augment, "augment", config, bound=bound)
-    augment.check_chances(usual)
+    check_view(usual)
     changes = config.get("views", {})
     settings.check_names(changes, method.requires.views, prefix="views.")
     looks = {}
@@ -146,7 +147,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
         chances = {**usual, **changes.get(group, {})}
         section = {f"views.{group}": chances}
         settings.options(augment.augment, f"views.{group}", section, bound=bound)
-        augment.check_chances(chances, section=f"views.{group}")
+        check_view(chances, section=f"views.{group}")
         looks[group] = ViewGroup(count, chances)
     return looks
 

@@ -6,7 +6,7 @@ a function takes one image as planes, float32 [C, height, width] in [0, 1], C = 
 blur is two small matrix products, rows @ plane @ columns.T. The options are static.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from invariance_propagation.data.views.geometry import (
     warp_matrix,
 )
 from invariance_propagation.data.views.options import Augmentation
+from invariance_propagation.data.views.ranges import check_statistics
 from invariance_propagation.errors import UserError
 from invariance_propagation.settings import keywords_of
 
@@ -73,7 +74,8 @@ def augment(
       float32 [b, size, size, C], (view - mean) / std.
 
     Raises:
-      UserError: images not uint8, or C, `mean` and `std` that do not fit together.
+      UserError: images not uint8; C, `mean` and `std` that do not fit together; or a value
+        of these two by which nothing can be normalised.
     """
     _check(images, mean, std)
     chosen = Augmentation(**options)
@@ -149,34 +151,4 @@ def _check(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> No
             f"images have {channels} channels, mean {len(mean)} and std {len(std)} "
             "values: all three must be 1, or all 3"
         )
-
-
-def check_chances(chances: Mapping[str, Any], *, section: str = "augment") -> None:
-    """Raises UserError if an option of `augment` is out of range.
-
-    Args:
-      chances: all options.
-      section: of the config that they are from, for the message.
-    """
-    key = f"--config.{section}"
-    if chances["size"] < 1:
-        raise UserError(f"{key}.size={chances['size']}: set it above 0 pixels")
-    for name in ("rotation", "shear", "stretch"):
-        if not chances[name] >= 0:
-            raise UserError(f"{key}.{name}={chances[name]}: set it to 0 or above")
-    for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize"):
-        value = chances.get(name, 0.0)  # runs of before have no solarize
-        if not 0 <= value <= 1:
-            raise UserError(
-                f"{key}.{name}={value}: it is a probability; set it from 0 to 1"
-            )
-    check_crop_scale(section, chances["crop_scale"])
-
-
-def check_crop_scale(section: str, scale: Sequence[float]) -> None:
-    """Raises UserError for a bad range; `section` is the config's, for the message."""
-    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-        raise UserError(
-            f"--config.{section}.crop_scale={scale}: set the smallest and largest share of the area, "
-            "above 0 and up to 1; () switches crops off"
-        )
+    check_statistics(mean, std)

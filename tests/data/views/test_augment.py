@@ -356,15 +356,3 @@ def test_bad_images_are_named() -> None:
         augment(keys, images, size=8, **STATISTICS[3], **OFF)
     with pytest.raises(UserError, match="4 channels"):
         normalize(np.zeros((2, 8, 8, 4), np.uint8), size=8, mean=(0,) * 4, std=(1,) * 4)
-
-
-def test_an_option_out_of_range_is_named_by_its_flag() -> None:
-    options = {"size": 8, "rotation": 0.0, "shear": 0.0, "stretch": 0.0} | ALL
-    module.check_chances(options)
-    with pytest.raises(UserError, match=r"^--config.augment.blur=2: .*probability"):
-        module.check_chances(options | {"blur": 2})
-    # A group of views has a section of the config to itself.
-    with pytest.raises(UserError, match=r"^--config.views.small.size=0: "):
-        module.check_chances(options | {"size": 0}, section="views.small")
-    with pytest.raises(UserError, match=r"^--config.views.small.crop_scale=\(2, 1\)"):
-        module.check_chances(options | {"crop_scale": (2, 1)}, section="views.small")
