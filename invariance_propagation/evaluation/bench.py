@@ -8,6 +8,7 @@ import numpy as np
 
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.data.load.pictures import Pictures
+from invariance_propagation.data.views.ranges import check_size, check_statistics
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.meaning import check_classes, remarks
@@ -57,8 +58,8 @@ def view_of(
             "that its export wrote next to it"
         )
     view = View(values["size"], tuple(values["mean"]), tuple(values["std"]))
-    if view.size < 1:
-        raise UserError(f"view.size={view.size}: set it to 1 pixel or more")
+    check_size(view.size, key="view.")
+    check_statistics(view.mean, view.std, key="view.")
     if not len(view.mean) == len(view.std) == channels:
         raise UserError(
             f"{checkpoint} takes images of {channels} channels, view.mean has "

@@ -23,9 +23,7 @@ def check_view(options: Mapping[str, Any], *, section: str = "augment") -> None:
       UserError: an option is out of its range.
     """
     key = f"--config.{section}"
-    size = options["size"]
-    if not 1 <= size <= MOST_PIXELS:
-        raise UserError(f"{key}.size={size}: set it from 1 to {MOST_PIXELS} pixels")
+    check_size(options["size"], key=f"{key}.")
     for name, most in AMOUNTS.items():
         value = options.get(name, 0.0)
         if not 0 <= value <= most:
@@ -66,6 +64,12 @@ def check_crop_scale(section: str, scale: Sequence[float]) -> None:
             f"--config.{section}.crop_scale={scale}: set the smallest and largest share "
             "of the area, above 0 and up to 1; () switches crops off"
         )
+
+
+def check_size(size: int, *, key: str = "") -> None:
+    """Raises UserError for a bad size of views; `key` comes before it in the message."""
+    if not 1 <= size <= MOST_PIXELS:
+        raise UserError(f"{key}size={size}: set it from 1 to {MOST_PIXELS} pixels")
 
 
 def check_statistics(
