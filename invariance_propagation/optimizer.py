@@ -51,6 +51,10 @@ def make_schedule(
     _check_rate(learning_rate, schedule, decay, still_epochs, warmup_epochs, epochs)
     first = still_epochs + warmup_epochs
     _check_restarts(restart_epochs, restart_rates, first, epochs)
+    if any(after <= before for before, after in pairwise((0, *milestones))):
+        raise UserError(
+            f"optimizer.milestones={tuple(milestones)}: give epochs above 0 in rising order"
+        )
     still, warmup = (x * steps_per_epoch for x in (still_epochs, warmup_epochs))
     bounds = [epoch * steps_per_epoch for epoch in (*restart_epochs, epochs)]
     starts = (still + warmup, *bounds[:-1])

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -23,8 +24,8 @@ def options(
       bound: names of the parameters that come from elsewhere.
 
     Raises:
-      UserError: a key of the section that is no parameter of the function, or a
-        parameter without default that the section lacks.
+      UserError: a key of the section that is no parameter of the function, a parameter
+        without default that the section lacks, or a number that is not finite.
     """
     if section not in config:
         raise UserError(
@@ -39,7 +40,22 @@ def options(
             raise UserError(
                 f"config key {section}.{name} is missing: start from configs/default.py"
             )
+    check_finite(config[section], prefix=f"{section}.")
     return dict(config[section])
+
+
+def check_finite(values: Mapping[str, Any], *, prefix: str = "") -> None:
+    """Raises UserError for the first value that is, or holds, NaN or infinity.
+
+    No comparison with NaN holds, so a check of a range may let it pass.
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            check_finite(value, prefix=f"{prefix}{name}.")
+            continue
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(math.isfinite(x) for x in numbers if isinstance(x, float)):
+            raise UserError(f"{prefix}{name}={value}: write finite numbers")
 
 
 def call(

@@ -66,6 +66,7 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=configs/embed.py", "--config.task=scan"], "the config of a run"),
         (["--config=configs/digits.py"], "--workdir is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "there is no configs/nothing"),
+        (["--config=README.md"], "README.md, line 3: unexpected indent; a config is"),
         (
             ["--config=configs/digits.py:moco"],
             "configs/digits.py:moco cannot be used: ValueError: there is no method 'moco'",

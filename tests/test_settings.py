@@ -1,14 +1,17 @@
 """Config sections as keyword arguments: what fits, and the errors for what does not."""
 
+import math
 from typing import Any, NamedTuple
 
 import pytest
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from configs import digits
 from invariance_propagation import settings
 from invariance_propagation.errors import UserError
 from invariance_propagation.models import make_encoder
+from invariance_propagation.train.build import build
 
 
 def blend(*, color: str, amount: float = 0.5, num_examples: int = 0) -> dict[str, Any]:
@@ -143,3 +146,42 @@ def test_options_of_a_named_tuple_are_checked_as_keywords() -> None:
         settings.call(mix, "paint", make_config(colour="red"), num_examples=3)
     with pytest.raises(UserError, match=r"paint\.amount is missing"):
         settings.call(mix, "paint", make_config(color="red"), num_examples=3)
+
+
+@pytest.mark.parametrize("method", ["", "coke", "unmix+odc"])
+def test_no_number_of_a_config_may_be_nan_or_infinite(method: str) -> None:
+    """Comparisons with NaN are false, so a check that looks for bad values misses it."""
+    config = digits.get_config(method)
+    numbers = {
+        name: value
+        for name, value in flatten_dict(config.to_dict(), sep=".").items()
+        if isinstance(value, float) or (isinstance(value, tuple) and value)
+    }
+    assert len(numbers) > 20
+    for name, value in numbers.items():
+        *sections, last = name.split(".")
+        for bad in (math.nan, math.inf):
+            changed = digits.get_config(method)
+            section = changed
+            for key in sections:
+                section = section[key]
+            with section.unlocked():
+                section[last] = (bad, *value[1:]) if isinstance(value, tuple) else bad
+            with pytest.raises(UserError, match=rf"\b{name}=.*: "):
+                build(changed)
+
+
+def test_a_schedule_takes_rising_milestones() -> None:
+    for bad in ((-1, 5), (0, 5), (5, 5), (9, 5)):
+        config = digits.get_config()
+        config.optimizer.milestones = bad
+        with pytest.raises(UserError, match=r"optimizer.milestones=\(.*rising order"):
+            build(config)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_a_seed_fits_into_32_bits(seed: int) -> None:
+    config = digits.get_config()
+    config.seed = seed
+    with pytest.raises(UserError, match=f"seed={seed}: set it from 0 to 4294967295"):
+        build(config)

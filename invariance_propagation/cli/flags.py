@@ -99,6 +99,11 @@ def _explained(argv: list[str], known: dict[str, Any]) -> Iterator[None]:
     """Raises UserError for what absl, ml_collections or a config raise."""
     try:
         yield
+    except SyntaxError as error:
+        raise UserError(
+            f"{error.filename}, line {error.lineno}: {error.msg}; a config is a Python "
+            "file with a function get_config, such as configs/digits.py"
+        ) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(keys.explain(error, argv, known)) from error
 

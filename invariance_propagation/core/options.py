@@ -7,6 +7,8 @@ from invariance_propagation.core.losses import FORMS, POSITIVES
 from invariance_propagation.core.search import PRECISIONS, SELECTIONS
 from invariance_propagation.errors import UserError, check_choice
 
+MOST_REACHED = 2**20  # ids per image; for a batch of 256 they take 1 GB
+
 
 class LossOptions(NamedTuple):
     """Holds the options of `invp_losses`, whose docstring explains them."""
@@ -44,6 +46,7 @@ class LossOptions(NamedTuple):
                 f"num_neighbors={num_neighbors}, but the bank holds {num_examples} "
                 f"images: set it to at most {num_examples - 1}"
             )
+        _check_reach(num_hops, num_neighbors)
         temperature = real("temperature", self.temperature)
         if not temperature > 0:
             raise UserError(
@@ -59,3 +62,17 @@ class LossOptions(NamedTuple):
             background_size=background_size,
             temperature=temperature,
         )
+
+
+def _check_reach(num_hops: int, num_neighbors: int) -> None:
+    """Raises UserError if a walk of k + k**2 + ... ids would not fit."""
+    reached, fits = 0, 0
+    while fits < num_hops:
+        reached += num_neighbors ** (fits + 1)
+        if reached > MOST_REACHED:
+            raise UserError(
+                f"num_hops={num_hops}: with num_neighbors={num_neighbors}, an image "
+                f"would reach more than {MOST_REACHED:,} others: set num_hops to at "
+                f"most {max(1, fits)}, or num_neighbors lower"
+            )
+        fits += 1

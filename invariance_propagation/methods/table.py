@@ -1,6 +1,7 @@
 """The table of self-supervised methods, and how a config picks one."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -47,6 +48,7 @@ def make_from(section: Mapping[str, Any], problem: Problem, *, key: str) -> Meth
     options = dict(section)
     try:
         factory = find_method(options.pop("name", ""))
+        _check_factory(factory, section["name"])
         method = settings.call(factory, "method", {"method": options}, problem=problem)
     except UserError as error:
         raise UserError(_with_key(str(error), key)) from error
@@ -83,6 +85,21 @@ def find_method(name: str) -> Callable[..., Method]:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UserError(f"method.name={name!r}: {error}") from error
+
+
+def _check_factory(factory: Any, name: str) -> None:
+    try:
+        takes = inspect.signature(factory).parameters
+    except (
+        TypeError,
+        ValueError,
+    ):  # nothing to call, or nothing that says what it takes
+        takes = {}
+    if "problem" not in takes:
+        raise UserError(
+            f"method.name={name!r}: a function that makes a method takes `problem`, as "
+            "docs/own_method.md shows"
+        )
 
 
 def is_shipped(section: Mapping[str, Any]) -> bool:

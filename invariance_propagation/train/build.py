@@ -27,7 +27,7 @@ from invariance_propagation.data.views import augment
 from invariance_propagation.data.views.ranges import check_view
 from invariance_propagation.devices import processes
 from invariance_propagation.devices.runner import Runner
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, check_choice
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.protocols.knn import (
     check_neighbors,
@@ -141,6 +141,7 @@ def make_looks(config: Mapping[str, Any], method: Method) -> dict[str, ViewGroup
     check_view(usual)
     changes = config.get("views", {})
     settings.check_names(changes, method.requires.views, prefix="views.")
+    settings.check_finite(changes, prefix="views.")
     looks = {}
     used = {group: count for group, count in method.requires.views.items() if count}
     for group, count in used.items():
@@ -157,11 +158,9 @@ def _read_options(config: ConfigDict) -> tuple[TrainOptions, KnnOptions]:
     options = settings.call(TrainOptions, "train", config)
     knn = settings.call(KnnOptions, "knn", config)
     check_options(options, knn)
-    if config.augmentation not in AUGMENTATIONS:
-        raise UserError(
-            f"augmentation={config.augmentation!r}: choose one of "
-            f"{', '.join(AUGMENTATIONS)}"
-        )
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed}: set it from 0 to {2**32 - 1}")
+    check_choice("augmentation", config.augmentation, AUGMENTATIONS)
     if config.weights:
         local(config.weights, key="weights")
     return options, knn

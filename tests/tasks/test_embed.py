@@ -207,7 +207,10 @@ def test_how_much_is_looked_at(stored: Path, folder: Path, tmp_path: Path) -> No
         ({"compare_with": "x", "num_neighbors": 0}, "leave compare_with=x out"),
         ({"share": 1.5}, "share=1.5"),
         ({"view__mean": (0.5,)}, "images of 3 channels, view.mean has 1"),
-        ({"view__std": (0.0, 0.0, 0.0)}, "view.std=(0.0, 0.0, 0.0): give numbers above 0"),
+        (
+            {"view__std": (0.0, 0.0, 0.0)},
+            "view.std=(0.0, 0.0, 0.0): give numbers above 0",
+        ),
         ({"output": "out.csv"}, "with .npz at its end"),
     ],
 )

@@ -55,6 +55,12 @@ BAD = {
     ),
     "method's module": ({"method__name": "no_such:f"}, "No module named 'no_such'"),
     "method's function": ({"method__name": "json:f"}, "has no attribute 'f'"),
+    "method that is none": ({"method__name": "json:dumps"}, "takes `problem`"),
+    "reach": ({"method__num_hops": 30}, "set num_hops to at most 9"),
+    "share": (
+        {"data__max_unreadable": -1.0},
+        "max_unreadable=-1.0: set it from 0 to 1",
+    ),
     "learning rate": ({"optimizer__learning_rate": 0.0}, "learning_rate=0.0"),
     "SGD momentum": ({"optimizer__momentum": 1.0}, "optimizer.momentum=1.0"),
     "schedule": ({"optimizer__schedule": "linear"}, "schedule='linear'"),

@@ -18,6 +18,7 @@ from invariance_propagation.data.sources.digits import digits
 from invariance_propagation.data.sources.folder import image_folder
 from invariance_propagation.data.sources.idx import fashion_mnist, letters
 from invariance_propagation.data.sources.tfds.records import TFDS, TfdsSet
+from invariance_propagation.data.sources.usable import check_largest_share
 from invariance_propagation.errors import UserError
 
 __all__ = [
@@ -103,6 +104,7 @@ def load(
             f"--config.data.on_change={on_change!r}: choose one of "
             f"{', '.join(ON_CHANGE)}"
         )
+    check_largest_share(max_unreadable)
     options = {
         "split": split,
         "classes": classes,

@@ -40,6 +40,7 @@ VERSION = 1
 PIECE = 16_384
 AT_ONCE = 20_000  # pictures between two writes of the cache
 NAMED = 5  # in a message
+LARGEST = "--config.data.max_unreadable"
 
 
 class Fault(NamedTuple):
@@ -130,19 +131,21 @@ def check_share(checked: Checked, largest: float, where: Path) -> None:
       where: the folder, for the message.
 
     Raises:
-      UserError: a larger share is unusable, or all pictures are; or `largest` is not a
-        share.
+      UserError: a larger share is unusable, or all pictures are.
     """
-    key = "--config.data.max_unreadable"
-    if not 0 <= largest <= 1:
-        raise UserError(f"{key}={largest}: set it from 0 to 1")
     bad, count = len(checked.faults), len(checked.marks) + len(checked.faults)
     if bad > largest * count or not checked.marks:
         raise UserError(
             f"{bad:,} of {count:,} pictures in {where} cannot be used: "
             f"{name_some(checked.faults)}. Mend or remove them (--config.task=scan lists "
-            f"all), or set {key} (now {largest:g}) to the share that may be left out"
+            f"all), or set {LARGEST} (now {largest:g}) to the share that may be left out"
         )
+
+
+def check_largest_share(largest: float) -> None:
+    """Raises UserError if `largest`, of the pictures that may be unusable, is no share."""
+    if not 0 <= largest <= 1:
+        raise UserError(f"{LARGEST}={largest}: set it from 0 to 1")
 
 
 def name_some(faults: Sequence[Fault]) -> str:

@@ -1,5 +1,6 @@
 """The options of Invariance Propagation, listed and checked in one place."""
 
+import math
 from typing import NamedTuple
 
 from invariance_propagation.core.options import LossOptions
@@ -103,7 +104,7 @@ class Options(NamedTuple):
         check_choice("method.bank_start", self.bank_start, BANK_STARTS)
         for name in ("propagation_weight", "start_epoch"):
             value = getattr(self, name)
-            if value < 0:
+            if not 0 <= value < math.inf:
                 raise UserError(f"method.{name}={value}: set it to 0 or above")
         check_choice("method.graph", self.graph, GRAPHS)
         check_choice("method.ramp", self.ramp, RAMPS)
