@@ -50,7 +50,7 @@ def check_finite(values: Mapping[str, Any], *, prefix: str = "") -> None:
     No comparison with NaN holds, so a check of a range may let it pass.
     """
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if hasattr(value, "items"):  # a ConfigDict is no Mapping
             check_finite(value, prefix=f"{prefix}{name}.")
             continue
         numbers = value if isinstance(value, list | tuple) else [value]
