@@ -66,15 +66,17 @@ def two_means(rows: np.ndarray, iterations: int = 20) -> np.ndarray:
 
 
 def small_clusters(
-    state: State, *, min_cluster: int, most: int | None, iterations: int
+    state: State, *, min_cluster: int, most: int | None, iterations: int, step: int
 ) -> State:
-    """memories/odc_memory.py:129-164 and 202-249."""
+    """memories/odc_memory.py:129-164 and 202-249; with `most`, clusters take turns."""
     bank, labels, centroids = (x.copy() for x in state)
     num_clusters = len(centroids)
     sizes = [int(np.sum(labels == c)) for c in range(num_clusters)]
     small = [c for c in range(num_clusters) if sizes[c] < min_cluster]
     large = [c for c in range(num_clusters) if c not in small]
-    chosen = small[:most]
+    first = 0 if most is None else step * most % num_clusters
+    turns = [c for c in small if c >= first] + [c for c in small if c < first]
+    chosen = sorted(turns[:most])
     for c in chosen:
         for image in np.flatnonzero(labels == c):
             labels[image] = nearest(bank[image], centroids, large)
@@ -126,6 +128,7 @@ def iteration(
         min_cluster=min_cluster,
         most=splits_per_step,
         iterations=split_iterations,
+        step=step,
     )
     return after, loss, changed / len(ids)
 

@@ -160,7 +160,9 @@ def update(
         lambda clusters: clusters,
         clusters,
     )
-    clusters = repair(clusters, bank, options=options, axis_name=axis_name)  # 6
+    clusters = repair(  # 6
+        clusters, bank, step=moment.step, options=options, axis_name=axis_name
+    )
     return Memory(bank, clusters)
 
 

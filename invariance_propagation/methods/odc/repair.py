@@ -62,16 +62,24 @@ def refresh_centroids(
 
 
 def repair(
-    clusters: Clusters, bank: jax.Array, *, options: Options, axis_name: str | None
+    clusters: Clusters,
+    bank: jax.Array,
+    *,
+    step: jax.Array,
+    options: Options,
+    axis_name: str | None,
 ) -> Clusters:
     """Dissolves small clusters and splits large ones in their place (6).
 
-    At most `splits_per_step` clusters are treated, those with the smallest numbers; others
-    wait for the next steps. While no cluster is small, this costs nothing.
+    At most `splits_per_step` clusters are treated, others wait for the next steps. They
+    take turns: each step looks for small ones from another number on, so that clusters
+    that become small again do not keep the others waiting. While no cluster is small,
+    this costs nothing.
     """
-    num_clusters, most = len(clusters.sizes), options.splits_per_step
+    most = options.splits_per_step
+    num_clusters = len(clusters.sizes)
     small = clusters.sizes < options.min_cluster
-    chosen = jnp.nonzero(small, size=most, fill_value=num_clusters)[0].astype(jnp.int32)
+    chosen = choose_small(small, most, step=step)
 
     def split(turn: jax.Array, clusters: Clusters) -> Clusters:
         return lax.cond(
@@ -92,6 +100,24 @@ def repair(
     if not most:
         return clusters
     return lax.cond(small.any(), treat, lambda x: x, clusters)
+
+
+def choose_small(small: jax.Array, most: int, *, step: jax.Array) -> jax.Array:
+    """Chooses the small clusters that come first from number `most * step` on.
+
+    Args:
+      small: bool [C].
+      most: how many to choose.
+      step: int [], from 0; numbers count modulo C.
+
+    Returns:
+      int32 [most], in rising order; C stands for none.
+    """
+    count = len(small)
+    first = (step % count * most % count).astype(jnp.int32)
+    places = jnp.nonzero(jnp.roll(small, -first), size=most, fill_value=count)[0]
+    numbers = jnp.where(places < count, (places + first) % count, count)
+    return jnp.sort(numbers).astype(jnp.int32)
 
 
 def dissolve(

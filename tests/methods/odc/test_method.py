@@ -14,6 +14,7 @@ from invariance_propagation.methods import Batch, Moment, Problem, make_method
 from invariance_propagation.methods.odc import Memory
 from invariance_propagation.methods.odc.network import Classified
 from invariance_propagation.methods.odc.options import Clusters
+from invariance_propagation.methods.odc.repair import choose_small
 from invariance_propagation.models import Encoder, Outputs
 from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED, pmean
 from tests import tiny
@@ -181,6 +182,17 @@ def test_others_wait_for_the_next_steps() -> None:
     )
     small = [int((s.clusters.sizes < 6).sum()) for s in (memory, *states)]
     assert small[0] >= 2 and small[-1] < small[0]
+
+
+def test_clusters_that_get_small_again_keep_no_other_waiting() -> None:
+    small = jnp.array([True, True, False, True, True, False, True])  # at every step
+    treated = [
+        choose_small(small, 2, step=jnp.int32(step)).tolist() for step in range(4)
+    ]
+    assert treated == [[0, 1], [3, 4], [4, 6], [0, 6]]
+    one = jnp.arange(7) == 5
+    assert choose_small(one, 2, step=jnp.int32(3)).tolist() == [5, 7]
+    assert choose_small(small & False, 2, step=jnp.int32(1)).tolist() == [7, 7]
 
 
 def test_settings_change_what_they_are_for() -> None:
