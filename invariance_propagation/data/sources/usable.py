@@ -131,8 +131,9 @@ def check_share(checked: Checked, largest: float, where: Path) -> None:
       where: the folder, for the message.
 
     Raises:
-      UserError: a larger share is unusable, or all pictures are.
+      UserError: a larger share is unusable, or all pictures are; or `largest` is no share.
     """
+    check_largest_share(largest)
     bad, count = len(checked.faults), len(checked.marks) + len(checked.faults)
     if bad > largest * count or not checked.marks:
         raise UserError(
