@@ -65,6 +65,19 @@ class Bracket(NamedTuple):
     above_high: jax.Array
 
 
+class Pass(NamedTuple):
+    """Holds what one pass hands to the next.
+
+    The values are among it because XLA computes again what it can. In another kernel the
+    last bit may be rounded another way, and the values that are counted at would not be
+    those that the bracket notes.
+    """
+
+    bracket: Bracket
+    values: jax.Array  # float32 [B, c], where to count next
+    begun: jax.Array  # bool [], whether there was a pass
+
+
 def background_threshold(
     rest: jax.Array,
     few: jax.Array,
@@ -100,8 +113,9 @@ def background_threshold(
         local = _count_above(entries, values, axis) + _count_above(few, values)
         return parallel.psum(local, axis_name)
 
-    def narrow(bracket: Bracket, values: jax.Array) -> Bracket:
-        return _narrow(bracket, values, count_above(values), size)
+    def narrow(last: Pass) -> Pass:
+        bracket = _narrow(last.bracket, last.values, count_above(last.values), size)
+        return Pass(bracket, _proposals(bracket, size), jnp.bool_(True))
 
     stride = max(1, size // RANK)
     sample = rest[:, ::stride]
@@ -116,10 +130,11 @@ def background_threshold(
     bracket = Bracket(
         _key(nothing), _key(largest), everything, jnp.zeros_like(everything)
     )
-    bracket = lax.while_loop(
-        lambda bracket: jnp.any(_undecided(bracket, size)),
-        lambda bracket: narrow(bracket, _proposals(bracket, size)),
-        narrow(bracket, jnp.concatenate([nothing[:, None], values], axis=1)),
+    values = jnp.concatenate([nothing[:, None], values], axis=1)
+    bracket, *_ = lax.while_loop(
+        lambda last: ~last.begun | jnp.any(_undecided(last.bracket, size)),
+        narrow,
+        Pass(bracket, values, jnp.bool_(False)),
     )
     cut_at_low = bracket.above_low == size
     value = _value(jnp.where(cut_at_low, bracket.low, bracket.high))

@@ -24,6 +24,7 @@ from invariance_propagation import (
     update_graph,
 )
 from tests.reference import objective as oracle
+from tests.tiny_run import ROOT
 
 FORMS = ("paper", "released")
 BOTH_FORMS = pytest.mark.parametrize("form", FORMS)
@@ -398,6 +399,43 @@ def test_duplicated_rows(make_problem, form: str, positives: str) -> None:
         assert anchor + 16 in got
         assert anchor not in got
         assert len(set(got.tolist())) == 4
+
+
+COLLAPSED = """
+import numpy as np
+from invariance_propagation import invp_losses
+
+for count, dim, size in ((64, 16, 11), (1347, 128, 512)):
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        row = random.normal(size=dim)
+        bank = np.tile(row / np.linalg.norm(row), (count, 1)).astype(np.float32)
+        graph = (np.arange(count)[:, None] + [1, 2]).astype(np.int32) % count
+        anchors = random.normal(size=(32, dim)).astype(np.float32)
+        losses = invp_losses(
+            anchors, np.arange(32), bank, graph,
+            background_size=size, temperature=1.0, num_hops=1, form="paper",
+        )
+        expected = np.full(32, np.log(1 + (count - 1) * size / count))
+        np.testing.assert_allclose(losses.instance, expected, rtol=1e-4)
+"""
+
+
+def test_a_bank_of_equal_rows() -> None:
+    """All M places are shared by all rows, in programs compiled as people compile them.
+
+    XLA may compute the values to count at once more for the bracket, in a kernel that
+    rounds them another way; a fifth of the anchors had log(N) here.
+    """
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", COLLAPSED],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @BOTH_FORMS
