@@ -69,7 +69,7 @@ def run(*flags: str) -> tuple[int, str, str]:
         (["--config=README.md"], "README.md, line 3: unexpected indent; a config is"),
         (
             ["--config=configs/digits.py:moco"],
-            "configs/digits.py:moco cannot be used: ValueError: there is no method 'moco'",
+            "configs/digits.py:moco cannot be used: there is no method 'moco'",
         ),
         (["--config=configs/digits.py:invariance_propagation"], "--workdir is missing"),
         (["--confg=configs/digits.py"], "confg"),

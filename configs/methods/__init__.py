@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from invariance_propagation.errors import UserError
+
 DEFAULT = "invariance_propagation"
 
 
@@ -27,7 +29,7 @@ def configure(config: ConfigDict, method: str) -> None:
         section `method.inner` of OUTER.
 
     Raises:
-      ValueError: there is no such method, or OUTER wraps no other method.
+      UserError: there is no such method, or OUTER wraps no other method.
     """
     name, plus, inner = method.partition("+")
     name = name or DEFAULT
@@ -37,12 +39,12 @@ def configure(config: ConfigDict, method: str) -> None:
     elif name in names():
         importlib.import_module(f"{__name__}.{name}").configure(config)
     else:
-        raise ValueError(
+        raise UserError(
             f"there is no method {name!r}: choose one of {', '.join(names())}, or name "
             "your own as --config=CONFIG.py:MODULE:FUNCTION"
         )
     if plus and "inner" not in config.method:
-        raise ValueError(f"{name} wraps no other method: leave out +{inner}")
+        raise UserError(f"{name} wraps no other method: leave out +{inner}")
     if "inner" in config.method:
         outer = config.method
         configure(config, inner)
@@ -77,7 +79,7 @@ def _defaults(name: str) -> dict[str, object]:
             getattr(importlib.import_module(module), function)
         ).parameters
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"method {name!r}: {error}") from error
+        raise UserError(f"method {name!r}: {error}") from error
     return {
         key: parameter.default
         for key, parameter in parameters.items()

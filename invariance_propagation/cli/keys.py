@@ -47,6 +47,9 @@ def explain(error: Exception, argv: list[str], known: Mapping[str, Any]) -> str:
         # A UserError has its lines in one, see `errors.printable`.
         raised = str(error).replace(r"\n", "\n").strip().splitlines()[-1]
         reason = raised.split("errors.UserError: ")[-1]
+        if "get_config() takes 0 positional arguments" in reason:
+            name, _, method = str(path).rpartition(":")
+            reason = f"{name} is no config of a run, leave out :{method}"
         return f"--config={path} cannot be used: {reason}"
     if isinstance(error, AttributeError | KeyError) and path is not None:
         for key in typed_keys(argv) if known else ():

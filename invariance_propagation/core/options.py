@@ -9,6 +9,8 @@ from invariance_propagation.errors import UserError, check_choice
 
 MOST_REACHED = 2**20  # ids per image; for a batch of 256 they take 1 GB
 
+TEMPERATURES = 1e-30, 1e30  # beyond, float32 makes quotients of 0 or infinity
+
 
 class LossOptions(NamedTuple):
     """Holds the options of `invp_losses`, whose docstring explains them."""
@@ -41,6 +43,10 @@ class LossOptions(NamedTuple):
                 f"background_size={background_size}, but the bank holds {num_examples} "
                 f"images: set it from 1 to {num_examples}"
             )
+        if num_examples < 2:
+            raise UserError(
+                f"num_examples={num_examples}: at least 2 images are needed"
+            )
         if num_neighbors + 1 > num_examples:
             raise UserError(
                 f"num_neighbors={num_neighbors}, but the bank holds {num_examples} "
@@ -48,10 +54,7 @@ class LossOptions(NamedTuple):
             )
         _check_reach(num_hops, num_neighbors)
         temperature = real("temperature", self.temperature)
-        if not temperature > 0:
-            raise UserError(
-                f"temperature={self.temperature}: set it above 0, e.g. to 0.2"
-            )
+        check_temperature("temperature", temperature)
         check_choice("form", self.form, FORMS)
         check_choice("positives", self.positives, POSITIVES)
         check_choice("selection", self.selection, SELECTIONS)
@@ -61,6 +64,15 @@ class LossOptions(NamedTuple):
             num_hard=num_hard,
             background_size=background_size,
             temperature=temperature,
+        )
+
+
+def check_temperature(name: str, temperature: float) -> None:
+    """Raises UserError unless similarities can be divided by it in float32."""
+    if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        raise UserError(
+            f"{name}={temperature}: set it above 0, e.g. to 0.2 (from "
+            f"{TEMPERATURES[0]:g} to {TEMPERATURES[1]:g})"
         )
 
 

@@ -67,16 +67,24 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
         print(f"continuing from step {step:,}: {folder / FOLDER}")
 
 
-def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
+def changed_settings(
+    before: dict[str, Any], now: dict[str, Any], *, finished: bool = False
+) -> None:
     """Warns about settings that differ from the checkpoint's."""
     old, new = what_trains(before), what_trains(now)
     for name in sorted(old.keys() & new.keys()):
-        if old[name] != new[name]:
-            print(
-                f"warning: the run in this workdir has {name} = {old[name]} so far, and "
-                f"{new[name]} from here on; a run with {new[name]} from the start needs "
-                "another --workdir"
+        if old[name] == new[name]:
+            continue
+        if finished:
+            text = (
+                f"is finished, with {name} = {old[name]}: {new[name]} changes nothing"
             )
+        else:
+            text = f"has {name} = {old[name]} so far, and {new[name]} from here on"
+        print(
+            f"warning: the run in this workdir {text}; a run with {new[name]} from the "
+            "start needs another --workdir"
+        )
 
 
 def what_trains(config: dict[str, Any]) -> dict[str, Any]:

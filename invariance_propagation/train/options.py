@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from invariance_propagation.core.options import check_temperature
 from invariance_propagation.errors import UserError
 
 
@@ -61,8 +62,7 @@ def check_options(options: TrainOptions, knn: KnnOptions) -> None:
                 f"train.{name}={getattr(options, name)}: set it above 0, or to 0 to "
                 "train to the end"
             )
-    if not knn.temperature > 0:
-        raise UserError(f"knn.temperature={knn.temperature}: set it above 0")
+    check_temperature("knn.temperature", knn.temperature)
 
 
 def check_batch(options: TrainOptions, num_examples: int) -> None:

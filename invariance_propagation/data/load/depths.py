@@ -106,8 +106,8 @@ def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
         kind = f"{depth.bits} bits" if depth.bits else f"Pillow's mode {image.mode}"
         raise ValueError(
             f"its values go from {low:,.7g} to {high:,.7g} in {kind}, which does not tell "
-            "what is white: convert it to 8 bits, or set "
-            "--config.data.stretch_depth=True to make the darkest value of each such "
+            "what is white: convert it to 8 bits, or train with "
+            "--config.data.stretch_depth=True, which makes the darkest value of each such "
             "picture black and its lightest white"
         )
     if depth.reversed:

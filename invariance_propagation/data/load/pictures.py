@@ -130,7 +130,8 @@ class Pictures:
         except Exception as error:  # reading files can raise anything, too
             raise TrainingError(
                 f"{self.ids[index]} cannot be used ({reason_of(error)}): mend or remove "
-                f"it from {self.where}; --config.task=scan lists all such pictures"
+                f"it from {self.where}; with the config of a run, --config.task=scan "
+                "lists all such pictures"
             ) from error
 
 

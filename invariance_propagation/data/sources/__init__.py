@@ -104,7 +104,8 @@ def load(
             f"--config.data.on_change={on_change!r}: choose one of "
             f"{', '.join(ON_CHANGE)}"
         )
-    check_largest_share(max_unreadable)
+    if max_unreadable is not None:  # evaluation may leave it to the set
+        check_largest_share(max_unreadable)
     options = {
         "split": split,
         "classes": classes,

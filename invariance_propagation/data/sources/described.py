@@ -27,6 +27,10 @@ def described(name: str, num_examples: int, *, size: int, channels: int) -> Data
             f"--config.data.num_examples={num_examples}: set it to the number of training "
             "images, or to 0 to read the data set"
         )
+    if not 1 <= num_examples < 2**31:
+        raise UserError(
+            f"--config.data.num_examples={num_examples}: set it from 1 to {2**31 - 1}"
+        )
     shape = (num_examples, size, size, channels)
     images = np.broadcast_to(np.uint8(0), shape)  # one byte of memory
     if size > WHOLE_UP_TO or images.nbytes > RESIDENT_BYTES:

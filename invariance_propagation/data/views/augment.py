@@ -148,7 +148,8 @@ def _check(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> No
     channels = images.shape[-1]
     if channels not in (1, 3) or not len(mean) == len(std) == channels:
         raise UserError(
-            f"images have {channels} channels, mean {len(mean)} and std {len(std)} "
-            "values: all three must be 1, or all 3"
+            f"images have {channels} channel(s), mean {len(mean)} and std {len(std)} "
+            "value(s): give mean and std one value for each channel, of which there are 1 "
+            "or 3"
         )
     check_statistics(mean, std)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from invariance_propagation.core.bank import normalize, safe_scale
+from invariance_propagation.core.options import check_temperature
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.bench import Bench
 from invariance_propagation.evaluation.meaning import check_finite, remarks_on_votes
@@ -178,8 +179,7 @@ def jobs(request: Request) -> Iterator[list[Job]]:
         value, num_examples=len(labels), num_classes=bench.num_classes
     )
     check_neighbors(num_neighbors, len(labels))
-    if not temperature > 0:
-        raise UserError(f"knn.temperature={temperature}: set it above 0")
+    check_temperature("knn.temperature", temperature)
     options = {"num_neighbors": num_neighbors, "temperature": temperature}
     settings = make_settings(bench, options, remarks_on_votes(num_neighbors, labels))
     job = Job("knn", VERSION, settings, bench, measure_knn(bench, **options))

@@ -167,8 +167,9 @@ def _check_changes(
 ) -> None:
     """Says which settings have changed, and refuses a jump of the learning rate."""
     before, now = settings.by_new_names(saved["config"]), facts["config"]
-    messages.changed_settings(before, now)
-    if saved["step"] >= run.total_steps:
+    finished = saved["step"] >= run.total_steps
+    messages.changed_settings(before, now, finished=finished)
+    if finished:
         return
     change = check_horizon(
         before,

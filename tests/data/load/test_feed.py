@@ -189,7 +189,7 @@ def test_a_step_is_given_the_hosts_views(folder: Path, make_config) -> None:
         ({"train__num_threads": 0}, "train.num_threads=0"),
         ({"train__num_workers": -1}, "train.num_workers=-1"),
         ({"augmentation": "gpu"}, "augmentation='gpu': choose one of device, host"),
-        ({"augment__mean": (0.5,), "augment__std": (0.5,)}, "3 channels"),
+        ({"augment__mean": (0.5,), "augment__std": (0.5,)}, r"3 channel\(s\)"),
     ],
 )
 def test_bad_input(folder: Path, tmp_path: Path, changes, expected: str) -> None:

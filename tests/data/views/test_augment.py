@@ -352,7 +352,7 @@ def test_bad_images_are_named() -> None:
     images = np.zeros((2, 8, 8, 1), np.uint8)
     with pytest.raises(UserError, match="float32"):
         normalize(images.astype(np.float32), size=8, **STATISTICS[1])
-    with pytest.raises(UserError, match="1 channels, mean 3"):
+    with pytest.raises(UserError, match=r"1 channel\(s\), mean 3"):
         augment(keys, images, size=8, **STATISTICS[3], **OFF)
-    with pytest.raises(UserError, match="4 channels"):
+    with pytest.raises(UserError, match=r"4 channel\(s\)"):
         normalize(np.zeros((2, 8, 8, 4), np.uint8), size=8, mean=(0,) * 4, std=(1,) * 4)
