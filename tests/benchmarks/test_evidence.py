@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,23 @@ def test_a_cell_names_its_method(evidence, calls) -> None:
     evidence.run_cell("letters", "odc", 0)
     assert calls[0][0] == "--config=configs/letters.py:odc"
     assert "--config.data.num_train=10000" in calls[0]
+
+
+def test_what_was_chosen_is_a_key_of_its_config(evidence) -> None:
+    for data in evidence.SETS:
+        for name, cell in evidence.CELLS.items():
+            module = importlib.import_module(f"configs.{data}")
+            config = module.get_config(cell.method)
+            for override in evidence.overrides_of(data, name, 0):
+                key, _, _ = override.partition("=")
+                section: Any = config
+                for part in key.split("."):
+                    section = section[part]  # KeyError: no such key
+    assert evidence.overrides_of("letters", "unmix", 0)[-2:] == [
+        "method.inner.form=paper",
+        "seed=0",
+    ]
+    assert "method.inner.start_epoch=10" in evidence.overrides_of("letters", "unmix", 0)
 
 
 @pytest.mark.parametrize("settings", ["SETS", "EVALUATIONS"])
