@@ -54,7 +54,7 @@ class LossOptions(NamedTuple):
             )
         _check_reach(num_hops, num_neighbors)
         temperature = real("temperature", self.temperature)
-        check_temperature("temperature", temperature)
+        check_temperature("temperature", self.temperature)
         check_choice("form", self.form, FORMS)
         check_choice("positives", self.positives, POSITIVES)
         check_choice("selection", self.selection, SELECTIONS)
