@@ -105,7 +105,7 @@ CHOSEN = {
         "paper": [_STEEP, _COLD, *_WEAK],
         "auto": [_STEEP, _COLD, *_WEAK],
         "unmix": [_STEEP, _COLD, *_WEAK],
-        "released": [_STEEP, _COLD, *_WEAK],
+        "released": [_STEEP, _COLD, *_STRONG],
     },
 }
 
