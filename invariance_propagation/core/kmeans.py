@@ -171,8 +171,8 @@ def two_means(
     """Divides the members of one cluster into two.
 
     Lloyd's algorithm starts from the two sides of the members' mean, seen along the line to
-    the member that is farthest from it. So a single row far away does not end up alone.
-    Only rows of members are read, a block of them at a time.
+    the member that is farthest from it. A single row far away may end up alone. Only rows
+    of members are read, a block of them at a time.
 
     Args:
       rows: float32 [n, d], this device's rows.
