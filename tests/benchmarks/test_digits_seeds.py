@@ -156,3 +156,17 @@ def test_a_demo_that_warns_fails(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "the demo on Python 3.11 printed a warning" in done.stderr
+
+
+def test_the_demo_has_been_measured_over_ten_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new key of the config belongs into the record, too.
+
+    If it changes no digit of a run, it can be added there by hand.
+    """
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("digits_seeds")
+    record = json.loads((ROOT / "benchmarks/results/digits_seeds.json").read_text())
+    config = json.loads(digits.get_config().to_json_best_effort())
+    assert record["settings"] == module.settings_of(config)
