@@ -32,7 +32,8 @@ CARDS = RESULTS / "evidence"
 PROTOCOLS = "knn,linear,semi_1pct"
 YARDSTICK_SEEDS = 3
 # What a CPU can train in minutes. Small batches, because with 128 images in each, twenty
-# epochs are too few steps for any method to learn.
+# epochs are too few steps: on a fold of letters, instance discrimination reached 84 %, and
+# 96 % with 32.
 SMALL = [
     "data.num_train=10000",
     "augment.size=14",

@@ -324,7 +324,7 @@ def test_loss_gradient_and_memory_are_the_oracles(step: int) -> None:
 
 
 @pytest.mark.parametrize("mode", devices.MODES)
-@pytest.mark.parametrize("count", [2, 8])  # 1 and 4: test_contract.py
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_any_number_of_devices_does_the_same(mode: str, count: int) -> None:
     runner = devices.make_runner(mode, count)
     method = wrap(axis_name=AXIS)
@@ -602,17 +602,17 @@ def test_a_config_wraps_any_method() -> None:
     assert config.method.inner.to_dict() == {"name": "tests.toys:clustering"}
 
 
-def test_it_learns_digits(tmp_path: Path) -> None:
+def test_it_learns_digits(tmp_path: Path, optimized: None) -> None:
     """kNN rises ten points over the untrained encoder, and both losses fall."""
-    config = digits.get_config("unmix+odc")
-    config.num_devices, config.augmentation = 1, "host"  # little to compile
-    config.encoder.update(depth=6, width=8, hidden=64, dim=32)
-    config.optimizer.learning_rate = 0.2
-    config.train.update(epochs=16, evaluate_every=0)
+    config = digits.get_config("unmix")
+    config.num_devices = 2
+    config.data.num_train = 640
+    config.encoder.width = 8
+    config.method.inner.update(background_size=256, start_epoch=6)
+    config.train.update(epochs=20, evaluate_every=0)
     summary = train_and_evaluate(config, str(tmp_path))
-    # Measured: 0.89 after 0.65.
     assert summary["knn_trained"] >= summary["knn_untrained"] + 0.10
+    # In epoch 0 the bank is random, and from epoch 6 on there is another term.
     rows = {x["epoch"]: x for x in read_rows(tmp_path) if "clean" in x}
-    # Measured: 2.51 after 3.35, and 2.95 after 3.37.
-    assert rows[15]["clean"] < 0.85 * rows[1]["clean"]
-    assert rows[15]["mixed"] < 0.95 * rows[1]["mixed"]
+    for name in ("clean", "mixed"):
+        assert rows[5][name] < 0.8 * rows[1][name]

@@ -20,16 +20,16 @@ def described(name: str, num_examples: int, *, size: int, channels: int) -> Data
       channels: C.
 
     Raises:
-      UserError: N is below 1.
+      UserError: N is below 1, or too large for int32 ids.
     """
     if num_examples < 1:
         raise UserError(
             f"--config.data.num_examples={num_examples}: set it to the number of training "
             "images, or to 0 to read the data set"
         )
-    if not 1 <= num_examples < 2**31:
+    if num_examples >= 2**31:  # ids are int32
         raise UserError(
-            f"--config.data.num_examples={num_examples}: set it from 1 to {2**31 - 1}"
+            f"--config.data.num_examples={num_examples}: set it to at most {2**31 - 1}"
         )
     shape = (num_examples, size, size, channels)
     images = np.broadcast_to(np.uint8(0), shape)  # one byte of memory
