@@ -120,7 +120,12 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     A key of the same name in another section is the best guess, then one that is spelt
     nearly so, with its section or without.
     """
-    last = key.rpartition(".")[2]
+    section, _, last = key.rpartition(".")
+    if isinstance(known.get(section), ConfigDict):  # one without keys
+        return (
+            f"unknown key {CONFIG}.{key}: {section} has no keys that the command line "
+            "could set; a config file may give it some"
+        )
     by_name: dict[str, list[str]] = {}
     for name in known:
         by_name.setdefault(name.rpartition(".")[2], []).append(name)

@@ -65,7 +65,8 @@ def check_vectors(name: str, vectors: Any, *, like: tuple[int | None, int | None
       like: (n, d); None where any number is allowed.
 
     Raises:
-      ValueError: a dtype or shape is wrong; the message names the argument.
+      ValueError: a dtype or shape is wrong, or a finite number is too large for float32;
+        the message names the argument.
     """
     vectors = _array(vectors)
     if not jnp.issubdtype(vectors.dtype, jnp.floating):
@@ -77,6 +78,18 @@ def check_vectors(name: str, vectors: Any, *, like: tuple[int | None, int | None
                 f"{name} has the shape {list(vectors.shape)}, but axis {axis} must be "
                 f"{wanted} long to fit the other arguments"
             )
+    if isinstance(vectors, np.ndarray) and vectors.dtype.itemsize > 4:
+        _check_float32(name, vectors)
+
+
+def _check_float32(name: str, vectors: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        overflown = np.isinf(vectors.astype(np.float32)) & np.isfinite(vectors)
+    if overflown.any():
+        raise ValueError(
+            f"{name} holds {vectors[overflown][0]:.3g}: all arithmetic is in float32, "
+            f"which ends at {np.finfo(np.float32).max:.3g}"
+        )
 
 
 def integer(name: str, value: Any, *, least: int = 1) -> int:
@@ -113,7 +126,8 @@ def real(name: str, value: Any) -> float:
       UserError: (a ValueError) the value is anything else.
     """
     try:
-        number = math.nan if isinstance(value, str) else float(value)
+        refused = isinstance(value, str | bool | np.bool_)
+        number = math.nan if refused else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

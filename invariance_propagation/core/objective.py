@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 
 from invariance_propagation import parallel
-from invariance_propagation.core.arguments import check_ids, check_vectors
+from invariance_propagation.core.arguments import check_ids, check_vectors, integer
 from invariance_propagation.core.bank import normalize
 from invariance_propagation.core.graph import distinct, propagate, propagate_sharded
 from invariance_propagation.core.losses import Logits, paper_losses, released_losses
@@ -104,8 +104,7 @@ def invp_losses(
       WangFeng18/InvariancePropagation.
     """
     is_sharded = num_examples is not None
-    if num_examples is None:
-        num_examples = len(graph)
+    num_examples = integer("num_examples", num_examples) if is_sharded else len(graph)
     num_neighbors = _check_arrays(
         embeddings, indices, bank, graph, num_examples, is_sharded, axis_name
     )

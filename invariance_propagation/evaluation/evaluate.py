@@ -28,6 +28,7 @@ from invariance_propagation.evaluation.published import published
 from invariance_propagation.evaluation.subjects import PIXELS, Row, Subject, rows_of
 from invariance_propagation.files.paths import check_folder, local, writing
 from invariance_propagation.phases import phase
+from invariance_propagation.store.facts import images_of
 from invariance_propagation.store.provenance import origin
 from invariance_propagation.store.reading import workdir_of
 from invariance_propagation.store.restore import (
@@ -92,6 +93,7 @@ def evaluate(
     augment = input_of(checkpoint) if run is None else run.config["augment"]
     request = make_request(
         {} if run is None else run.config,
+        trained_on=None if run is None else images_of(run.facts, "sample"),
         view=view_of(checkpoint, encoder.channels, view, augment),
         data=_data_of(run, data),
         sections=sections,

@@ -1,7 +1,11 @@
 """Checks features and labels, and says what limits the meaning of a score."""
 
+from itertools import repeat
+
 import numpy as np
 
+from invariance_propagation.data.changes import Known
+from invariance_propagation.data.dataset import Split
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.classifier.head import TOP
 
@@ -92,6 +96,29 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
             "without a training image: no answer to them can be right"
         )
     return found
+
+
+def remarks_on_seen(trained_on: Known | None, tested: Split) -> list[str]:
+    """Says how many test images the network was trained on.
+
+    Args:
+      trained_on: names and checksums of the run's images; None if it noted none.
+      tested: the test images. Of two images with one name, those of one content are the
+        same; where contents are unknown, both are.
+    """
+    if trained_on is None or tested.ids is None:
+        return []
+    now, then = tested.checksums(), trained_on.checksums
+    by_content = now is not None and then is not None
+    contents = dict(zip(tested.ids, now if by_content else repeat(0), strict=False))
+    before = zip(trained_on.ids, then if by_content else repeat(0), strict=False)
+    count = sum(name in contents and contents[name] == x for name, x in before)
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(tested.ids):,} test images are among those that the network "
+        "was trained on: scores of new images may be lower"
+    ]
 
 
 def remarks_on_few(targets: np.ndarray, count: int) -> list[str]:

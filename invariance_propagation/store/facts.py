@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from invariance_propagation.data.changes import Known
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.files.paths import plain
 
@@ -195,6 +196,25 @@ def unpack_ids(packed: str, *, count: int | None = None) -> list[str]:
             f"the checkpoint's ids of its images are damaged ({error}): choose another"
         ) from error
     return os.fsdecode(text).split("\0")
+
+
+def images_of(facts: Mapping[str, Any], kind: str) -> Known | None:
+    """Returns the names and checksums of a checkpoint's images, if it notes them.
+
+    Args:
+      facts: of the checkpoint.
+      kind: 'sample' for its training images, 'held_out' for the others.
+
+    Raises:
+      TrainingError: the names are damaged.
+    """
+    if f"{kind}_ids" not in facts:
+        return None
+    checksums = facts.get(f"{kind}_checksums")
+    return Known(
+        unpack_ids(facts[f"{kind}_ids"]),
+        None if checksums is None else unpack_checksums(checksums),
+    )
 
 
 def pack_checksums(checksums: np.ndarray) -> str:

@@ -32,6 +32,11 @@ def test_the_nearest_key_is_named_with_its_section(typed: str, meant: str) -> No
     assert said == f"unknown key --config.{typed}: did you mean --config.{meant}?"
 
 
+def test_a_section_without_keys_says_so() -> None:
+    said = keys.unknown_key("views.small", leaves(digits.get_config()))
+    assert said.startswith("unknown key --config.views.small: views has no keys")
+
+
 def test_a_name_of_several_sections_names_them() -> None:
     said = keys.unknown_key("epochs", leaves(evaluate.get_config()))
     assert said.endswith(

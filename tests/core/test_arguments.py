@@ -128,6 +128,7 @@ move = partial(update_bank, GOOD["bank"], GOOD["indices"], GOOD["embeddings"])
 INTEGERS = [
     (walk, "num_hops", 2),
     *((losses, name, 2) for name in ("num_hops", "num_hard", "background_size")),
+    (losses, "num_examples", N),
     (partial(init_graph, num_neighbors=2), "num_examples", 9),
     (partial(init_graph, 9), "num_neighbors", 2),
     (partial(init_bank, jax.random.key(0), dim=4), "num_examples", 9),
@@ -149,7 +150,9 @@ def test_an_option_that_is_no_count_is_named(function, name, good, wrong) -> Non
         function(**options_of(function) | {name: wrong})
 
 
-@pytest.mark.parametrize("wrong", [np.inf, np.nan, "0.2", None, (0.2,), 1j, -1])
+@pytest.mark.parametrize(
+    "wrong", [np.inf, np.nan, "0.2", None, (0.2,), 1j, -1, True, np.True_]
+)
 @pytest.mark.parametrize(("function", "name", "good"), REALS)
 def test_an_option_that_is_no_number_is_named(function, name, good, wrong) -> None:
     with pytest.raises(ValueError, match=f"^{name}="):
@@ -180,6 +183,16 @@ def test_an_option_that_is_traced_is_named_with_the_way_out() -> None:
         jax.jit(lambda n: walk(num_hops=n))(2)
     with pytest.raises(ValueError, match=r"temperature=\(traced\)"):
         jax.jit(lambda t: losses(background_size=9, temperature=t))(0.2)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "bank"])
+def test_numbers_beyond_float32_are_named(name: str) -> None:
+    functions = [f for f, names in FUNCTIONS.items() if name in names]
+    for function in functions:
+        with pytest.raises(ValueError, match=rf"^{name} holds -1e\+39: .* float32"):
+            call(function, **{name: GOOD[name] - 1e39 * (np.arange(D) == 3)})
+        call(function, **{name: GOOD[name].astype(np.float64)})
+    assert len(functions) == 2
 
 
 def test_an_id_below_zero_is_no_positive() -> None:

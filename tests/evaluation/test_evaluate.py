@@ -252,7 +252,10 @@ def test_augmented_images_are_another_protocol(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"protocols": "knn,lineer"}, "'lineer' is none of knn, linear, semi"),
+        (
+            {"protocols": "knn,lineer"},
+            "protocols=lineer: choose from knn, linear, semi",
+        ),
         ({"checkpoint": ""}, "--config.checkpoint is missing"),
         ({"num_seeds": 0}, "num_seeds=0"),
         ({"linear__epochs": 0}, "linear.epochs=0"),

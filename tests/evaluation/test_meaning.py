@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from invariance_propagation.data.changes import Known
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation import meaning
 
@@ -56,6 +57,33 @@ def test_labels_that_say_little_are_remarked_on(train, test, expected) -> None:
     assert len(found) == len(expected)
     for remark, start in zip(found, expected, strict=True):
         assert remark.startswith(start)
+
+
+NAMES, CONTENTS = list("abc"), np.array([7, 8, 9], np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "expected"),
+    [
+        (None, 0),
+        (Known(["x/a", "d"], CONTENTS[:2]), 0),
+        (Known(["d", "c", "a"], np.array([1, 9, 7], np.uint32)), 2),
+        # Other pictures that took their names.
+        (Known(["c", "a"], np.array([7, 9], np.uint32)), 0),
+        (Known(["c", "a", "b"], None), 3),
+    ],
+)
+def test_images_of_the_training_are_counted(trained_on, expected: int) -> None:
+    class Tested:
+        ids = NAMES
+
+        def checksums(self) -> np.ndarray:
+            return CONTENTS
+
+    found = meaning.remarks_on_seen(trained_on, Tested())
+    assert [remark.split(" test images")[0] for remark in found] == [
+        f"{expected} of 3"
+    ] * bool(expected)
 
 
 def test_classes_too_small_for_a_low_shot_score_are_remarked_on() -> None:

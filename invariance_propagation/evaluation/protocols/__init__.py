@@ -35,9 +35,10 @@ def find_protocol(name: str) -> Protocol:
     if not attribute:
         known = ", ".join(PROTOCOLS)
         raise UserError(
-            f"protocols: {name!r} is none of {known}, nor MODULE:NAME of your own"
+            f"--config.protocols={name}: choose from {known}, or write MODULE:NAME for "
+            "one of your own"
         )
     try:
         return getattr(importlib.import_module(module, __name__), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"protocols: {name!r}: {error}") from error
+        raise UserError(f"--config.protocols={name}: {error}") from error

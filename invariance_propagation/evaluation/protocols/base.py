@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from invariance_propagation import settings
 from invariance_propagation.data import sources
+from invariance_propagation.data.changes import Known
 from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.data.sources.tfds.records import TFDS
 from invariance_propagation.devices.runner import Runner
 from invariance_propagation.evaluation.bench import Bench, View, make_bench
 from invariance_propagation.evaluation.classifier.training import MOMENTUM
+from invariance_propagation.evaluation.meaning import remarks_on_seen
 from invariance_propagation.evaluation.recipes import Finetune, Linear
 from invariance_propagation.evaluation.subjects import Measure
 from invariance_propagation.phases import phase
@@ -44,6 +46,7 @@ class Request(NamedTuple):
 def make_request(
     trained_with: Mapping[str, Any],
     *,
+    trained_on: Known | None,
     view: View,
     data: Mapping[str, Any],
     sections: Mapping[str, Mapping[str, Any]],
@@ -51,7 +54,10 @@ def make_request(
     runner: Runner,
     num_threads: int,
 ) -> Request:
-    """Makes a request; see `Request`, and `Bench` for `runner` and `num_threads`."""
+    """Makes a request; see `Request`, and `Bench` for `runner` and `num_threads`.
+
+    `trained_on` are the images of the run, as far as they are known.
+    """
 
     def load(**changes: Any) -> Dataset:
         section = {"data": data | changes}
@@ -62,7 +68,9 @@ def make_request(
             )
 
     def bench_of(dataset: Dataset) -> Bench:
-        return make_bench(runner, dataset, view, num_threads)
+        bench = make_bench(runner, dataset, view, num_threads)
+        seen = remarks_on_seen(trained_on, dataset.held_out)
+        return bench._replace(remarks=[*bench.remarks, *seen])
 
     # Protocols that share a bench share the features of its images.
     @functools.cache

@@ -53,7 +53,7 @@ def jobs(request: Request) -> Iterator[list[Job]]:
     for name in names:
         if name not in SETS:
             known = ", ".join(SETS)
-            raise UserError(f"other.transfer_sets: {name!r} is none of {known}")
+            raise UserError(f"--config.other.transfer_sets={name}: choose from {known}")
     for name in names:
         yield _jobs_on(name, request)
 

@@ -11,11 +11,10 @@ from invariance_propagation.data.dataset import Split
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.errors import UserError
 from invariance_propagation.store.facts import (
+    images_of,
     noted_steps_per_epoch,
     pack_checksums,
     pack_ids,
-    unpack_checksums,
-    unpack_ids,
 )
 from invariance_propagation.train.run import Run
 from invariance_propagation.version import versions
@@ -148,7 +147,7 @@ def check_same_run(
                 f"add {MATCH} to go on all the same, or choose another --workdir"
             )
         return Difference(None, held_out) if held_out else None
-    known = _known(saved, "sample")
+    known = images_of(saved, "sample")
     names = run.dataset.train.ids
     if known is None or names is None:
         changes, hindrance = None, "its images have no names to show what has changed"
@@ -213,16 +212,6 @@ def _names(kind: str, split: Split | None) -> dict[str, str]:
     return known
 
 
-def _known(saved: Mapping[str, Any], kind: str) -> Known | None:
-    if f"{kind}_ids" not in saved:
-        return None
-    checksums = saved.get(f"{kind}_checksums")
-    return Known(
-        unpack_ids(saved[f"{kind}_ids"]),
-        None if checksums is None else unpack_checksums(checksums),
-    )
-
-
 def _compare_held_out(
     saved: Mapping[str, Any], facts: Mapping[str, Any], split: Split | None
 ) -> str:
@@ -233,7 +222,7 @@ def _compare_held_out(
         x and x["num_examples"] for x in (saved["held_out"], facts["held_out"])
     )
     text = f"{before or 'none'} then, {now or 'none'} now"
-    known = _known(saved, "held_out")
+    known = images_of(saved, "held_out")
     if known is None or split is None or split.ids is None:
         return text
     return f"{text}: {compare(known, Known(split.ids, split.checksums()))}"

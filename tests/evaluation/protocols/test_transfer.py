@@ -42,5 +42,5 @@ def test_all_sets_are_known_to_tfds() -> None:
 
 
 def test_a_set_that_is_none_is_named(request_of) -> None:
-    with pytest.raises(UserError, match="transfer_sets: 'food' is none of cifar10"):
+    with pytest.raises(UserError, match="transfer_sets=food: choose from cifar10"):
         next(find_protocol("transfer").jobs(request_of(transfer_sets="cifar10,food")))
