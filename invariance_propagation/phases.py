@@ -29,13 +29,24 @@ def phase(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
       say: prints a line.
     """
 
-    def announce() -> None:
+    begun = time.monotonic()
+    with after(SAY_AFTER, lambda: say(f"{name} ...")):
+        yield
+    seconds = time.monotonic() - begun
+    if seconds >= SAY_AFTER:
+        say(f"{name}: {duration(seconds)}")
+
+
+@contextlib.contextmanager
+def after(seconds: float, announce: Callable[[], None]) -> Iterator[None]:
+    """Calls `announce`, in a thread, once a block has taken so many seconds."""
+
+    def call() -> None:
         # The main thread prints too, and reports a closed output.
         with contextlib.suppress(OSError):
-            say(f"{name} ...")
+            announce()
 
-    begun = time.monotonic()
-    timer = threading.Timer(SAY_AFTER, announce)
+    timer = threading.Timer(seconds, call)
     timer.daemon = True
     timer.start()
     try:
@@ -43,9 +54,6 @@ def phase(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
-    seconds = time.monotonic() - begun
-    if seconds >= SAY_AFTER:
-        say(f"{name}: {duration(seconds)}")
 
 
 def duration(seconds: float) -> str:

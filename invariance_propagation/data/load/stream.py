@@ -8,15 +8,17 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.load.workers import Work, make_batches
+from invariance_propagation.data.load.workers import PATIENCE, Work, make_batches
 from invariance_propagation.data.steps import step_indices
 from invariance_propagation.data.views.chance import NUMBERS
 from invariance_propagation.data.views.threefry import host_uniforms
+from invariance_propagation.phases import after, say
 
 BATCHES_AHEAD = 2
 PIECE = 32  # images that one thread makes at a time, at most
@@ -175,8 +177,21 @@ def stream(
         batches = make_batches(work, num_workers, load.name)
     else:
         batches = iter(pieces(places, None).batch(load.pieces, batch_fn=_join))
+        batches = _patient(batches)
     with contextlib.closing(batches):
         yield from batches
+
+
+def _patient(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yields batches, and says so if one of them takes long."""
+    slow = f"waiting for images for {PATIENCE:.0f} s now: what they lie on may be slow"
+    with contextlib.closing(batches):
+        while True:
+            with after(PATIENCE, lambda: say(slow)):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
 
 def _pieces(

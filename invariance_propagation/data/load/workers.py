@@ -6,6 +6,7 @@ name, so a killed process leaves nothing behind.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import multiprocessing
@@ -23,9 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from invariance_propagation.errors import TrainingError, from_words, to_words
+from invariance_propagation.phases import after, say
 
 NAMED = 8  # samples in a line
 JOIN_SECONDS = 10.0
+PATIENCE = 60.0  # seconds without images, after which a line says so
 CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"}
 # These signals are for the main process, which stops the workers.
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -136,23 +139,38 @@ def _receive(turn: Iterator[_Worker], pieces: int, name: Callable[[int], str]) -
     for piece in range(pieces):
         worker = next(turn)
         try:
-            header = worker.channel.readline()
-            if not header.endswith(b"\n"):
-                raise EOFError
-            facts = json.loads(header)
-            if "error" in facts:
-                raise from_words(facts["error"]) from _Traceback(facts["traceback"])
-            if batch is None:
-                batch = tuple(
-                    np.empty((pieces * shape[0], *shape[1:]), dtype)
-                    for dtype, shape in facts["arrays"]
-                )
-            for array in batch:
-                count = len(array) // pieces
-                _fill(worker.channel, array[piece * count : (piece + 1) * count])
+            with after(PATIENCE, functools.partial(_say_slow, worker, name)):
+                batch = _take(worker.channel, batch, piece, pieces)
         except (EOFError, ConnectionError) as error:
             raise _death(worker, name) from error
     return batch
+
+
+def _take(channel: Any, batch: Piece | None, piece: int, pieces: int) -> Piece:
+    """Reads a piece into its place in a batch, which the first piece makes."""
+    header = channel.readline()
+    if not header.endswith(b"\n"):
+        raise EOFError
+    facts = json.loads(header)
+    if "error" in facts:
+        raise from_words(facts["error"]) from _Traceback(facts["traceback"])
+    if batch is None:
+        batch = tuple(
+            np.empty((pieces * shape[0], *shape[1:]), dtype)
+            for dtype, shape in facts["arrays"]
+        )
+    for array in batch:
+        count = len(array) // pieces
+        _fill(channel, array[piece * count : (piece + 1) * count])
+    return batch
+
+
+def _say_slow(worker: _Worker, name: Callable[[int], str]) -> None:
+    say(
+        f"{worker.process.name} of --config.train.num_workers (pid {worker.process.pid}) "
+        f"has sent nothing for {PATIENCE:.0f} s {_where(worker.board, name)}: it is "
+        "stopped, or what it reads from is slow; the run waits for it"
+    )
 
 
 def _fill(channel: Any, array: np.ndarray) -> None:

@@ -7,10 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.load import stream as module
+from invariance_propagation.data.load import workers as workers_module
 from invariance_propagation.data.load.pictures import Pictures, crops, resize
 from invariance_propagation.data.load.stream import Load, stream
 from invariance_propagation.data.order import epoch_order
@@ -266,6 +268,39 @@ def test_a_worker_that_waited_names_its_last_pictures(pictures: Pictures) -> Non
     worker.kill()
     with pytest.raises(TrainingError, match=r"SIGKILL while it w.* \d\d\.png: "):
         list(made)
+
+
+def test_a_worker_that_is_stopped_is_named_and_waited_for(
+    pictures: Pictures, monkeypatch, capsys
+) -> None:
+    options = {"start": 0, "stop": 40, "num_threads": 1}
+    made = stream(load_of(pictures), num_workers=1, **options)
+    found = [next(made)]
+    monkeypatch.setattr(workers_module, "PATIENCE", 0.3)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    timer = threading.Timer(3.0, os.kill, (worker.pid, signal.SIGCONT))
+    timer.start()
+    found += made
+    timer.join()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and f"(pid {worker.pid}) has sent nothing" in said
+    assert_same(found, list(stream(load_of(pictures), **options)))
+
+
+def test_images_that_do_not_come_are_said(
+    pictures: Pictures, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+
+    class Slow(Load):
+        def __call__(self, place: int, **options: Any) -> tuple[np.ndarray, ...]:
+            time.sleep(0.6 * (place == 3))
+            return super().__call__(place, **options)
+
+    monkeypatch.setattr(sys.modules[__name__], "Load", Slow)
+    assert len(batches(pictures, 0, 6, threads=1)) == 6
+    assert "waiting for images for" in capsys.readouterr().out
 
 
 def test_a_stop_is_not_for_workers(pictures: Pictures) -> None:
