@@ -22,74 +22,30 @@ Unsupervised Visual Representation Learning", AAAI 2022, arXiv 2003.05438; for t
 of the box, utils.py of szq0214/Un-Mix at commit 0911f77.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from invariance_propagation.errors import UserError
 from invariance_propagation.methods.base import (
     Aux,
     Batch,
     Memory,
     Method,
     Moment,
-    Notes,
-    Panel,
     Problem,
-    Row,
 )
 from invariance_propagation.methods.table import make_from
-from invariance_propagation.parallel import reverse_rows
-
-# Makes these draws differ from those of the inner method, which has the same keys.
-PURPOSE = 0x3D13
-PANEL = Panel(
-    "Loss of mixtures",
-    "loss per image",
-    {"clean": "clean images", "mixed": "mixtures"},
-    "The inner method's loss on clean images, and on mixtures of two images, which are "
-    "harder. Their sum is what is trained on. Both jump where a part of the inner loss "
-    "starts.",
+from invariance_propagation.methods.unmix.mixture import (
+    PURPOSE,
+    draw_mixture,
+    own_share,
 )
-
-
-class Options(NamedTuple):
-    """Holds the options of the mixture.
-
-    Attributes:
-      global_probability: of a global mixture; otherwise a region is pasted.
-      alpha: of Beta(alpha, alpha), which lambda is drawn from; above 0.
-    """
-
-    global_probability: float
-    alpha: float
-
-    def checked(self) -> "Options":
-        """Returns the options; raises UserError for a value out of its range."""
-        if not 0 <= self.global_probability <= 1:
-            raise UserError(
-                f"method.global_probability={self.global_probability}: set it from 0 to 1"
-            )
-        if not self.alpha > 0:
-            raise UserError(f"method.alpha={self.alpha}: set it above 0, e.g. to 1.0")
-        return self
-
-
-class Draw(NamedTuple):
-    """Holds a step's random numbers; the same on all devices.
-
-    Attributes:
-      is_global: bool [].
-      share: float32 [], lambda of (1).
-      centre: float32 [2], of the box, in [0, 1): down and to the right.
-    """
-
-    is_global: jax.Array
-    share: jax.Array
-    centre: jax.Array
+from invariance_propagation.methods.unmix.notes import notes_around
+from invariance_propagation.methods.unmix.options import Options
+from invariance_propagation.parallel import reverse_rows
 
 
 class Extra(NamedTuple):
@@ -137,36 +93,6 @@ def prepare(
     return clean._replace(views=clean.views | shown, extra=extra)
 
 
-def draw_mixture(key: jax.Array, options: Options) -> Draw:
-    """Draws (1), the kind of mixture, and where the box lies."""
-    keys = jax.random.split(jax.random.fold_in(key, PURPOSE), 3)
-    alpha = options.alpha
-    return Draw(
-        jax.random.uniform(keys[0], (), jnp.float32) < options.global_probability,
-        jax.random.beta(keys[1], alpha, alpha, (), jnp.float32),
-        jax.random.uniform(keys[2], (2,), jnp.float32),
-    )
-
-
-def own_share(draw: Draw, height: int, width: int) -> jax.Array:
-    """Computes the share of x_b in each pixel of a mixture (2).
-
-    Returns:
-      float32 [height, width, 1]: lambda everywhere, or 0 in the box and 1 outside of it.
-      Its mean is the lambda of (3).
-    """
-    inside = jnp.ones((height, width), bool)
-    ratio = jnp.sqrt(1 - draw.share)
-    for axis, size in enumerate((height, width)):
-        half = jnp.floor(size * ratio).astype(jnp.int32) // 2  # in whole pixels
-        middle = jnp.floor(size * draw.centre[axis]).astype(jnp.int32)
-        place = jnp.arange(size, dtype=jnp.int32)
-        within = (place >= middle - half) & (place < middle + half)
-        inside &= jnp.expand_dims(within, 1 - axis)
-    outside = (~inside).astype(jnp.float32)
-    return jnp.where(draw.is_global, draw.share, outside)[:, :, None]
-
-
 def forward(encoder: Any, batch: Batch, *, train: bool, inner: Method) -> Seen:
     """Encodes clean and mixed views, each by a pass of its own, also for BatchNorm."""
     clean, mixed = batch.extra.clean, batch.extra.mixed
@@ -210,28 +136,6 @@ def _reversed(batch: Batch, axis_name: str | None) -> Batch:
 def _keys_for_mixtures(keys: jax.Array) -> jax.Array:
     """Returns keys with which dropout draws anew."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, PURPOSE)
-
-
-def notes_around(inner: Notes, name: str) -> Notes:
-    """Returns the notes of the inner method, with the loss of mixtures.
-
-    Its `buffers` stay: the three losses are computed one after the other, in the same
-    memory.
-    """
-
-    def outcome(rows: Sequence[Row], summary: Row, options: Mapping[str, Any]) -> Any:
-        return inner.outcome(rows, summary, options["inner"])
-
-    def brief(row: Row) -> list[str]:
-        return [*inner.brief(row), f"mixtures {row['mixed']:.3f}"]
-
-    about = f"mixtures of images for {name}"
-    return inner._replace(
-        about=f"{about}; {inner.about}" if inner.about else about,
-        brief=brief,
-        outcome=outcome,
-        panels=(*inner.panels, PANEL),
-    )
 
 
 def unmix(
