@@ -72,6 +72,8 @@ def main() -> None:
     ):
         waiting = [pool.submit(run_fold, *job) for job in jobs if job not in done]
         for future in as_completed(waiting):
+            if future.exception():  # what runs ends, what waits does not begin
+                pool.shutdown(wait=False, cancel_futures=True)
             row = future.result()
             print(json.dumps(row), flush=True)
             with options.output.open("a") as file:
