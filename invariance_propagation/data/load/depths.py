@@ -9,7 +9,8 @@ from PIL import Image
 # the file does not say so. Only a value above this one proves that all 16 bits are used.
 FOURTEEN_BITS = 2**14 - 1
 MIN_IS_WHITE = 0  # PhotometricInterpretation of TIFF
-PHOTOMETRIC = 262
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+UNSIGNED, SIGNED = 1, 2
 
 
 class Depth(NamedTuple):
@@ -21,26 +22,32 @@ class Depth(NamedTuple):
         known to be dark.
       reversed: whether 0 is white and Pillow leaves it so.
       transparent: the transparent colour on Pillow's scale; None if there is none.
+      unsigned: whether the 32 bits of a sample are unsigned; Pillow reads them as signed.
     """
 
     bits: int = 8
     declared: bool = True
     reversed: bool = False
     transparent: object = None
+    unsigned: bool = False
 
 
 def depth_of(image: Image.Image) -> Depth:
     """Returns what the file of an image declares; Pillow must not have loaded the pixels.
 
     Loading them makes Pillow forget it.
+
+    Raises:
+      ValueError: Pillow would read other values than the file has.
     """
     mode, transparent = image.mode, image.info.get("transparency")
     args = image.tile[0][3] if getattr(image, "tile", None) else ""
     args = args if isinstance(args, tuple) else (args,)
     raw = str(args[0]) if args else ""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    kinds = tags.get(SAMPLE_FORMAT, (UNSIGNED,))
     if mode in ("I", "F") or mode.startswith("I;16"):
-        tags = getattr(image, "tag_v2", {})
-        reverse = image.format == "TIFF" and tags.get(PHOTOMETRIC) == MIN_IS_WHITE
+        reverse = tags.get(PHOTOMETRIC) == MIN_IS_WHITE
         if raw == "I;12":
             return Depth(12, True, reverse)
         if image.format == "PPM" and mode == "I":
@@ -49,7 +56,15 @@ def depth_of(image: Image.Image) -> Depth:
         sixteen = mode.startswith("I;16") or raw.startswith("I;16")
         signed = mode == "F" or raw.endswith("S")
         bits = 16 if sixteen and not signed else 0
-        return Depth(bits, False, reverse, transparent)
+        unsigned = mode == "I" and tags.get(BITS) == (32,) and kinds == (UNSIGNED,)
+        return Depth(bits, False, reverse, transparent, unsigned)
+    if SIGNED in kinds:
+        raise ValueError("its values are signed: convert it to unsigned 8 bits")
+    if max(tags.get(BITS, (8,))) > 8 and ";16" not in raw:
+        raise ValueError(
+            "its colours have 16 bits in separate planes, which Pillow takes for 8: "
+            "convert it to 8 bits"
+        )
     deep = ";16" in raw or (image.format == "PPM" and args[1:] == (65535,))
     # Pillow scales the samples, but not the transparent colour.
     if deep and isinstance(transparent, tuple):
@@ -92,6 +107,8 @@ def to_rgb(image: Image.Image, depth: Depth, *, stretch: bool) -> np.ndarray:
 def _grey(image: Image.Image, depth: Depth, stretch: bool) -> np.ndarray:
     """Converts an image of one channel with more than 8 bits to uint8 [H, W]."""
     levels = np.asarray(image)
+    if depth.unsigned:
+        levels = levels.view(np.uint32)
     low, high = levels.min(), levels.max()
     known = depth.declared or high > FOURTEEN_BITS or low == high == 0
     if depth.bits and known:

@@ -1,12 +1,13 @@
 """Compares every mode and depth with values worked out by hand."""
 
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from invariance_propagation.data.load.decoding import PNG, decode
 from invariance_propagation.data.load.depths import Depth, to_rgb
@@ -145,9 +146,9 @@ def test_sixteen_bits_keep_the_upper_eight() -> None:
 
 
 def tiff(levels: np.ndarray, photometric: int, bits: int = 16) -> bytes:
-    """Writes uint16 [H, W] as a little-endian TIFF."""
+    """Writes unsigned [H, W] as a little-endian TIFF."""
     height, width = levels.shape
-    data = levels.astype("<u2").tobytes()
+    data = levels.astype("<u4" if bits == 32 else "<u2").tobytes()
     if bits == 12:  # two values in three bytes
         a, b = levels.reshape(-1, 2).astype(int).T
         data = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1)
@@ -203,6 +204,66 @@ def test_floats_and_32_bits_are_refused_or_stretched(dtype: type, kind: str) -> 
         decode(content)
     stretched = gray(decode(content, stretch_depth=True))
     np.testing.assert_allclose(stretched, STEPS, atol=1)
+
+
+def test_unsigned_32_bits_are_no_signed_ones() -> None:
+    levels = np.rint((2.0**32 - 1) * RAMP).astype(np.uint32)
+    content = tiff(levels, 1, bits=32)
+    with pytest.raises(
+        ValueError, match="from 0 to 4.294967e\\+09 in Pillow's mode I,"
+    ):
+        decode(content)
+    np.testing.assert_allclose(gray(decode(content, stretch_depth=True)), STEPS, atol=1)
+
+
+def test_signed_bytes_are_refused() -> None:
+    # 0, 130 and 255, less 128, would come out as 128, 2 and 127.
+    content = tags_of(encoded(Image.new("L", (4, 4)), "TIFF"), {339: 2})
+    for stretch in (False, True):
+        with pytest.raises(ValueError, match="its values are signed"):
+            decode(content, stretch_depth=stretch)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bits_in_planes_are_refused(order: str) -> None:
+    levels = np.rint(65535 * RAMP).astype(f"{order}u2")
+    content = planes([levels] * 3, order)
+    assert Image.open(io.BytesIO(content)).mode == "RGB"
+    with pytest.raises(ValueError, match="16 bits in separate planes"):
+        decode(content)
+    # In 8 bits they are what they were.
+    content = planes([(levels >> 8).astype(np.uint8)] * 3, order)
+    np.testing.assert_allclose(gray(decode(content)), STEPS, atol=1)
+
+
+def planes(colors: list[np.ndarray], order: str) -> bytes:
+    """Writes [H, W] as an uncompressed TIFF with a plane for each colour."""
+    height, width = colors[0].shape
+    size, bits = colors[0].nbytes, 8 * colors[0].itemsize
+    data = b"".join(color.tobytes() for color in colors)
+    # Values of more than four bytes lie behind the pixels.
+    place = 8 + len(data)
+    data += struct.pack(f"{order}3H2x", bits, bits, bits)
+    data += struct.pack(f"{order}3I", *(8 + i * size for i in range(3)))
+    data += struct.pack(f"{order}3I", size, size, size)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, place)]
+    tags += [(259, 4, 1, 1), (262, 4, 1, 2), (273, 4, 3, place + 8), (277, 4, 1, 3)]
+    tags += [(278, 4, 1, height), (279, 4, 3, place + 20), (284, 4, 1, 2)]
+    directory = struct.pack(f"{order}H", len(tags))
+    directory += b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags) + bytes(4)
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    return head + struct.pack(f"{order}I", 8 + len(data)) + data + directory
+
+
+def tags_of(content: bytes, changes: dict[int, int]) -> bytes:
+    """Writes a TIFF anew with other tags, each a SHORT."""
+    with Image.open(io.BytesIO(content)) as image:
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        for tag, value in changes.items():
+            tags[tag] = value
+            tags.tagtype[tag] = 3
+        image.load()
+        return encoded(image, "TIFF", tiffinfo=tags)
 
 
 def test_values_that_are_no_numbers_are_refused() -> None:
