@@ -20,6 +20,11 @@ def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.2f} %"
 
 
+def plural(count: int, name: str) -> str:
+    """Writes a count before its noun: '1 picture', '1,200 pictures'."""
+    return f"{count:,} {name}" + "s" * (count != 1)
+
+
 def in_bytes(size: float) -> str:
     """Writes a number of bytes in decimal units, such as '1.5 MB'."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

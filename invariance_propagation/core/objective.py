@@ -164,10 +164,16 @@ def _check_arrays(
     """Checks dtypes, shapes and ids; returns k."""
     check_ids("graph", graph, ndim=2, below=num_examples)
     check_ids("indices", indices, ndim=1, below=num_examples, unique=True)
+    alone = axis_name is None and not is_sharded
     rows = -(-num_examples // parallel.axis_size(axis_name))
     if axis_name is not None:  # padding, rows beyond N, may make it more
         rows = max(rows, len(bank))
-    check_vectors("bank", bank, like=(rows, None))
+    check_vectors("bank", bank, like=(None if alone else rows, None))
+    if alone and len(graph) != len(bank):
+        raise ValueError(
+            f"graph has {len(graph)} rows and bank has {len(bank)}: both have one for "
+            "each image"
+        )
     check_vectors("embeddings", embeddings, like=(len(indices), np.shape(bank)[1]))
     if is_sharded and len(graph) != len(bank):
         raise ValueError(

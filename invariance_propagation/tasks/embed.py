@@ -12,7 +12,7 @@ from invariance_propagation import devices
 from invariance_propagation.data.load.pictures import Pictures
 from invariance_propagation.data.sources.folder import Files
 from invariance_propagation.data.sources.listing import Listing, list_pictures
-from invariance_propagation.errors import UserError, check_choice, printable
+from invariance_propagation.errors import UserError, check_choice, plural, printable
 from invariance_propagation.evaluation.kept import VECTORS, Block
 from invariance_propagation.files.atomic import drafts_of
 from invariance_propagation.files.paths import check_file, local, not_writable
@@ -78,6 +78,11 @@ def embed_folder(
         with phase("looking for the images to compare with"):
             gallery = _gallery(checkpoint, embedder, compare_with)
         _check_comparison(gallery, num_neighbors, by, network, checkpoint)
+    elif num_neighbors > 0:
+        print(
+            "no neighbours: a file of weights does not say what it was trained on; set "
+            "--config.compare_with to a folder of pictures"
+        )
     arrays, failed = _embed(embedder, root, listing, folder)
     about = {
         "pictures": folder,
@@ -176,7 +181,7 @@ def _embed(
         stretch_depth=network.stretch_depth,
     )
     failed: list[str] = []
-    with phase(f"embedding {len(ids):,} pictures of {printable(folder)}"):
+    with phase(f"embedding {plural(len(ids), 'picture')} of {printable(folder)}"):
         return _join(embedder.blocks(pictures, failed), ids, failed), failed
 
 
@@ -185,7 +190,9 @@ def _join(
 ) -> dict[str, np.ndarray]:
     embedded = list(blocks)
     if not embedded:
-        raise UserError(f"none of {len(failed)} pictures can be used: {failed[0]}")
+        raise UserError(
+            f"none of {plural(len(failed), 'picture')} can be used: {failed[0]}"
+        )
     block = concatenate(embedded)
     arrays = {"ids": np.array([ids[i] for i in block.rows]), "features": block.features}
     if block.embeddings is not None:
@@ -222,7 +229,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
 
 def _tell(path: Path, count: int, listing: Listing, failed: list[str]) -> None:
     """Says what has been written, and which files were left out."""
-    text = f"features of {count:,} pictures", listing.about_links()
+    text = f"features of {plural(count, 'picture')}", listing.about_links()
     print(f"{printable(str(path))}: {', '.join(filter(None, text))}")
     if listing.passed:
         print(f"passed over: {listing.passed_over()}")

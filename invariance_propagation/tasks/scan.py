@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from invariance_propagation import settings
 from invariance_propagation.data import sources
 from invariance_propagation.data.load.pictures import Pictures
-from invariance_propagation.data.sources.survey import survey_folder
+from invariance_propagation.data.sources.survey import check_classes, survey_folder
 from invariance_propagation.data.sources.usable import Fault, check_pictures
-from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.errors import TrainingError, UserError, plural
 
 
 def print_scan(config: ConfigDict) -> list[Fault]:
@@ -37,7 +37,7 @@ def print_scan(config: ConfigDict) -> list[Fault]:
     bad = [fault for pictures in splits for fault in scan(pictures)]
     count = sum(len(pictures) for pictures in splits)
     _print_faults(bad, count, splits[0].where)
-    print(f"all {count:,} pictures can be used")
+    print(_all_usable(count))
     return bad
 
 
@@ -57,18 +57,22 @@ def scan_folder(config: ConfigDict) -> list[Fault]:
     root, listing, unused = survey.root, survey.listing, survey.division.unused
     for line in survey.lines():
         print(line)
+    check_classes(survey)
     checked = check_pictures(
         root, listing.ids, stretch_depth=data.stretch_depth, anew=True
     )
     _print_faults(checked.faults, len(listing.ids), str(root))
     num_unused = sum(unused.values())
     if listing.passed or num_unused:
+        used = len(listing.ids) - num_unused
+        rest = sum(listing.passed.values()) + num_unused
+        are = "is" if rest == 1 else "are"
         print(
-            f"{len(listing.ids) - num_unused:,} pictures can be used; "
-            f"{sum(listing.passed.values()) + num_unused:,} files are not (above)"
+            f"{plural(used, 'picture')} can be used; "
+            f"{plural(rest, 'file')} {are} not (above)"
         )
     else:
-        print(f"all {len(listing.ids):,} pictures can be used")
+        print(_all_usable(len(listing.ids)))
     return checked.faults
 
 
@@ -90,12 +94,20 @@ def scan(pictures: Pictures) -> list[Fault]:
         return [bad for bad in progress if bad is not None]
 
 
+def _all_usable(count: int) -> str:
+    return (
+        "the picture can be used"
+        if count == 1
+        else f"all {count:,} pictures can be used"
+    )
+
+
 def _print_faults(bad: Sequence[Fault], count: int, where: str) -> None:
     """Prints faults; raises UserError if there are any."""
     for fault in bad:
         print(fault)
     if bad:
         raise UserError(
-            f"{len(bad)} of {count} pictures cannot be used (above): repair them or remove "
-            f"them from {where}"
+            f"{len(bad)} of {plural(count, 'picture')} cannot be used (above): repair or "
+            f"remove what is unusable in {where}"
         )

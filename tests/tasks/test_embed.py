@@ -231,7 +231,7 @@ def test_weights_alone_need_a_name_for_the_file(folder: Path, tmp_path: Path) ->
 
 def test_pictures_of_which_none_can_be_read(stored: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="none of 1 pictures can be used: x.png"):
+    with pytest.raises(UserError, match="none of 1 picture can be used: x.png"):
         run(stored, tmp_path, output=str(tmp_path / "out.npz"))
     assert not (tmp_path / "out.npz").exists()
 

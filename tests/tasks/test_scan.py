@@ -72,6 +72,16 @@ def test_train_and_val_and_their_classes_are_said(
     assert lines[-1] == "4 pictures can be used; 2 files are not (above)"
 
 
+def test_what_training_refuses_is_refused(config, tmp_path: Path) -> None:
+    for i, name in enumerate(["train/a", "train/b", "val/a", "val/b", "val/c"]):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / f"{i}.png").rename(tmp_path / name / f"{i}.png")
+    (tmp_path / "5.png").unlink()
+    config.data.classes = True
+    with pytest.raises(UserError, match="val/ has a class c, train/ has not"):
+        print_scan(config)
+
+
 def test_the_scan_looks_again(config, tmp_path: Path, monkeypatch) -> None:
     print_scan(config)
     looked = []

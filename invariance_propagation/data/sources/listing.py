@@ -17,6 +17,13 @@ AGAIN = "link to what is listed already"
 OUTSIDE = "link that leads out of the folder"
 CLOSED = "folder that may not be read"
 NO_SUFFIX = "without a suffix"
+SEVERAL = {
+    BROKEN: "broken links",
+    NO_FILE: "pipes, sockets or devices",
+    AGAIN: "links to what is listed already",
+    OUTSIDE: "links that lead out of the folder",
+    CLOSED: "folders that may not be read",
+}
 KINDS_SHOWN = 12
 
 
@@ -40,7 +47,9 @@ class Listing(NamedTuple):
     def passed_over(self) -> str:
         """Says what was passed over, the most frequent kind first; '' if nothing."""
         kinds = sorted(self.passed.items(), key=lambda kind: (-kind[1], kind[0]))
-        shown = [f"{count:,} {_with_fix(kind)}" for kind, count in kinds[:KINDS_SHOWN]]
+        shown = [
+            f"{count:,} {_name(kind, count)}" for kind, count in kinds[:KINDS_SHOWN]
+        ]
         rest = sum(count for _, count in kinds[KINDS_SHOWN:])
         if rest:
             shown.append(f"{rest:,} of other kinds")
@@ -194,5 +203,7 @@ def _count_files(entry: os.DirEntry) -> int:
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
-def _with_fix(kind: str) -> str:
-    return f"{kind} (pip install '{NEEDS[kind]}')" if kind in NEEDS else kind
+def _name(kind: str, count: int) -> str:
+    if kind in NEEDS:
+        return f"{kind} (pip install '{NEEDS[kind]}')"
+    return kind if count == 1 else SEVERAL.get(kind, kind)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from invariance_propagation.data.sources.listing import Listing, list_pictures
-from invariance_propagation.errors import UserError, printable
+from invariance_propagation.errors import UserError, plural, printable
 from invariance_propagation.files.paths import local
 
 # Usual names of the folder to train on and of those to test on: the first one present.
@@ -117,7 +118,7 @@ def divide(ids: Sequence[str], held_out: float) -> Division:
     kept = [name for name in ids if not is_held_out(name, held_out)]
     if not kept:
         raise UserError(
-            f"--config.data.held_out={held_out} leaves none of the {len(ids)} pictures "
+            f"--config.data.held_out={held_out} leaves none of the {plural(len(ids), 'picture')} "
             "to train on: set it lower"
         )
     rest = [name for name in ids if is_held_out(name, held_out)]
@@ -173,7 +174,7 @@ def check_classes(survey: Survey) -> None:
 
 def describe_pictures(root: Path, listing: Listing, division: Division) -> list[str]:
     """Describes what was found in a folder and what was passed over, a line each."""
-    count = f"{len(listing.ids):,} picture" + "s" * (len(listing.ids) != 1)
+    count = plural(len(listing.ids), "picture")
     pictures = ", ".join(filter(None, (count, listing.about_links())))
     lines = [printable(f"found {pictures}, in {root}")]
     if division.depth and division.held_out:
@@ -188,8 +189,27 @@ def describe_pictures(root: Path, listing: Listing, division: Division) -> list[
             )
             line = f"{number:,} {what} not used: only {train}/ and {test}/ are"
             lines.append(printable(line))
+    lines += _ask_about_splits(division)
     passed = listing.passed_over()
     return [*lines, f"passed over: {passed}"] if passed else lines
+
+
+def _ask_about_splits(division: Division) -> list[str]:
+    """Asks whether a folder with the name of a test split is meant to be trained on."""
+    folders = {name.rpartition("/")[0] for name in division.train}
+    tests = sorted(
+        match[0]
+        for folder in folders
+        if (match := re.match(rf"(?i:(?:.*/)?(?:{'|'.join(HELD_OUT)})(?=/|$))", folder))
+    )
+    if not tests:
+        return []
+    return [
+        printable(
+            f"question: {tests[0]}/ is trained on, is that intended? It is held out only "
+            "beside a train/, and directly in --config.data.folder"
+        )
+    ]
 
 
 def describe_classes(labels: np.ndarray | None, names: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from invariance_propagation.data.load.decoding import (
     reason_of,
     silence,
 )
-from invariance_propagation.errors import UserError, printable
+from invariance_propagation.errors import UserError, plural, printable
 from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.cache import cache_path, keep_arrays, read_arrays
 from invariance_propagation.phases import phase
@@ -108,7 +108,11 @@ def check_pictures(
             return Fault(name, reason_of(error))
 
     bar = tqdm.tqdm(total=len(ids), unit="picture", disable=None, leave=False)
-    with phase(f"checking {len(ids):,} pictures"), ThreadPoolExecutor() as pool, bar:
+    with (
+        phase(f"checking {plural(len(ids), 'picture')}"),
+        ThreadPoolExecutor() as pool,
+        bar,
+    ):
         for start in range(0, len(ids), AT_ONCE):
             some = ids[start : start + AT_ONCE]
             for name, result in zip(some, pool.map(check, some), strict=True):
@@ -137,7 +141,7 @@ def check_share(checked: Checked, largest: float, where: Path) -> None:
     bad, count = len(checked.faults), len(checked.marks) + len(checked.faults)
     if bad > largest * count or not checked.marks:
         raise UserError(
-            f"{bad:,} of {count:,} pictures in {where} cannot be used: "
+            f"{bad:,} of {plural(count, 'picture')} in {where} cannot be used: "
             f"{name_some(checked.faults)}. Mend or remove them (--config.task=scan lists "
             f"all), or set {LARGEST} (now {largest:g}) to the share that may be left out"
         )

@@ -58,7 +58,7 @@ def check_horizon(
     will_be = make_schedule(**rates | new, epochs=more)
     # The parts of a schedule begin and end with epochs, so these steps show any change.
     done = np.array([*range(0, step, steps_per_epoch), step - 1])
-    jump = f"{float(was(step - 1)):.2g} to {float(will_be(step)):.2g}"
+    jump = from_to(float(was(step - 1)), float(will_be(step)))
     changed = f"train.epochs={epochs}"
     if any(old.values()):
         changed += f" and restart_epochs={tuple(old['restart_epochs'])}"
@@ -78,6 +78,16 @@ def check_horizon(
         f"train.epochs={more} the learning rate would jump from {jump}: {ways}; or "
         f"train from the start with {elsewhere}"
     )
+
+
+def from_to(before: float, after: float) -> str:
+    """Writes two rates with as many digits as it takes to tell them apart."""
+    texts = ("", "")
+    for digits in range(2, 8):
+        texts = (f"{before:.{digits}g}", f"{after:.{digits}g}")
+        if texts[0] != texts[1] or before == after:
+            break
+    return " to ".join(texts)
 
 
 def how_to_train_on(config: Mapping[str, Any], folder: Path) -> str:

@@ -113,6 +113,27 @@ def test_one_class_and_a_class_of_one_are_asked_about(tmp_path: Path) -> None:
     assert "(more)" in last
 
 
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (["set/train/a/1.png", "set/train/b/1.png", "set/val/a/1.png"], "set/val"),
+        (["val/a/1.png", "test/b/1.png"], "test"),
+        (["train/Valid/1.png", "train/a/1.png"], "train/Valid"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], None),
+        (["invalid/1.png", "testing.2/1.png"], None),
+        (["a/test.png", "b/val.png"], None),
+    ],
+)
+def test_a_split_that_would_be_trained_on_is_asked_about(
+    names: list[str], asked: str | None, tmp_path: Path
+) -> None:
+    fill(tmp_path, names)
+    notes = [x for x in read(tmp_path).notes if x.startswith("question: ")]
+    assert len(notes) == bool(asked)
+    if asked:
+        assert notes[0].startswith(f"question: {asked}/ is trained on, is that")
+
+
 # Pictures that cannot be used.
 
 
@@ -146,7 +167,7 @@ def test_above_a_share_they_stop_the_run(tmp_path: Path) -> None:
 
 def test_of_bad_pictures_alone_nothing_is_trained(tmp_path: Path) -> None:
     (tmp_path / "3.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="1 of 1 pictures"):
+    with pytest.raises(UserError, match="1 of 1 picture "):
         read(tmp_path, max_unreadable=1.0)
 
 

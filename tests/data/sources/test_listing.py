@@ -127,7 +127,7 @@ def test_broken_links_are_counted(tmp_path: Path) -> None:
     link(tmp_path, "gone", tmp_path / "nowhere")
     found = list_pictures(tmp_path)
     assert found.ids == ["x.png"] and found.passed == {listing.BROKEN: 2}
-    assert found.passed_over() == "2 broken link"
+    assert found.passed_over() == "2 broken links"
 
 
 def test_kinds_that_need_a_package_name_it(tmp_path: Path, monkeypatch) -> None:

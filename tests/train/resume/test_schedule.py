@@ -14,7 +14,11 @@ from invariance_propagation.errors import Stopped, UserError
 from invariance_propagation.optimizer import make_schedule
 from invariance_propagation.train.journal import read_rows
 from invariance_propagation.train.pretrain import train_and_evaluate
-from invariance_propagation.train.resume.schedule import check_horizon, how_to_train_on
+from invariance_propagation.train.resume.schedule import (
+    check_horizon,
+    from_to,
+    how_to_train_on,
+)
 from tests.tiny_run import final_state, rows_without_times, tiny_config
 
 RATE, PER_EPOCH, FOLDER = 0.03, 5, Path("runs/a b")
@@ -84,7 +88,7 @@ def test_a_longer_cosine_is_refused_and_its_advice_works(step: int) -> None:
     assert "\n" not in line
     assert "train.epochs=20" in line and "train.epochs=40" in line
     last, following = rates(before, step - 1)[0], rates(config_of(40), step)[0]
-    assert f"from {last:.2g} to {following:.2g}" in line
+    assert f"from {from_to(last, following)}" in line
     here, elsewhere = options_of(line)
     assert elsewhere["workdir"] == "runs/a b-40-epochs"
     longer = followed(before, here)
@@ -138,6 +142,19 @@ def test_what_was_the_same_goes_on_and_is_named(changes: dict, step: int) -> Non
     before, now = config_of(20, **changes), config_of(40, **changes)
     assert "has train.epochs=40 now" in check(before, now, step)
     assert check(now, now, step) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (0.12, 0.0133, "0.12 to 0.013"),
+        (0.119999, 0.119983, "0.12 to 0.11998"),
+        (0.1, 0.1, "0.1 to 0.1"),
+        (9e-10, 0.015, "9e-10 to 0.015"),
+    ],
+)
+def test_two_rates_are_told_apart(before: float, after: float, expected: str) -> None:
+    assert from_to(before, after) == expected
 
 
 def test_a_warm_up_that_is_over_does_not_hide_a_jump() -> None:
