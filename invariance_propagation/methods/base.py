@@ -186,6 +186,8 @@ class Notes(NamedTuple):
       measure: (memory, labels [N], indices [n]) -> scores of these images, for rows and
         the summary; None if there is nothing to measure. It may read only the replicated
         parts of the memory. A diagnostic: labels never reach the loss.
+      remarks: (memory) -> sentences at the end of a run about what it did not do; reads
+        what `measure` may.
       table: (summary) -> lines for the table that a run prints at its end.
       outcome: (rows, summary, options of the method) -> text by name, for the report.
       begins: (rows) -> the epoch to mark in plots, or None.
@@ -205,6 +207,7 @@ class Notes(NamedTuple):
     brief: Callable[[Row], list[str]] = _no_lines
     notices: Callable[[Row, Row], list[str]] = _no_lines
     measure: Callable[[Memory, np.ndarray, np.ndarray], dict[str, Any]] | None = None
+    remarks: Callable[[Memory], list[str]] = _no_lines
     table: Callable[[Row], list[str]] = _no_lines
     outcome: Callable[[Any, Row, Mapping[str, Any]], dict[str, str]] = _no_facts
     begins: Callable[[Any], int | None] = _none

@@ -63,7 +63,11 @@ def _notes_with_key(notes: Notes, key: str) -> Notes:
     def moved(sentences: Callable[..., list[str]]) -> Callable[..., list[str]]:
         return lambda *args: [_with_key(text, key) for text in sentences(*args)]
 
-    return notes._replace(warnings=moved(notes.warnings), notices=moved(notes.notices))
+    return notes._replace(
+        warnings=moved(notes.warnings),
+        notices=moved(notes.notices),
+        remarks=moved(notes.remarks),
+    )
 
 
 def find_method(name: str) -> Callable[..., Method]:

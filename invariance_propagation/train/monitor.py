@@ -150,6 +150,7 @@ def _scores(
         }
     summary |= measure(run, state, num_images=run.num_examples)
     known = remarks(run)
+    known += run.method.notes.remarks(run.runner.local(state.memory))
     if ALIKE in trained:
         known.append("all held-out images have the same features: nothing is learnt")
     if known:

@@ -20,6 +20,7 @@ from invariance_propagation.methods.base import (
 from invariance_propagation.methods.invariance_propagation.options import Options
 from invariance_propagation.methods.invariance_propagation.purity import hop_purity
 from invariance_propagation.methods.invariance_propagation.reach import reach
+from invariance_propagation.methods.invariance_propagation.readiness import is_ready
 from invariance_propagation.parallel import rows_per_device
 
 # If a smaller share of neighbours than this, beyond what chance keeps, is kept between
@@ -80,6 +81,11 @@ def make_notes(options: Options, *, num_examples: int) -> Notes:
             None
             if options.shards_graph
             else partial(measure, num_hops=options.num_hops)
+        ),
+        remarks=(
+            partial(remark_on_no_start, threshold=options.threshold(num_examples))
+            if options.starts_by_itself
+            else lambda memory: []
         ),
         table=table,
         outcome=outcome,
@@ -201,6 +207,19 @@ def describe_start(row: Row, before: Row, *, chance: float) -> list[str]:
             "--config.method.start=auto)"
         )
     return lines
+
+
+def remark_on_no_start(memory: Any, *, threshold: float) -> list[str]:
+    """Says if method.start='auto' has not started propagation, and why."""
+    readiness = part_of(memory, "readiness")
+    if bool(is_ready(readiness)):
+        return []
+    kept = percent(float(readiness.overlap))
+    return [
+        f"propagation has not started: the neighbours kept between visits, {kept} at the "
+        f"end, did not reach the {percent(threshold)} of method.start=auto, so this is "
+        "instance discrimination; train longer, or lower method.start_overlap"
+    ]
 
 
 def brief(row: Row) -> list[str]:
