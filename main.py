@@ -4,7 +4,12 @@ The command `invariance-propagation` of the installed package is the same code, 
 same flags. --help lists them.
 """
 
-from invariance_propagation.cli import main
+import signal
+
+# Until the program can say what it does: Ctrl-C ends it, without a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from invariance_propagation.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

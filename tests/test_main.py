@@ -36,6 +36,25 @@ def run(*flags: str) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "invariance_propagation":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -119,7 +119,13 @@ def read_card(path: Path) -> Card:
         return Card(**fields | {"scores": scores})
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{path} is no evaluation card ({error}): delete it, and it is measured again"
         ) from error

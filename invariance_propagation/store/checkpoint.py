@@ -7,6 +7,7 @@ devices can restore it. Facts about the run stand beside the state; see `facts`.
 import contextlib
 import logging
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Checkpoints:
       workdir, folder: absolute paths of the workdir and of the checkpoints in it.
       newest: int, the step restored or last handed to Orbax; None before that.
       on_disk: the same, once all of it is written.
+      unread: by step, why `facts` passed over a checkpoint when it looked last.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int):
@@ -52,6 +54,7 @@ class Checkpoints:
         self.folder = self.workdir / FOLDER
         self._keep = keep
         self.newest = self.on_disk = None
+        self.unread: dict[int, str] = {}
         self._has_failed = False
         self._manager: ocp.CheckpointManager | None = None
         self._plain = contextlib.ExitStack()
@@ -134,12 +137,13 @@ class Checkpoints:
         Raises:
           TrainingError: the machine cannot read them now.
         """
+        self.unread = {}
         for step in steps_in(self.workdir):
             try:
                 return read_facts(self.folder / str(step))
             except Exception as error:
                 check_machine(error, self.folder / str(step))
-                logging.debug("facts of step %d: %s", step, error)
+                self.unread[step] = reason(error)
         return None
 
     def sample_ids(self) -> list[str] | None:
@@ -286,7 +290,7 @@ def steps_in(workdir: Path) -> list[int]:
     folder = workdir / FOLDER
     try:
         # A save that was killed leaves a name that is not a number.
-        names = [name for name in os.listdir(folder) if name.isdigit()]
+        names = [x for x in os.listdir(folder) if re.fullmatch("0|[1-9][0-9]*", x)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

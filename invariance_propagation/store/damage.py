@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,25 @@ def check_noted(facts: Mapping[str, Any], folder: Path) -> None:
                 f"{folder}: this checkpoint {said} as {name} of its run, so this "
                 "program did not write all of it: choose another"
             )
+
+
+def check_files(folder: Path) -> None:
+    """Checks that a checkpoint consists of files; opens none, which might wait for ever.
+
+    Raises:
+      ValueError: there is a pipe, a socket or a device.
+      OSError: a folder cannot be listed, or a link leads nowhere.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=stop):
+        for path in (Path(place) / name for name in names):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ValueError(
+                    f"{path.relative_to(folder)} is a pipe, socket or device"
+                )
 
 
 def check_machine(error: BaseException, folder: Path) -> None:

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from invariance_propagation.data.changes import Known
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.files.paths import plain
+from invariance_propagation.store.damage import check_files
 
 
 class Facts(TypedDict, total=False):
@@ -71,9 +72,11 @@ def read_facts(folder: Path) -> Facts:
       folder: of the checkpoint. If its name is a number, that must be the step.
 
     Raises:
-      ValueError: the facts have changed since they were written, or are of another step.
+      ValueError: the facts have changed since they were written, or are of another step;
+        or the checkpoint holds what is no file.
       Exception: they cannot be read.
     """
+    check_files(folder)
     # Not by Orbax's manager, which removes what another process is still writing.
     stored = read_item(ocp.JsonCheckpointHandler(), folder / "facts")
     if "arrays" in stored:  # earlier versions wrote no digest

@@ -16,12 +16,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.atomic import draft_of, removed_at_end
 
 FILE = "run.lock"
 TOUCHED_EVERY = 30.0  # seconds
 WITHOUT_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+LARGEST = 10_000  # bytes of a lock that are read
 STALE_AFTER = 600.0  # seconds without a touch, if the process is on another host
 
 
@@ -59,16 +61,49 @@ class Lock:
         with draft_of(self._path) as draft:
             draft.write_text(json.dumps(self._owner) + "\n", encoding="utf-8")
 
+    def check(self) -> None:
+        """Checks that the lock is still this run's; to be called before it writes.
+
+        A process that was stopped for long, or cut off from the disk, may have lost it.
+        A lock that somebody removed is made again.
+
+        Raises:
+          TrainingError: another run has taken the workdir.
+        """
+        if not self.held or self._is_ours() or self._make_again():
+            return
+        self.held = False
+        raise TrainingError(
+            f"{self._path.parent} now belongs to {_who(_read(self._path))}: this run was "
+            "stopped or cut off for so long that it counted as gone. It ends here and "
+            "writes nothing more; the other one goes on"
+        )
+
     def release(self) -> None:
         """Removes the lock if this run still has it."""
         self._end.set()
         if self._thread is not None:
             self._thread.join(timeout=2.0)  # a network disk may not answer
-        if _read(self._path).get("token") == self._owner["token"]:
+        if self.held and _read(self._path).get("token") == self._owner["token"]:
             # If it cannot be removed, it becomes stale once this process ends.
             with contextlib.suppress(OSError):
                 self._path.unlink()
         self.held = False
+
+    def _is_ours(self) -> bool:
+        try:
+            owner = _parse(self._path)
+        except FileNotFoundError:
+            return False
+        except OSError:  # the disk does not answer now; who writes will say so
+            return True
+        return owner.get("token") == self._owner["token"]
+
+    def _make_again(self) -> bool:
+        try:
+            return self._path.parent.is_dir() and self._make()
+        except OSError:  # whoever writes to the workdir says what is wrong with it
+            return True
 
     def _link(self, draft: Path) -> bool:
         try:
@@ -113,10 +148,9 @@ class Lock:
 
     def _touch(self) -> None:
         while not self._end.wait(TOUCHED_EVERY):
-            try:
-                os.utime(self._path)
-            except OSError:
-                continue  # whoever writes to the workdir reports that it is gone
+            with contextlib.suppress(OSError):  # whoever writes reports that it is gone
+                if self._is_ours():
+                    os.utime(self._path)
 
 
 def is_marked(folder: Path) -> bool:
@@ -179,19 +213,30 @@ def _started(pid: int) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _parse(path)
+    except OSError:
+        return {}
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """Reads an owner, {} if the file holds none; raises OSError if it cannot be read."""
+    with open_file(path) as file:
+        content = file.read(LARGEST)
+    try:
+        owner = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 
 
+def _who(owner: dict[str, Any]) -> str:
+    if "pid" not in owner:
+        return "another process"
+    return f"process {owner['pid']} on {owner.get('host')} since {owner.get('since')}"
+
+
 def _refusal(path: Path, owner: dict[str, Any]) -> str:
-    who = (
-        f"process {owner['pid']} on {owner.get('host')} since {owner.get('since')}"
-        if "pid" in owner
-        else "another process"
-    )
     return (
-        f"{path.parent} is in use by {who}: wait for it to end, or choose another "
+        f"{path.parent} is in use by {_who(owner)}: wait for it to end, or choose another "
         f"--workdir; if you are sure that it is gone, remove {path}"
     )

@@ -144,8 +144,19 @@ class Silent:
 class MetricsLog:
     """Rows of metrics in a workdir: metrics.jsonl, and TensorBoard if asked for."""
 
-    def __init__(self, workdir: Path, *, tensorboard: bool, keep_until: int):
-        self.folder = workdir
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        tensorboard: bool,
+        keep_until: int,
+        check: Callable[[], None] = lambda: None,
+    ):
+        """Opens the files; drops rows after the step `keep_until`.
+
+        `check` is called before each row, and raises an error if none may be written.
+        """
+        self.folder, self._check = workdir, check
         self._path = workdir / METRICS_FILE
         with writing(self._path):
             _drop_rows_after(self._path, keep_until)
@@ -156,6 +167,7 @@ class MetricsLog:
                 self._writer = _Events(workdir)
 
     def write(self, row: Mapping[str, Any]) -> None:
+        self._check()
         with writing(self._path):
             os.stat(self._path)  # a file that was removed would still take rows
             self._file.write(json.dumps(row) + "\n")
@@ -198,7 +210,14 @@ def _row_of(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return row if all(map(_is_of_a_row, row.values())) else None
+
+
+def _is_of_a_row(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return all(x is None or isinstance(x, int | float) for x in numbers)
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -12,18 +12,21 @@ from invariance_propagation.data.order import random_rows
 from invariance_propagation.errors import percent
 from invariance_propagation.evaluation import meaning
 from invariance_propagation.evaluation.protocols.knn import knn_accuracy
+from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import writing
 from invariance_propagation.methods import Notes, part_of
 from invariance_propagation.models import Outputs
 from invariance_propagation.phases import phase
 from invariance_propagation.store.checkpoint import FOLDER
+from invariance_propagation.store.facts import digest_of_facts
 from invariance_propagation.train.averages import NotFinite
 from invariance_propagation.train.journal import METRICS_FILE
 from invariance_propagation.train.run import Run
 from invariance_propagation.train.step import TrainState
 
 SUMMARY_FILE = "summary.json"
+DIGEST = "digest"  # of the rest of that file
 PREFIX = "knn"  # begins the name of each score
 ALIKE = "knn_all_alike"
 # With more images than this, a method's scores come from a sample of this size.
@@ -126,9 +129,7 @@ def summarize(
     with phase("measuring for the summary"):
         summary = {"steps": steps, "workdir": str(folder)}
         summary |= _scores(run, state, untrained, trained)
-    path = folder / SUMMARY_FILE
-    with writing(path), draft_of(path) as draft:
-        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_summary(folder, summary)
     print(_table(summary, folder, run.method.notes))
     return summary
 
@@ -158,14 +159,35 @@ def _scores(
     return summary
 
 
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes summary.json, with a digest of its content.
+
+    Raises:
+      TrainingError: the file cannot be written.
+    """
+    path, content = folder / SUMMARY_FILE, summary | {DIGEST: _digest(summary)}
+    with writing(path), draft_of(path) as draft:
+        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Reads the summary of the run that finished in a workdir; None if there is none."""
+    """Reads the summary of the run that finished in a workdir.
+
+    None if there is none, or if it is not as it was written: it is then measured again.
+    """
     try:
-        text = (folder / SUMMARY_FILE).read_text(encoding="utf-8")
-        summary = json.loads(text)
-    except (FileNotFoundError, ValueError):
+        with open_file(folder / SUMMARY_FILE) as file:
+            summary = json.loads(file.read())
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return summary if isinstance(summary, dict) else None
+    if not isinstance(summary, dict) or summary.pop(DIGEST, "") != _digest(summary):
+        return None
+    return summary
+
+
+def _digest(summary: dict[str, Any]) -> str:
+    # The same for the same run in another folder.
+    return digest_of_facts(summary | {"workdir": ""})[:16]
 
 
 def repeat_summary(

@@ -105,8 +105,8 @@ def _train(
     if processes.is_first():
         messages.run_prepares(run)
     point = first_point(run, place, start, facts)
-    log = _open_log(run, place.folder, point)
-    session = Session(run, place, Saver(run, place.checkpoints), log)
+    log = _open_log(run, place, point)
+    session = Session(run, place, Saver(run, place.checkpoints, place.lock), log)
     try:
         if point.is_new:
             point = _save_first(session, point)
@@ -126,18 +126,20 @@ def _train(
         log.close()
 
 
-def _open_log(run: Run, folder: Path, point: Point) -> MetricsLog | Silent:
+def _open_log(run: Run, place: Workdir, point: Point) -> MetricsLog | Silent:
     """Says how the run begins, and opens its log; in the first process only."""
     if not processes.is_first():
         return Silent()
     params = run.runner.local(point.state.params)
     overview = parameter_overview.get_parameter_overview(params)
+    folder = place.folder
     path = folder / PARAMETERS_FILE
     with writing(path), draft_of(path) as draft:
         draft.write_text(overview + "\n", encoding="utf-8")
     messages.run_starts(run, folder, point.state, point.step)
     return MetricsLog(
         folder,
+        check=place.lock.check,
         tensorboard=run.options.tensorboard,
         keep_until=-1 if point.is_new else point.step,
     )

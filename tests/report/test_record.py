@@ -6,12 +6,13 @@ import pytest
 
 from invariance_propagation.data import sources
 from invariance_propagation.report.record import read_record
+from invariance_propagation.train.monitor import write_summary
 from tests.report.finished_run import finish_run, rows
 
 
 def test_a_run_is_read(tmp_path: Path) -> None:
     workdir = finish_run(tmp_path / "run", form="released", background_size="auto")
-    (workdir / "summary.json").write_text('{"purity": 0.25}')
+    write_summary(workdir, {"purity": 0.25})
     record = read_record("name", workdir)
     assert (record.name, record.rows, record.missing) == ("name", rows(), [])
     assert record.steps_per_epoch == 3 and record.notes.begins(record.rows) == 1

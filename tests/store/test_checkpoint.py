@@ -432,6 +432,12 @@ def test_a_workdir_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert not list((tmp_path / "axb").iterdir())
 
 
+def test_only_a_number_as_it_is_written_names_a_step(tmp_path: Path) -> None:
+    for name in ("0", "7", "30", "²", "020", "-3", "4_", "1.5", "٣"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert steps_in(tmp_path) == [30, 7, 0]
+
+
 def test_the_folder_is_let_go(tmp_path: Path) -> None:
     def opened() -> set[str]:
         links = Path("/proc/self/fd").iterdir()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.store import lock as module
 from invariance_propagation.store.lock import (
     FILE,
@@ -46,6 +46,50 @@ def test_it_is_there_while_it_is_held(tmp_path: Path) -> None:
     lock.release()
     assert not [*tmp_path.iterdir()]
     Lock(tmp_path).release()  # of one that was never held
+
+
+def test_a_lock_that_was_taken_is_noticed_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOUCHED_EVERY", 0.01)
+    lock = Lock(tmp_path)
+    lock.acquire()
+    lock.check()
+    path = left(tmp_path, age=99, pid=7, host="there", token="other")
+    time.sleep(0.1)
+    assert time.time() - path.stat().st_mtime > 90  # not touched
+    with pytest.raises(TrainingError, match="now belongs to process 7 on there since"):
+        lock.check()
+    lock.check()  # whoever holds none has nothing to lose
+    lock.release()
+    assert json.loads(path.read_text())["token"] == "other"
+
+
+def test_a_lock_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    lock.acquire()
+    content = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).unlink()
+    lock.check()
+    assert (tmp_path / FILE).read_text() == content
+    with pytest.raises(UserError, match="is in use by process"):
+        Lock(tmp_path).acquire()
+    lock.release()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(UserError, match="in use by another process.*remove"):
+        Lock(tmp_path).acquire()
+    assert not is_marked(tmp_path)
+
+
+def test_deep_json_is_no_owner(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("[" * 9_000)
+    assert not is_marked(tmp_path)
+    with pytest.raises(UserError, match="in use by another process"):
+        Lock(tmp_path).acquire()
 
 
 def test_a_process_that_is_gone_locks_nobody_out(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -104,6 +105,23 @@ def test_events_need_no_tensorflow(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 12, "epoch": 1, "knn": {"a": 1}}',
+        '{"step": 12, "loss": "high"}',
+        '{"step": 12, "purity_by_hop": [0.5, "x"]}',
+        '{"step": "12", "loss": 1.0}',
+        "[" * 100_000,
+    ],
+)
+def test_a_row_that_no_run_writes_is_left_out(line: str, tmp_path: Path) -> None:
+    good = {"step": 3, "loss": 1.5, "purity": None, "purity_by_hop": [0.5, None]}
+    text = f"{json.dumps(good)}\n{line}\n{json.dumps(good)}\n"
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert read_rows(tmp_path) == [good, good]
 
 
 # What is seen of it.

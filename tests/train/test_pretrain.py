@@ -24,6 +24,7 @@ from invariance_propagation.store.checkpoint import steps_in
 from invariance_propagation.tasks import replay
 from invariance_propagation.train import monitor, pretrain
 from invariance_propagation.train.journal import MetricsLog, read_rows
+from invariance_propagation.train.monitor import read_summary, write_summary
 from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.resume import failure
 from invariance_propagation.train.run import Run, init_state
@@ -329,6 +330,41 @@ def test_a_run_that_is_to_stop_at_a_broken_step_says_so(
     assert steps_in(tmp_path) == [5, 0]
 
 
+@pytest.mark.parametrize("after", [6, 11])
+def test_a_run_that_has_lost_its_workdir_writes_no_more(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a stop of the machine for so long that another run took over."""
+    write, other = MetricsLog.write, '{"pid": 1, "host": "there", "token": "other"}'
+
+    def write_then_lose(log: MetricsLog, row: dict[str, Any]) -> None:
+        write(log, row)
+        if row["step"] == after:
+            (tmp_path / "run.lock").write_text(other)
+
+    monkeypatch.setattr(MetricsLog, "write", write_then_lose)
+    with pytest.raises(TrainingError, match="now belongs to process 1 on there"):
+        train_and_evaluate(tiny_config(), str(tmp_path))
+    assert read_rows(tmp_path)[-1]["step"] == after
+    assert max(steps_in(tmp_path)) <= after
+    assert (tmp_path / "run.lock").read_text() == other
+
+
+@pytest.mark.parametrize(
+    "name", ["facts/metadata", "state/manifest.ocdbt", "state/_METADATA"]
+)
+def test_a_pipe_in_a_checkpoint_is_damage(
+    name: str, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    newest = max(steps_in(tmp_path))
+    path = tmp_path / "checkpoints" / str(newest) / name
+    path.unlink()
+    os.mkfifo(path)
+    train_and_evaluate(tiny_config(), str(tmp_path))  # an older one is whole
+    same_run(tmp_path, uninterrupted)
+
+
 def files_of(workdir: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
 
@@ -373,11 +409,7 @@ def test_a_run_starts_over_if_it_is_asked_to(
 ) -> None:
     config = tiny_config(train__start_over=True)
     old = (without_checkpoints / "metrics.jsonl").read_bytes()
-    try:
-        train_and_evaluate(config, str(without_checkpoints))
-    except TrainingError as error:
-        assert "run the same command again" in str(error)
-        train_and_evaluate(config, str(without_checkpoints))
+    train_and_evaluate(config, str(without_checkpoints))
     gc.collect()
     same_run(without_checkpoints, uninterrupted)
     aside = without_checkpoints / "replaced_1"
@@ -395,7 +427,7 @@ def test_a_run_starts_over_if_it_is_asked_to(
 def test_a_summary_says_what_was_measured_whatever_became_of_the_rows(
     uninterrupted: Path, tmp_path: Path, content: bytes
 ) -> None:
-    expected = json.loads((uninterrupted / "summary.json").read_text())
+    expected = read_summary(uninterrupted)
     with pytest.raises(Stopped):
         train_and_evaluate(tiny_config(train__stop_after_steps=17), str(tmp_path))
     (tmp_path / "metrics.jsonl").write_bytes(content)
@@ -403,12 +435,28 @@ def test_a_summary_says_what_was_measured_whatever_became_of_the_rows(
     assert summary == expected | {"workdir": str(tmp_path)}
 
 
+def test_a_summary_that_was_changed_is_made_again(uninterrupted: Path) -> None:
+    path = uninterrupted / "summary.json"
+    content = path.read_text()
+    expected = read_summary(uninterrupted)
+    for changed in (
+        content.replace('"knn_trained": 0.', '"knn_trained": 1.'),
+        json.dumps(expected),  # without its digest
+        json.dumps({"steps": expected["steps"], "knn_untrained": "high"}),
+        "[" * 100_000,
+    ):
+        path.write_text(changed)
+        assert read_summary(uninterrupted) is None
+        assert train_and_evaluate(tiny_config(), str(uninterrupted)) == expected
+        assert path.read_text() == content
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"knn": 1}'])
 def test_a_summary_that_is_lost_is_made_again(
     uninterrupted: Path, tmp_path: Path, content: str
 ) -> None:
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
-    expected = json.loads((uninterrupted / "summary.json").read_text())
+    expected = read_summary(uninterrupted)
     (tmp_path / "summary.json").write_text(content)
     summary = train_and_evaluate(tiny_config(), str(tmp_path))
     assert summary == expected | {"workdir": str(tmp_path)}
@@ -427,7 +475,7 @@ def test_a_finished_run_says_so(
     summary = train_and_evaluate(tiny_config(), str(uninterrupted))
     output = capsys.readouterr().out
     assert "is finished" in output and "knn trained:" in output
-    assert summary == json.loads((uninterrupted / "summary.json").read_text())
+    assert summary == read_summary(uninterrupted)
 
 
 def test_a_finished_run_on_a_disk_that_takes_no_files_says_so(
@@ -449,18 +497,17 @@ def test_a_finished_run_on_a_disk_that_takes_no_files_says_so(
 
 def test_a_run_killed_before_its_summary_still_makes_it(uninterrupted: Path) -> None:
     summary = uninterrupted / "summary.json"
-    before = json.loads(summary.read_text())
+    before = read_summary(uninterrupted)
     rows = read_rows(uninterrupted)
     summary.unlink()
     assert train_and_evaluate(tiny_config(), str(uninterrupted)) == before
-    assert json.loads(summary.read_text()) == before
+    assert read_summary(uninterrupted) == before
     assert read_rows(uninterrupted) == rows
 
 
 def test_the_summary_of_a_shorter_run_is_not_repeated(uninterrupted: Path) -> None:
-    path = uninterrupted / "summary.json"
-    before = json.loads(path.read_text())
-    path.write_text(json.dumps(before | {"steps": 16, "knn_trained": 0.0}))
+    before = read_summary(uninterrupted)
+    write_summary(uninterrupted, before | {"steps": 16, "knn_trained": 0.0})
     assert train_and_evaluate(tiny_config(), str(uninterrupted)) == before
 
 

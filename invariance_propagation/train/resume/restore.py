@@ -93,13 +93,15 @@ def _restore(
                 f"{error}: put a whole one there, or add {START_OVER}, which moves what "
                 "is left of the run aside and begins at step 0"
             ) from error
+        checkpoints.close()
         aside = move_aside(checkpoints.workdir, MOVED)
-        # The weights to start from were not read, because there were checkpoints.
-        raise TrainingError(
-            f"no checkpoint was whole, and what was left of the run now lies in {aside}: "
-            "run the same command again, which begins at step 0"
-        ) from error
+        messages.say(
+            f"{error}; what is left of the run now lies in {aside}; beginning at step 0"
+        )
+        return None
     if restored is None:
         return None
+    if start_over:
+        messages.say(f"{START_OVER} changes nothing: the run in this workdir goes on")
     step, state, facts = restored
     return step, jax.tree.leaves(state), facts

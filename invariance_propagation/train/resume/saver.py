@@ -13,6 +13,7 @@ import numpy as np
 from invariance_propagation.devices import processes
 from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import leaves_of
+from invariance_propagation.store.lock import Lock
 from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.run import Run
 from invariance_propagation.train.step import TrainState
@@ -29,8 +30,8 @@ class Waiting(NamedTuple):
 class Saver:
     """Writes checkpoints of a run, each after a step has been taken from it."""
 
-    def __init__(self, run: Run, checkpoints: Checkpoints):
-        self._run, self._checkpoints = run, checkpoints
+    def __init__(self, run: Run, checkpoints: Checkpoints, lock: Lock):
+        self._run, self._checkpoints, self._lock = run, checkpoints, lock
         self._waiting: Waiting | None = None
 
     @property
@@ -60,13 +61,17 @@ class Saver:
         Call this once the loss of the next step is known to be finite.
 
         Raises:
-          TrainingError: the state cannot be written.
+          TrainingError: the state cannot be written, or another run has the workdir.
         """
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
-            processes.from_first(self._checkpoints.save, *waiting)
+            processes.from_first(self._save, *waiting)
             if not processes.is_first():
                 self._checkpoints.on_disk = waiting.step
+
+    def _save(self, *waiting: Any) -> None:
+        self._lock.check()
+        self._checkpoints.save(*waiting)
 
     def try_and_write(self, state: TrainState, batch: tuple) -> TrainState:
         """Tries the waiting state by one more step, writes it, and waits for the disk.

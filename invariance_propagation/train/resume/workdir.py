@@ -134,13 +134,15 @@ def prepare(
             return summary, None
     left = _traces(folder) if saved is None else []
     if left and not run.options.start_over:
+        unread = [f"step {n}: {why}" for n, why in place.checkpoints.unread.items()]
         raise UserError(
             f"{folder} has {', '.join(left)} of a run, but no checkpoint that can be "
-            f"read: put its checkpoints back into {folder / FOLDER}, or add "
+            f"read{f' ({unread[0]})' if unread else ''}: put its checkpoints back into {folder / FOLDER}, or add "
             f"{START_OVER}, which moves what is left of the run aside and begins at "
             "step 0"
         )
-    start = start_of(config) if saved is None else None
+    begins = saved is None or run.options.start_over
+    start = start_of(config) if begins else None
     if not place.lock.held:
         enter(folder, place.lock)
         if _step_of(place.checkpoints.facts()) != _step_of(saved):
