@@ -63,7 +63,8 @@ what a run prints while it trains uses another K, and so differs. Purity, at the
 Invariance Propagation's positives, by hop; of the clusters of ODC and CoKe, of which there
 are more than classes. ± is the standard deviation over seeds. All runs get the same 1 % of the labels; the untrained network gets one list for each
 of its seeds. Minutes are those of training, on one core each. *Not run
-yet* means just that.
+yet* means just that, and a row with fewer than three seeds is not finished. The best of CoKe's
+settings on letters has the lowest of the rates that were tried, so a lower one may be better.
 
 [The forms of Invariance Propagation](forms.md) compares its variants."""
 PICTURE = "![Scores of every run, and purity by epoch](results.png)"
