@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +183,8 @@ def remedy(error: BaseException) -> str:
     again = "run the same command to go on from what has been saved"
     if is_full(error):
         return f"the disk is full; free some space and {again}"
+    if reason(error) == os.strerror(errno.ENOENT):
+        return f"it was removed or moved while the run wrote to it; put it back, and {again}"
     return f"{again} once that is mended"
 
 
@@ -197,7 +200,9 @@ def reason(error: BaseException) -> str:
         for word in sorted(word for word in words if word in str(cause)):
             return word
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return textwrap.shorten(lines[0], 200, placeholder=" ...")
 
 
 def is_full(error: BaseException) -> bool:

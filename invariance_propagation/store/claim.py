@@ -110,17 +110,21 @@ def move_aside(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _check_file(path: Path) -> None:
-    """Raises OSError or UserError unless a file can take this place."""
+    """Raises UserError unless a file can take this place."""
     try:
-        mode = path.stat().st_mode
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(
+                f"{KEY}: {path} is not a file, and the run writes a file there: move it"
+            )
+        with path.open("rb"):
+            pass
     except FileNotFoundError:
         return
-    if not stat.S_ISREG(mode):
+    except OSError as error:
         raise UserError(
-            f"{KEY}: {path} is not a file, and the run writes a file there: move it"
-        )
-    with path.open("rb"):
-        pass
+            f"{path} cannot be read ({reason(error)}): mend that, or name another place "
+            f"by {KEY}"
+        ) from error
 
 
 def _check_checkpoint(place: Path) -> None:

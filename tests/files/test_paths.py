@@ -186,7 +186,9 @@ def test_the_disk_is_not_blamed_for_anything_else(number: int) -> None:
     ):
         assert reason(failure) == os.strerror(number)
         assert "disk" not in remedy(failure) and "same command" in remedy(failure)
+        assert ("put it back" in remedy(failure)) == (number == errno.ENOENT)
     assert reason(ValueError("first\nsecond")) == "first"
+    assert reason(ValueError("word " * 50)).endswith("word ...")
     assert reason(ValueError()) == "ValueError"
     # What happened to be handled when it was raised is not its cause.
     try:

@@ -93,6 +93,10 @@ def test_what_is_read_back_must_be_what_was_written(
             "summary.json is not a file",
         ),
         (
+            lambda w: (w.mkdir(), (w / FILES[0]).symlink_to(FILES[0])),
+            "run/metrics.jsonl cannot be read .*symbolic links.*: mend that, or name",
+        ),
+        (
             lambda w: w.symlink_to("nothing"),
             "is a link to something that does not exist",
         ),
