@@ -285,7 +285,7 @@ def steps_in(workdir: Path) -> list[int]:
     """Lists the steps of a workdir's checkpoints, newest first.
 
     Raises:
-      UserError: the folder of the checkpoints cannot be listed.
+      TrainingError: the machine cannot list the folder of the checkpoints now.
     """
     folder = workdir / FOLDER
     try:
@@ -294,7 +294,7 @@ def steps_in(workdir: Path) -> list[int]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be read ({reason(error)}): mend that, or name another"
+        raise TrainingError(
+            f"{folder} cannot be read ({reason(error)}): mend that, and run it again"
         ) from error
     return sorted(map(int, names), reverse=True)

@@ -414,7 +414,7 @@ def test_a_folder_that_cannot_be_looked_into_is_no_fresh_start(
 
     save_all(tmp_path, (1,))
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(UserError, match=r"checkpoints cannot be read \(Permission"):
+    with pytest.raises(TrainingError, match=r"checkpoints cannot be read \(Permission"):
         Checkpoints(tmp_path, keep=1).facts()
 
 

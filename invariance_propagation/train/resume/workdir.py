@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import settings, signals
 from invariance_propagation.devices import processes
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.store.checkpoint import (
     DAMAGED,
     FOLDER,
@@ -159,7 +159,7 @@ def _has_finished(folder: Path) -> bool:
     """Returns whether the newest checkpoint is the one that the summary is of."""
     try:
         summary, steps = monitor.read_summary(folder), steps_in(folder)
-    except (OSError, UserError):
+    except (OSError, TrainingError):
         return False  # whoever needs the folder says what is wrong with it
     return bool(summary and steps) and summary.get("steps") == steps[0]
 
