@@ -23,6 +23,7 @@ from configs import evaluate as evaluate_config
 from invariance_propagation.data.sources import idx
 from invariance_propagation.data.sources.usable import check_pictures
 from invariance_propagation.errors import TrainingError, UserError
+from invariance_propagation.evaluation.cards import read_card
 from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.evaluation.kept import Damaged, read_blocks, read_facts
 from invariance_propagation.files.archives import open_arrays, open_file
@@ -35,8 +36,10 @@ from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.store.restore import restore_backbone, restore_encoder
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.tasks.export import export
-from invariance_propagation.train.journal import METRICS_FILE
+from invariance_propagation.train.journal import METRICS_FILE, read_rows
+from invariance_propagation.train.monitor import read_summary
 from invariance_propagation.train.pretrain import train_and_evaluate
+from invariance_propagation.train.resume import failure
 from tests.stored_run import store_run
 from tests.test_conventions import MODULES, ROOT
 from tests.tiny_run import tiny_config
@@ -397,3 +400,20 @@ def test_a_checkpoint_of_another_program_is_refused_by_every_reader(
     ):
         with pytest.raises(UserError, match="as dataset of its run, so this program"):
             read()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        (METRICS_FILE, lambda path: read_rows(path.parent)),
+        ("summary.json", lambda path: read_summary(path.parent)),
+        ("card.json", read_card),
+        (failure.FILE, lambda path: failure.read(path.parent)),
+    ],
+)
+def test_a_pipe_in_a_workdir_is_not_waited_for(
+    name: str, read: Callable, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((OSError, UserError), match="not a regular file"):
+        read(tmp_path / name)

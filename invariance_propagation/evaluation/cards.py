@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from invariance_propagation.errors import UserError
+from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import reason
 
@@ -113,7 +114,8 @@ def write_card(card: Card, workdir: Path) -> Path:
 def read_card(path: Path) -> Card:
     """Reads a card; raises UserError if the file is not one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            content = json.loads(file.read())
         scores = {name: x["by_seed"] for name, x in content["scores"].items()}
         fields = {name: content[name] for name in Card._fields}
         return Card(**fields | {"scores": scores})

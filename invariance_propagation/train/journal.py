@@ -17,6 +17,7 @@ from typing import Any
 import tqdm
 
 from invariance_propagation.errors import TrainingError
+from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import reason, remedy, writing
 from invariance_propagation.phases import clock
@@ -191,7 +192,8 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
     """
     path = workdir / METRICS_FILE
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_file(path) as file:
+            lines = file.read().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
     rows = [row for row in map(_row_of, lines) if row is not None]

@@ -15,6 +15,7 @@ import numpy as np
 
 from invariance_propagation.data.steps import step_indices
 from invariance_propagation.errors import UserError
+from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import writing
 from invariance_propagation.store.checkpoint import FOLDER, steps_in
@@ -113,7 +114,8 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / FILE
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            facts = json.loads(file.read())
         return facts | {
             "step": int(facts["step"]),
             "good_step": int(facts["good_step"]),
