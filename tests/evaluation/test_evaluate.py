@@ -166,7 +166,7 @@ def test_a_protocol_is_one_module_and_one_line(
     assert "\ntoy on digits: 120 images with labels" in capsys.readouterr().out
     written = {read_card(path).protocol for path in (tmp_path / FOLDER).iterdir()}
     assert written == {"toy"}
-    with pytest.raises(UserError, match="'tests.nowhere:TOY': No module"):
+    with pytest.raises(UserError, match="protocols=tests.nowhere:TOY: No module"):
         run(stored, "tests.nowhere:TOY", output=str(tmp_path))
 
 
