@@ -188,8 +188,7 @@ class Checkpoints:
         if damaged:
             step, why = next(iter(damaged.items()))
             raise NoneWhole(
-                f"no checkpoint in {self.folder} is whole (step {step}: {why}); nothing "
-                "was moved"
+                f"no checkpoint in {self.folder} is whole (step {step}: {why})"
             )
         return None
 

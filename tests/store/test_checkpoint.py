@@ -165,9 +165,7 @@ def test_damage_to_all_is_no_fresh_start_and_nothing_is_moved(tmp_path: Path) ->
             path.write_bytes(b"")
     before = sorted(tmp_path.rglob("*"))
     for _ in range(2):
-        with pytest.raises(
-            NoneWhole, match="no checkpoint .* is whole.*nothing was mov"
-        ):
+        with pytest.raises(NoneWhole, match="no checkpoint .* is whole "):
             restore(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 

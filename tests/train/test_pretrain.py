@@ -400,6 +400,7 @@ def test_nothing_starts_over_in_silence(without_checkpoints: Path) -> None:
     gc.collect()
     assert said[0] == said[1]
     assert "--config.train.start_over=True" in said[0] and "checkpoints" in said[0]
+    assert ("nothing was moved" in said[0]) == ("is whole" in said[0])
     assert files_of(without_checkpoints) == before
 
 

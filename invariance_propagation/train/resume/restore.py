@@ -90,8 +90,9 @@ def _restore(
     except NoneWhole as error:
         if not start_over:
             raise TrainingError(
-                f"{error}: put a whole one there, or add {START_OVER}, which moves what "
-                "is left of the run aside and begins at step 0"
+                f"{error}; nothing was moved: put a whole one there, or add "
+                f"{START_OVER}, which moves what is left of the run aside and begins at "
+                "step 0"
             ) from error
         checkpoints.close()
         aside = move_aside(checkpoints.workdir, MOVED)
