@@ -169,16 +169,12 @@ def _check_arrays(
     if axis_name is not None:  # padding, rows beyond N, may make it more
         rows = max(rows, len(bank))
     check_vectors("bank", bank, like=(None if alone else rows, None))
-    if alone and len(graph) != len(bank):
+    if (alone or is_sharded) and len(graph) != len(bank):
+        advice = "both have one for each image" if alone else "shard both alike"
         raise ValueError(
-            f"graph has {len(graph)} rows and bank has {len(bank)}: both have one for "
-            "each image"
+            f"graph has {len(graph)} rows and bank has {len(bank)}: {advice}"
         )
     check_vectors("embeddings", embeddings, like=(len(indices), np.shape(bank)[1]))
-    if is_sharded and len(graph) != len(bank):
-        raise ValueError(
-            f"graph has {len(graph)} rows and bank has {len(bank)}: shard both alike"
-        )
     return np.shape(graph)[1]
 
 

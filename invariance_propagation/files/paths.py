@@ -184,7 +184,8 @@ def remedy(error: BaseException) -> str:
     if is_full(error):
         return f"the disk is full; free some space and {again}"
     if reason(error) == os.strerror(errno.ENOENT):
-        return f"it was removed or moved while the run wrote to it; put it back, and {again}"
+        gone = "it was removed or moved while the run wrote to it"
+        return f"{gone}; put it back, and {again}"
     return f"{again} once that is mended"
 
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,9 @@ def check_files(folder: Path) -> None:
       ValueError: there is a pipe, a socket or a device.
       OSError: a folder cannot be listed, or a link leads nowhere.
     """
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    for place, _, names in os.walk(folder, onerror=stop):
-        for path in (Path(place) / name for name in names):
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise ValueError(
-                    f"{path.relative_to(folder)} is a pipe, socket or device"
-                )
+    for path in _files_in(folder):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path.relative_to(folder)} is a pipe, socket or device")
 
 
 def check_machine(error: BaseException, folder: Path) -> None:
@@ -115,13 +108,18 @@ def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
 
 def _read_all(folder: Path) -> None:
     """Raises OSError for the first file that cannot be read."""
+    for path in _files_in(folder):
+        if path.is_file():  # reading a FIFO would wait for ever
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 22):
+                    pass
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yields all that is no folder below a folder; raises OSError if one is closed."""
 
     def stop(error: OSError) -> None:
         raise error
 
     for place, _, names in os.walk(folder, onerror=stop):
-        for path in (Path(place) / name for name in names):
-            if path.is_file():  # reading a FIFO would wait for ever
-                with path.open("rb", buffering=0) as file:
-                    while file.read(1 << 22):
-                        pass
+        yield from (Path(place) / name for name in names)

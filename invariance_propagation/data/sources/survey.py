@@ -118,8 +118,8 @@ def divide(ids: Sequence[str], held_out: float) -> Division:
     kept = [name for name in ids if not is_held_out(name, held_out)]
     if not kept:
         raise UserError(
-            f"--config.data.held_out={held_out} leaves none of the {plural(len(ids), 'picture')} "
-            "to train on: set it lower"
+            f"--config.data.held_out={held_out} leaves none of the "
+            f"{plural(len(ids), 'picture')} to train on: set it lower"
         )
     rest = [name for name in ids if is_held_out(name, held_out)]
     # train/ by itself is not a class.

@@ -134,10 +134,12 @@ def prepare(
             return summary, None
     left = _traces(folder) if saved is None else []
     if left and not run.options.start_over:
-        unread = [f"step {n}: {why}" for n, why in place.checkpoints.unread.items()]
+        why = next(
+            (f" (step {n}: {x})" for n, x in place.checkpoints.unread.items()), ""
+        )
         raise UserError(
             f"{folder} has {', '.join(left)} of a run, but no checkpoint that can be "
-            f"read{f' ({unread[0]})' if unread else ''}: put its checkpoints back into {folder / FOLDER}, or add "
+            f"read{why}: put its checkpoints back into {folder / FOLDER}, or add "
             f"{START_OVER}, which moves what is left of the run aside and begins at "
             "step 0"
         )
