@@ -1,10 +1,55 @@
 """Checks where processes are to meet, and explains why they did not."""
 
+import os
 import socket
+from typing import NamedTuple
+
+from jax._src.clusters import ClusterEnv  # what it finds has no public name
 
 from invariance_propagation.errors import UserError
 
 AUTO = "auto"
+
+
+class Place(NamedTuple):
+    """Where processes are to meet, and which of them this one is."""
+
+    coordinator: str  # HOST:PORT of process 0, or 'auto'
+    num_processes: int | None  # None: JAX can tell
+    process_id: int | None
+
+    def check(self) -> None:
+        """Raises UserError for a wrong address, or if process 0 cannot have its port."""
+        _, port = address_of(self.coordinator)
+        if self.process_id == 0:
+            check_free(port)
+
+
+def find_place(
+    num_processes: int | None, process_id: int | None, *, timeout: float
+) -> Place:
+    """Asks the cluster what `join` was not told; may wait for process 0's host to have a name.
+
+    Returns:
+      A place whose coordinator is 'auto' if JAX knows no cluster of this kind.
+
+    Raises:
+      UserError: as `Place.check`.
+    """
+    address, num_processes, process_id, _ = (
+        ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get("JAX_COORDINATOR_ADDRESS"),
+            num_processes,
+            process_id,
+            None,
+            None,
+            int(timeout),
+        )
+    )
+    place = Place(address or AUTO, num_processes, process_id)
+    if address:
+        place.check()
+    return place
 
 
 def address_of(coordinator: str) -> tuple[str, int]:
@@ -31,16 +76,12 @@ def check_free(port: int) -> None:
         ) from error
 
 
-def who_is_missing(
-    address: tuple[str, int] | None,
-    num_processes: int | None,
-    process_id: int | None,
-    timeout: float,
-) -> str:
-    """Says which processes did not come; the arguments are those of `join`."""
-    if address is not None and process_id != 0 and not _answers(address):
+def who_is_missing(place: Place, timeout: float) -> str:
+    """Says which processes did not come within `timeout` seconds."""
+    known, num_processes = place.coordinator != AUTO, place.num_processes
+    if known and place.process_id != 0 and not _answers(address_of(place.coordinator)):
         return (
-            f"process 0 does not answer at {address[0]}:{address[1]} (--coordinator) "
+            f"process 0 does not answer at {place.coordinator} (--coordinator) "
             f"within {timeout:g} seconds: is it running there, and can this host reach "
             "it?"
         )

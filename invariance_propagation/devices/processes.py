@@ -22,9 +22,10 @@ from jax.experimental import multihost_utils
 
 from invariance_propagation.devices.meeting import (
     AUTO,
+    Place,
     address_of,
     bad_names,
-    check_free,
+    find_place,
     who_is_missing,
 )
 from invariance_propagation.devices.packing import pack, unpack
@@ -59,28 +60,19 @@ def join(
     Raises:
       UserError: not all processes came in time, or an argument is wrong.
     """
-    address = None if coordinator == AUTO else address_of(coordinator)
-    if address is not None and process_id == 0:
-        check_free(address[1])
+    place = Place(coordinator, num_processes, process_id)
+    if coordinator != AUTO:
+        place.check()
     # Otherwise JAX would catch every SIGTERM, and we would have to ask JAX about it.
     jax.config.update("jax_enable_preemption_service", False)
     failure: list[Exception] = []
-    relay, meet_at = None, None if address is None else coordinator
-    if address is not None and process_id:
-        relay = Relay(*address, when_gone=first_is_gone)
-        meet_at = relay.address
 
     def initialize() -> None:
+        nonlocal place
         try:
-            # JAX ends the process without a readable message when its own limit is up.
-            jax.distributed.initialize(
-                meet_at,
-                num_processes,
-                process_id,
-                initialization_timeout=int(timeout) + 3600,
-                heartbeat_timeout_seconds=JAX_SILENT_AFTER,
-            )
-            _watch_peers(relay)
+            if coordinator == AUTO:
+                place = find_place(num_processes, process_id, timeout=timeout)
+            _meet(place, timeout)
         except Exception as error:
             failure.append(error)
         else:
@@ -90,9 +82,28 @@ def join(
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        raise UserError(who_is_missing(address, num_processes, process_id, timeout))
-    if failure:
-        raise bad_names(coordinator, failure[0]) from failure[0]
+        raise UserError(who_is_missing(place, timeout))
+    for error in failure:
+        if isinstance(error, UserError):
+            raise error
+        raise bad_names(coordinator, error) from error
+
+
+def _meet(place: Place, timeout: float) -> None:
+    """Connects to the other processes, and starts to watch them."""
+    relay, meet_at = None, place.coordinator
+    if meet_at != AUTO and place.process_id:
+        relay = Relay(*address_of(meet_at), when_gone=first_is_gone)
+        meet_at = relay.address
+    # JAX ends the process without a readable message when its own limit is up.
+    jax.distributed.initialize(
+        None if meet_at == AUTO else meet_at,
+        place.num_processes,
+        place.process_id,
+        initialization_timeout=int(timeout) + 3600,
+        heartbeat_timeout_seconds=JAX_SILENT_AFTER,
+    )
+    _watch_peers(relay)
 
 
 def _watch_peers(relay: Relay | None) -> None:

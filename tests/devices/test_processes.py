@@ -203,9 +203,8 @@ from invariance_propagation.devices import peers, processes
 
 peers.SILENT_AFTER = 4.0
 signals.watch()
-processes.join(
-    coordinator=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]), timeout=120
-)
+own = {"num_processes": 2, "process_id": int(sys.argv[2])} if sys.argv[2:] else {}
+processes.join(coordinator=sys.argv[1], timeout=120, **own)
 print("joined", flush=True)
 # As inside a collective: other threads run, and no handler of Python's.
 lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
@@ -215,24 +214,50 @@ lock(mutex)
 
 
 @pytest.mark.parametrize(
-    "victim, number, status, expected",
+    "by, victim, number, status, expected",
     [
-        (0, signal.SIGSTOP, 1, "error: process 0 on .* has not answered for [45] sec"),
-        (1, signal.SIGSTOP, 1, "error: process 1 on .* has not answered for [45] sec"),
-        (0, signal.SIGKILL, 1, "error: process 0 has ended or was killed: look at"),
         (
+            by_address,
+            0,
+            signal.SIGSTOP,
+            1,
+            "process 0 on .* has not answered for [45] sec",
+        ),
+        (
+            by_address,
+            1,
+            signal.SIGSTOP,
+            1,
+            "process 1 on .* has not answered for [45] sec",
+        ),
+        (
+            by_address,
+            0,
+            signal.SIGKILL,
+            1,
+            "process 0 has ended or was killed: look at",
+        ),
+        (by_slurm, 0, signal.SIGKILL, 1, "process 0 has ended or was killed: look at"),
+        (
+            by_address,
             1,
             signal.SIGTERM,
             143,
-            "error: interrupted by SIGTERM; nothing was left half",
+            "interrupted by SIGTERM; nothing was left",
         ),
     ],
 )
 def test_one_that_is_gone_ends_the_other_in_one_line(
-    victim: int, number: signal.Signals, status: int, expected: str
+    by: Callable, victim: int, number: signal.Signals, status: int, expected: str
 ) -> None:
     address = free_address()
-    started = [start("-c", WAITING, address, str(own)) for own in range(2)]
+    started = []
+    for own in range(2):
+        flags, variables = by(address, own)
+        values = [
+            flag.partition("=")[2] for flag in flags
+        ]  # HOST:PORT, 2 and its number
+        started.append(start("-c", WAITING, *values[::2], **variables))
     try:
         for process in started:
             assert process.stdout.readline() == "joined\n", process.communicate()
@@ -243,7 +268,7 @@ def test_one_that_is_gone_ends_the_other_in_one_line(
         for process in started:
             process.kill()
             process.communicate()
-    assert re.match(expected, errors) and errors.count("\n") == 1, errors
+    assert re.match(f"error: {expected}", errors) and errors.count("\n") == 1, errors
     assert started[1 - victim].returncode == status
 
 

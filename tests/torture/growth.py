@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from tests.torture.runs import Outcome, begin, end, lines_of
 
 STEPS_PER_EPOCH = 8
 WARM_UP = 0.2  # share of the steps
-MOST = 0.02  # growth after it, as a share
+WINDOWS = 8  # equal parts of the steps after it
+MOST = 0.02  # growth from the lowest window to the last, as a share
 
 
 def resident(pid: int) -> float:
@@ -47,6 +49,22 @@ def watch(workdir: Path, *flags: str) -> tuple[list[tuple[int, float, int]], int
     return seen, status, errors
 
 
+def medians_of_windows(
+    seen: list[tuple[int, float, int]], *, steps: int
+) -> list[float]:
+    """Returns the median of MB in each part of the steps after the warm-up.
+
+    Medians, because a checkpoint that is being written takes some memory for a moment.
+    """
+    length = (1 - WARM_UP) * steps / WINDOWS
+    windows: list[list[float]] = [[] for _ in range(WINDOWS)]
+    for step, megabytes, _ in seen:
+        number = int((step - WARM_UP * steps) // length)
+        if number >= 0:
+            windows[min(number, WINDOWS - 1)].append(megabytes)
+    return [statistics.median(window) for window in windows if window]
+
+
 def grow(folder: Path, *, steps: int) -> Outcome:
     """Trains with rows, kNN, purity and checkpoints as often as one would."""
     seen, status, errors = watch(
@@ -60,18 +78,16 @@ def grow(folder: Path, *, steps: int) -> Outcome:
     failures = []
     if status != 0:
         failures.append(f"status {status}: {lines_of(errors)[-1:]}")
-    warm = [
-        mb for step, mb, _ in seen if WARM_UP * steps <= step < 1.5 * WARM_UP * steps
-    ]
-    late = [mb for step, mb, _ in seen if step >= 0.9 * steps]
+    medians = medians_of_windows(seen, steps=steps)
     note = "too short to tell"
-    if warm and late:
-        # Medians: a checkpoint that is being written takes some memory for a moment.
-        before, after = (sorted(x)[len(x) // 2] for x in (warm, late))
-        growth = after / before - 1
+    if len(medians) == WINDOWS:
+        *before, after = medians
+        growth = after / min(before) - 1
         opened = max(n for step, _, n in seen if step >= 0.9 * steps)
-        note = f"{before:.0f} MB, then {after:.0f} MB: {100 * growth:+.1f} %"
-        note += f"; {opened} handles at most at the end"
+        note = f"{after:.0f} MB at the end, {min(before):.0f} to {max(before):.0f} before: "
+        note += (
+            f"{100 * growth:+.1f} % of the lowest; {opened} handles at most at the end"
+        )
         if growth > MOST:
             failures.append(note)
     return Outcome("steps with everything on", steps, failures, note)
