@@ -215,6 +215,13 @@ def test_help_names_the_way_in() -> None:
     assert "--config" in output and "configs/digits.py" in output
 
 
+def test_help_into_a_pipe_that_is_closed_says_no_more() -> None:
+    with start("--help") as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def wait_for_checkpoint(process: subprocess.Popen, workdir: Path) -> None:
     until = time.monotonic() + 240
     # That of step 0 is written before the first step.

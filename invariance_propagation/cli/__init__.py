@@ -19,11 +19,21 @@ def main() -> None:
     if HELP.intersection(sys.argv[1:]):
         from invariance_propagation.cli.usage import print_usage
 
-        print_usage()
+        _print(print_usage)
     else:
         from invariance_propagation.cli.command import run
 
         run()
+
+
+def _print(text: Callable[[], None]) -> None:
+    """Calls a function that prints; whoever reads may stop, as `| head` does."""
+    try:
+        text()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _handle_signals(handler: Callable | signal.Handlers) -> None:

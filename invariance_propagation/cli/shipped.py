@@ -17,7 +17,12 @@ def names() -> list[str]:
 
 def title(name: str) -> str:
     """Returns the first line of a config's docstring, without running the config."""
-    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    return title_of(FOLDER / f"{name}.py")
+
+
+def title_of(path: Path) -> str:
+    """Returns the first line of the docstring of a Python file, without running it."""
+    source = path.read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 

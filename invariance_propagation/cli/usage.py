@@ -16,6 +16,7 @@ EXAMPLES = """\
   {program} --config=digits --config.task=plan
   {program} --config=evaluate --workdir=runs/digits"""
 NAME_WIDTH = 15
+METHODS = Path(__file__).parents[1] / "methods"
 # `devices.topologies` has them too, but imports JAX; a test compares.
 TOPOLOGIES = {
     "v3": "TPU v3: 8, 32 (cores)",
@@ -41,12 +42,23 @@ def print_usage() -> None:
     _print_rows({name: TASKS[name].about for name in own}, width)
     print("\nTraining configs, by --config=NAME, or --config=FILE of your own:")
     _print_rows({name: shipped.title(name) for name in of_data}, width)
+    print("\nMethods beside Invariance Propagation, by --config=NAME:METHOD:")
+    _print_rows(_methods(), width)
     print("\nDevices to plan for, by --config.task=plan --config.topology=NAME-COUNT:")
     _print_rows(TOPOLOGIES, width)
     print("\nFlags:")
     for name in OWN:
         print(f"  --{name}")
         print(textwrap.indent(textwrap.fill(help_of(name), width - 6), " " * 6))
+
+
+def _methods() -> dict[str, str]:
+    """Returns the title of each method but the default, without importing it."""
+    found = {path.parent.name: path for path in sorted(METHODS.glob("*/__init__.py"))}
+    del found["invariance_propagation"]
+    return {
+        name: shipped.title_of(path).partition(" (")[0] for name, path in found.items()
+    }
 
 
 def _print_rows(rows: dict[str, str], width: int) -> None:

@@ -46,7 +46,7 @@ class Progress:
         """
         self._done, self._total, self._brief = start, total, brief
         self._last_line = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal = _shows_bars()
         self._bar: _Bar | None = None
         self._lines: list[tqdm.tqdm] = []
 
@@ -94,6 +94,16 @@ class Progress:
         for bar in (self._bar, *self._lines):
             if bar is not None:
                 bar.close()
+
+
+def _shows_bars() -> bool:
+    """Returns whether stderr is a terminal; tqdm is silent on one that claims no size."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except OSError:  # it has no size to ask for
+        return True
 
 
 class _Bar(tqdm.tqdm):

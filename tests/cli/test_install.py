@@ -78,7 +78,8 @@ def test_help_lists_tasks_and_configs_without_jax(
     done = run(installed, tmp_path, "--help")
     took = time.monotonic() - begun
     assert (done.returncode, done.stderr) == (0, "")
-    for name in ("pretrain", "verify_resume", "export", *shipped.names()):
+    methods = ("coke", "odc", "unmix")
+    for name in ("pretrain", "verify_resume", "export", *methods, *shipped.names()):
         assert f"\n  {name} " in done.stdout, name
     assert "\n  invariance-propagation --config=digits --workdir=" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80

@@ -166,6 +166,19 @@ def test_bar_and_losses_are_whole_at_80_columns(
     assert any("lr 0.0023" in line for line in bars)
 
 
+def test_a_terminal_without_a_size_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    far, near = os.openpty()  # of 0 lines and columns, until someone sets them
+    with open(far, "rb"), open(near, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        progress = Progress(0, 10)
+        progress.advance()
+        progress.show(FIGURES | {"step": 1, "images_per_second": 9.0}, always=True)
+        progress.close()
+    assert "step 1/10  epoch 12  loss 9.456" in capsys.readouterr().out
+
+
 def test_figures_of_any_length_are_shown_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
