@@ -1,6 +1,6 @@
 """Exceptions whose messages are for users, and how text and numbers are shown to them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 
@@ -51,7 +51,7 @@ class UserError(ValueError):
         super().__init__(printable(str(message)))
 
 
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raises UserError unless the option `name` has one of its allowed values."""
     if value not in choices:
         raise UserError(f"{name}={value!r}: choose one of {', '.join(choices)}")

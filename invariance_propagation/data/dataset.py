@@ -48,9 +48,8 @@ class Split(NamedTuple):
     def take(self, rows: np.ndarray) -> "Split":
         """Returns the images `rows`, int [m], in this order."""
         images, labels, ids, columns = self
-        encoded = isinstance(images, Pictures)
         return Split(
-            images.take(rows) if encoded else images[rows],
+            images.take(rows) if isinstance(images, Pictures) else images[rows],
             None if labels is None else labels[rows],
             None if ids is None else [ids[int(i)] for i in rows],
             {name: column[rows] for name, column in columns.items()},
@@ -68,6 +67,7 @@ class Split(NamedTuple):
         """
         images, ids = self.images, self.ids
         if isinstance(images, Pictures):
+            assert ids is not None  # files and records have names
             state = hashlib.sha256()
             for index, name in enumerate(ids):
                 image = os.fsencode(name) + b"\0" + images.mark(index)
@@ -89,7 +89,7 @@ class Split(NamedTuple):
         """
         if isinstance(self.images, Pictures):
             return self.images.checksums()
-        values = (zlib.crc32(np.ascontiguousarray(x)) for x in self.images)
+        values = (zlib.crc32(np.ascontiguousarray(x).data) for x in self.images)
         return np.fromiter(values, np.uint32, len(self.images))
 
 
@@ -125,7 +125,7 @@ class Dataset(NamedTuple):
         if digest == self.digest():
             return True
         images, ids = self.train.images, self.train.ids
-        if not isinstance(images, Pictures):
+        if not isinstance(images, Pictures) or ids is None:
             return False
         names = os.fsencode("\0".join(ids))
         return digest == hashlib.sha256(names).hexdigest()[:16]

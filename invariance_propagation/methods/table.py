@@ -1,5 +1,6 @@
 """The table of self-supervised methods, and how a config picks one."""
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -92,13 +93,10 @@ def find_method(name: str) -> Callable[..., Method]:
 
 
 def _check_factory(factory: Any, name: str) -> None:
-    try:
+    takes: Mapping[str, Any] = {}
+    # Raised if there is nothing to call, or if it does not say what it takes.
+    with contextlib.suppress(TypeError, ValueError):
         takes = inspect.signature(factory).parameters
-    except (
-        TypeError,
-        ValueError,
-    ):  # nothing to call, or nothing that says what it takes
-        takes = {}
     if "problem" not in takes:
         raise UserError(
             f"method.name={name!r}: a function that makes a method takes `problem`, as "

@@ -53,7 +53,8 @@ class Checkpoints:
         self.workdir = Path(workdir).absolute()  # as Orbax wants it
         self.folder = self.workdir / FOLDER
         self._keep = keep
-        self.newest = self.on_disk = None
+        self.newest: int | None = None
+        self.on_disk: int | None = None
         self.unread: dict[int, str] = {}
         self._has_failed = False
         self._manager: ocp.CheckpointManager | None = None

@@ -84,7 +84,7 @@ def restore_encoder(path: str | Path) -> Restored:
     """
     state, facts = read_checkpoint(path, ("params", "batch_stats"))
     config = settings.by_new_names(facts["config"])
-    encoder = settings.call(make_encoder, "encoder", config)
+    encoder: nn.Module = settings.call(make_encoder, "encoder", config)
     params, batch_stats = state["params"], state["batch_stats"]
     channels = params["backbone"]["stem_conv"]["kernel"].shape[2]
     head = variable_shapes(encoder, channels)["params"].keys() - {"backbone"}
@@ -139,8 +139,9 @@ def float32(encoder: nn.Module) -> nn.Module:
     backbone = encoder.backbone.clone(
         dtype=np.float32, norm_axis_name=None, norm_group=0
     )
-    of_heads = {"dtype": np.float32} if hasattr(encoder, "dtype") else {}
-    return encoder.clone(backbone=backbone, **of_heads)
+    if hasattr(encoder, "dtype"):  # that of its heads
+        return encoder.clone(backbone=backbone, dtype=np.float32)
+    return encoder.clone(backbone=backbone)
 
 
 def digest_of(params: dict[str, Any], batch_stats: dict[str, Any]) -> str:

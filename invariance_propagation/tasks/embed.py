@@ -221,7 +221,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict) -> None:
     try:
         with drafts_of(beside, path) as (note, draft):
             with draft.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
             note.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise not_writable(path, error, key="--config.output") from error

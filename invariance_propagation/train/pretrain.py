@@ -171,7 +171,7 @@ def _stopping(run: Run, place: Workdir, start: int) -> Stopping:
         start=start,
         last_step=start + limit if limit else None,
         hours=run.options.stop_after_hours,
-        on_disk=lambda: checkpoints.on_disk,
+        on_disk=lambda: checkpoints.on_disk or 0,
         describe=partial(describe_stop, run, place),
     )
 

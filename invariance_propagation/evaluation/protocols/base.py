@@ -60,7 +60,7 @@ def make_request(
     """
 
     def load(**changes: Any) -> Dataset:
-        section = {"data": data | changes}
+        section = {"data": {**data, **changes}}
         seed = trained_with.get("seed", 0)  # decides the sample of data.num_train
         with phase(f"reading {section['data']['name']}"):
             return settings.call(
@@ -69,6 +69,7 @@ def make_request(
 
     def bench_of(dataset: Dataset) -> Bench:
         bench = make_bench(runner, dataset, view, num_threads)
+        assert dataset.held_out is not None  # or there would be no bench
         seen = remarks_on_seen(trained_on, dataset.held_out)
         return bench._replace(remarks=[*bench.remarks, *seen])
 
@@ -153,8 +154,11 @@ def make_settings(
       remarks: sentences for the reader of the scores, besides those of the bench.
     """
     trained = not isinstance(options, Mapping)
-    values = options._asdict() if trained else dict(options)
-    made = {"view": bench.view._asdict() | {"crop": bench.crop}, "options": values}
+    values = dict(options) if isinstance(options, Mapping) else options._asdict()
+    made: dict[str, Any] = {
+        "view": bench.view._asdict() | {"crop": bench.crop},
+        "options": values,
+    }
     if bench.remarks or remarks:
         made["remarks"] = [*bench.remarks, *remarks]
     if trained:
