@@ -35,12 +35,13 @@ VALUES = {
         },
     },
     "invariance_propagation": {
-        "optimizer": {"learning_rate": 0.12, "weight_decay": 5e-4},
+        "optimizer": {"learning_rate": 0.2, "weight_decay": 5e-4, "warmup_epochs": 10},
         "method": {
             "background_size": 512,
             "temperature": 0.3,
+            "num_hard": 20,
             "propagation_weight": 2.0,
-            "start_epoch": 20,
+            "start_epoch": 30,
         },
     },
     "odc": {
@@ -76,6 +77,6 @@ def get_config(method: str = "") -> ConfigDict:
     )
     config.encoder.update(depth=18, stem="cifar", width=16, hidden=256, norm_group=0)
     config.knn.num_neighbors = 10
-    config.train.update(epochs=60, evaluate_every=20, checkpoint_every=200)
+    config.train.update(epochs=100, evaluate_every=20, checkpoint_every=200)
     methods.adapt(config, VALUES)
     return config
