@@ -152,6 +152,7 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
         config.data.num_train = 256
         config.train.update(batch_size=32, epochs=2, evaluate_every=1)
         config.method.update(background_size=64, start_epoch=1)
+        config.optimizer.warmup_epochs = 0
     begun = time.monotonic()
     summary = train_and_evaluate(config, str(options.output / "digits"))
     names = ("knn_untrained", "knn_trained", "steps")

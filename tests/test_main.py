@@ -105,7 +105,7 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
         (
             ["--config=configs/digits.py", "--config.train.epochs=many"],
             "--config.train.epochs=many: write a whole number, e.g. "
-            "--config.train.epochs=60",
+            "--config.train.epochs=100",
         ),
         (
             ["--config=configs/digits.py", "--config.train.epochs", "many"],

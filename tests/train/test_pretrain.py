@@ -572,7 +572,8 @@ def test_it_learns_digits(tmp_path: Path, optimized: None) -> None:
     config.num_devices, config.augmentation = 1, "host"  # little to compile
     config.data.num_train = 640
     config.encoder.width = 8
-    config.method.update(background_size=256, start_epoch=6)
+    config.method.update(background_size=256, start_epoch=6, num_hard=50)
+    config.optimizer.update(learning_rate=0.12, warmup_epochs=0)
     config.train.update(epochs=14, evaluate_every=0)
     summary = train_and_evaluate(config, str(tmp_path))
     assert summary["knn_trained"] >= summary["knn_untrained"] + 0.10
