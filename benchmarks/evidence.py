@@ -6,7 +6,7 @@
 
 A cell is a run of main.py in runs/evidence, and its evaluation by kNN, the linear probe
 and 1 % of the labels. It leaves one card in benchmarks/results/evidence; what has a card
-is not run again, and what was interrupted goes on. Networks this small use one core well
+is not run again, and an interrupted run continues. Networks this small use one core well
 and two badly, so every core has a cell of its own.
 """
 
@@ -145,7 +145,7 @@ def run_cells(
 
     def run(cell: tuple[str, str, int]) -> None:
         if time.monotonic() > last_begin:
-            sys.exit("stopped by --hours; the same command goes on")
+            sys.exit("stopped by --hours; the same command continues")
         run_cell(*cell)
 
     pool = ThreadPoolExecutor(free.qsize(), initializer=keep_to_one_core)

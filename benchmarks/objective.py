@@ -5,7 +5,7 @@
 
 One step: both losses, their gradient to the embeddings, the new graph and bank rows.
 Every variant runs in a process of its own, several times in turn, so that a ratio
-compares neighbours in time. PyTorch (`pip install torch`) runs the released formulas
+compares neighbours in time. PyTorch (`pip install torch`) runs the authors' formulas
 on the same accelerator; without it its ratios are left out. Goals are printed beside
 the ratios and never asserted.
 """
@@ -267,7 +267,7 @@ def peak_of_device() -> int | None:
 
 
 def torch_step(embeddings, indices, bank, graph) -> Step:
-    """The released formulas (WangFeng18/InvariancePropagation), written as one does."""
+    """The authors' formulas (WangFeng18/InvariancePropagation), written as one does."""
     import torch
     from torch.nn.functional import normalize
 

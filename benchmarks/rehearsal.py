@@ -5,7 +5,7 @@
 Pictures cropped from those that scikit-learn and scikit-image ship are stored as TFDS
 stores imagenet2012, and repeated to its 1,281,167 records. configs/imagenet.py, of which
 only batch, folder, number of steps and of steps per row are changed, then trains some
-steps, saves, and goes on in another process. It says that the code bears the size, and
+steps, saves, and continues in another process. It says that the code bears the size, and
 nothing about accuracy.
 """
 

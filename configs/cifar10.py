@@ -1,4 +1,4 @@
-"""CIFAR-10, ResNet-18 with the CIFAR stem: the released code's README command.
+"""CIFAR-10, ResNet-18, settings of the authors' README.
 
     python main.py --config=configs/cifar10.py --workdir=runs/cifar10
 

@@ -1,4 +1,4 @@
-"""CIFAR-100, ResNet-18 with the CIFAR stem: the released code's README command.
+"""CIFAR-100, ResNet-18, settings of the authors' README.
 
     python main.py --config=configs/cifar100.py --workdir=runs/cifar100
 
@@ -12,7 +12,7 @@ from configs import cifar10
 
 
 def get_config(method: str = "") -> ConfigDict:
-    """As CIFAR-10. A comment of the released code calls 4 hops best here."""
+    """As CIFAR-10. A comment of the authors' code calls 4 hops best here."""
     config = cifar10.get_config(method)
     config.data.name = "cifar100"
     return config

@@ -1,10 +1,10 @@
-"""Every key, its default, and what it means; the values are ImageNet's.
+"""Every key, its default, and what it means; ImageNet's values.
 
 Each section holds exactly the keyword arguments of one function of the package, so a
 misspelt key is an error at the start. The section `method` is in configs/methods/, one
 file for each method.
 
-Tags say where a value comes from: [paper] the paper; [code] the authors' released
+Tags say where a value comes from: [paper] the paper; [code] the authors'
 code (its defaults or its README's commands); [ours] neither.
 """
 
@@ -40,7 +40,7 @@ def get_config(method: str = "") -> ConfigDict:
     # each gets at least 16 images of a batch.
     config.num_devices = config_dict.placeholder(int)
     # For 'plan': devices to plan for, which need not be here, such as 'v5e-8' or 'h100-4';
-    # '': the devices that are here. docs/train.md lists them.
+    # '': the devices that are here. `--help` lists them.
     config.topology = ""
     # Where views are made: on the 'device', or on the 'host' by OpenCV, in 8 bits. If the
     # device is a CPU, 'host' takes at most a third of the time.
@@ -71,7 +71,7 @@ def get_config(method: str = "") -> ConfigDict:
     # For 'plan': how many training images there will be, of a data set that is not here
     # yet; 0 reads the data set.
     config.data.num_examples = 0
-    # For an image folder: follow links that lead out of it; False passes them over.
+    # For an image folder: follow links that lead out of it; False skips them.
     config.data.outside_links = True
     # For an image folder: how every picture is checked, once, before the first step:
     # 'decode' decodes it, 'headers' reads only its header, for millions of pictures.
@@ -82,7 +82,7 @@ def get_config(method: str = "") -> ConfigDict:
     # the run stops before the first step.
     config.data.max_unreadable = 0.001
     # If the images differ from those of the checkpoint in the workdir: 'refuse' says what
-    # has changed and stops. 'match' goes on: known images keep their rows of the memory,
+    # has changed and stops. 'match' continues: known images keep their rows of the memory,
     # new ones are embedded, and an epoch keeps its number of steps. It needs images with
     # names, such as files and TFDS sets.
     config.data.on_change = "refuse"
@@ -121,7 +121,7 @@ def get_config(method: str = "") -> ConfigDict:
     config.encoder.hidden = 2048  # of the MLP head [code]
     config.encoder.dim = 128  # of the embedding [code]
     # The number of images over which BatchNorm takes its statistics, a divisor of the
-    # batch; 0: the whole batch. The number of devices does not matter. The released code
+    # batch; 0: the whole batch. The number of devices does not matter. The authors' code
     # has 128 images on 4 GPUs [code].
     config.encoder.norm_group = 32
     config.encoder.dtype = "float32"  # 'bfloat16' computes the network in bf16
@@ -136,9 +136,9 @@ def get_config(method: str = "") -> ConfigDict:
     # On all parameters [code]; with 'lars', not on biases and BatchNorm's.
     config.optimizer.weight_decay = 1e-4
     # 'cosine' [code] or 'steps'. [ours]: the rate follows the cosine in every step; the
-    # released code changes it once in an epoch.
+    # authors' code changes it once in an epoch.
     config.optimizer.schedule = "cosine"
-    # For 'steps': the epochs, counted from 0, in which the rate falls. The released code
+    # For 'steps': the epochs, counted from 0, in which the rate falls. The authors' code
     # says 400, 600, 700 and counts from 1 [code].
     config.optimizer.milestones = (399, 599, 699)
     config.optimizer.decay = 0.1  # for 'steps': the factor by which it falls [code]
@@ -164,7 +164,7 @@ def get_config(method: str = "") -> ConfigDict:
     config.knn.embed_anew = True
 
     config.train = ConfigDict()
-    # The released code's option [code]. It counts from 1 to 799, one epoch fewer [ours].
+    # The authors' default [code]; their loop runs from 1 to 799, one epoch fewer [ours].
     config.train.epochs = 800
     config.train.batch_size = 128  # B, over all devices [paper]
     # Epochs between kNN evaluations; 0: only before the first step and after the last.
@@ -178,12 +178,12 @@ def get_config(method: str = "") -> ConfigDict:
     # Worker processes that do this, each with `num_threads` threads; 0: this process
     # does it.
     config.train.num_workers = 0
-    # Save and stop after this many steps of this call; the same command goes on. 0: train
-    # to the end.
+    # Save and stop after this many steps of this call; the same command continues. 0:
+    # train to the end.
     config.train.stop_after_steps = 0
     config.train.stop_after_hours = 0.0  # the same in hours
     # If a workdir holds traces of a run but no readable checkpoint: move them aside and
-    # begin at step 0. A run that can go on does so in any case.
+    # begin at step 0. A run that can continue does so in any case.
     config.train.start_over = False
     methods.configure(config, method)
     return config.lock()

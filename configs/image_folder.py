@@ -1,4 +1,4 @@
-"""A folder of your own pictures, nested or flat, with or without classes.
+"""A folder of your own pictures, with or without classes.
 
     python main.py --config=configs/image_folder.py --workdir=runs/image_folder
 
@@ -53,7 +53,7 @@ def get_config(method: str = "") -> ConfigDict:
     """ResNet-18 at 64 pixels, for a thousand pictures and more."""
     config = default.get_config(method)
     config.data.name = "image_folder"
-    # What colour says stays: of emoji it says much. With MoCo v2's jitter and gray, and
+    # What colour says stays: of emoji it says much. With MoCo v2's jitter and grey, and
     # crops from 20 %, features got worse than an untrained network's.
     config.augment.update(
         size=64, crop_scale=(0.5, 1.0), jitter=(), grayscale=0.0, blur=0.0

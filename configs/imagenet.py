@@ -1,9 +1,9 @@
-"""ImageNet, ResNet-50 with an MLP head: the released code's README command.
+"""ImageNet, ResNet-50, settings of the authors' README.
 
     python main.py --config=configs/imagenet.py --workdir=runs/imagenet
 
-Time: not run to its end; a rehearsal of 12 steps with a bank of the full size took 6
-minutes on 2 cores of an AMD EPYC (2026-11-25), see docs/performance.md.
+Time: not run to its end; a rehearsal of 12 steps with a bank of the full size took
+14 minutes on 2 busy cores of an AMD EPYC (2026-11-29), see docs/performance.md.
 Result: not run. The paper reports 71.3 top-1 (linear, presumably with this head; for
 how many epochs is not known).
 """
@@ -26,7 +26,7 @@ VALUES = {
             "grayscale": 0.2,  # [code]
             "blur": 0.0,  # [code]
         },
-        # Of the backbone [code]; the released neck sees the 64 images of one GPU.
+        # Of the backbone [code]; the authors' neck sees the 64 images of one GPU.
         "encoder": {"norm_group": 0},
         "optimizer": {
             "learning_rate": 0.06,  # [code]
@@ -47,7 +47,7 @@ def get_config(method: str = "") -> ConfigDict:
     """The defaults are ImageNet's; what differs from them is set here."""
     config = default.get_config(method)
     config.data.name = "imagenet"
-    config.encoder.dtype = "bfloat16"  # [ours] the released code computes in float32
+    config.encoder.dtype = "bfloat16"  # [ours] the authors' code computes in float32
     config.train.update(evaluate_every=5)
     config.train.checkpoint_every = 2000
     # A pass over all training images is a third of an epoch.

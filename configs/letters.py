@@ -1,7 +1,9 @@
-"""18,200 capital letters in 700 fonts, 28x28 grey; other families of fonts are held out.
+"""18,200 capital letters in 700 fonts, 28x28 grey.
 
     python benchmarks/letters.py runs/letters_data
     python main.py --config=configs/letters.py --workdir=runs/letters
+
+Other families of fonts are held out.
 
 Time: not measured.
 Result: not measured.

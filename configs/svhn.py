@@ -1,4 +1,4 @@
-"""SVHN, ResNet-18 with the CIFAR stem: the released code's README command.
+"""SVHN, ResNet-18, settings of the authors' README.
 
     python main.py --config=configs/svhn.py --workdir=runs/svhn
 
@@ -12,7 +12,7 @@ from configs import cifar10
 
 
 def get_config(method: str = "") -> ConfigDict:
-    """As CIFAR-10, with its mean and standard deviation too, as the released code."""
+    """As CIFAR-10, with its mean and standard deviation too, as in the authors' code."""
     config = cifar10.get_config(method)
     config.data.name = "svhn"
     return config

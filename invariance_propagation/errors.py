@@ -58,7 +58,7 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 class TrainingError(RuntimeError):
-    """Reports that a run cannot go on, in one line that says what happened and what to do.
+    """Reports that a run cannot continue, in one line that says what happened and what to do.
 
     `main.py` prints the message without a traceback and exits with status 1.
     """

@@ -165,7 +165,7 @@ def _scale_to_norms(
 
     Biases, and the scales of BatchNorm, have one dimension: they neither decay nor are
     scaled. `optax.lars` is the same at a constant learning rate; it multiplies by the
-    rate before momentum, the released code after it (idstcv/CoKe, coke/optimizer.py:43).
+    rate before momentum, the authors' code after it (idstcv/CoKe, coke/optimizer.py:43).
     """
 
     def weights(params: Any) -> Any:

@@ -39,7 +39,7 @@ def phase(name: str, say: Callable[[str], None] = say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def after(seconds: float, announce: Callable[[], None]) -> Iterator[None]:
-    """Calls `announce`, in a thread, once a block has taken so many seconds."""
+    """Calls `announce` from a thread if the block runs longer than `seconds`."""
 
     def call() -> None:
         # The main thread prints too, and reports a closed output.

@@ -20,7 +20,7 @@ def options(
     Args:
       function: what will be called.
       section: name of the section.
-      config: of which it is a part.
+      config: the config that holds the section.
       bound: names of the parameters that come from elsewhere.
 
     Raises:

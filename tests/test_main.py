@@ -362,8 +362,8 @@ def test_what_the_system_refuses_is_one_line_in_any_task() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: /a/place cannot be used (Permission denied): run the same command to go "
-        "on from what has been saved once that is mended\n"
+        "error: /a/place cannot be used (Permission denied): run the same command to "
+        "continue from what has been saved once that is fixed\n"
     )
 
 
@@ -431,7 +431,7 @@ def test_a_reader_that_went_away_is_one_line(tmp_path: Path) -> None:
         process.stdout.close()
         errors = process.stderr.read()
     assert process.returncode == 1
-    assert errors.startswith("error: nobody reads the output"), errors
+    assert errors.startswith("error: the output was closed"), errors
     assert errors.count("\n") == 1
 
 

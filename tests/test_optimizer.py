@@ -159,7 +159,7 @@ def released_lars(
 @pytest.mark.parametrize("start", ["random", "zero"])
 def test_six_steps_are_the_released_lars(labelled: bool, start: str) -> None:
     options = dict(name="lars", trust=0.02, warmup_epochs=1, steps_per_epoch=2)
-    # Each group has its own weight decay, as the released code's has.
+    # Each group has its own weight decay, as in the authors' code.
     labels = {"kernel": "one", "bias": "two", "scale": "two"} if labelled else None
     groups = {"two": {"weight_decay": 0.5}} if labelled else {}
     schedule, optimizer = make(**options, labels=labels, groups=groups)
@@ -205,7 +205,7 @@ def test_still_epochs_and_warm_up_are_the_released_ones() -> None:
     options = dict(learning_rate=1.6, epochs=20, steps_per_epoch=4)
     every = rates(range(80), **options, still_epochs=1, warmup_epochs=10)
     expected = [released_rate(i, rate=1.6, epochs=20, steps=4) for i in range(80)]
-    # One step is ours: the released code repeats the rate of the second step here.
+    # One step is ours: the authors' code repeats the rate of the second step here.
     assert every[4] == 0 and np.isclose(expected[4], expected[5])
     expected[4] = 0
     np.testing.assert_allclose(every, expected, rtol=2e-5, atol=1e-7)

@@ -1,4 +1,4 @@
-"""All that is tagged [code] is what the released code has."""
+"""All that is tagged [code] is what the authors' code has."""
 
 import ast
 import importlib

@@ -1,6 +1,6 @@
 """Options of CoKe; the values are ImageNet's with one view.
 
-The released code has a script for each kind of views; docs/methods_coke.md lists what
+The authors' code has a script for each kind of views; docs/methods_coke.md lists what
 else differs between them. configs/default.py explains the tags.
 """
 
@@ -21,7 +21,7 @@ def configure(config: ConfigDict) -> None:
     config.method.dual_rate = 20.0
     config.method.temperature = 0.1  # tau [code]; the scripts of more views have 0.05
     config.method.prediction_weight = 1.0  # beta, for 'one' [code]
-    # For 'one': the epoch, from 0, from which labels and centres are averages [code].
+    # For 'one': the epoch, from 0, from which labels and centroids are averages [code].
     config.method.average_from = 801
     config.method.num_slots = 5  # labels that an image keeps from then on [code]
     config.method.slot_temperature = 0.5  # of their weights [code]

@@ -22,7 +22,7 @@ def configure(config: ConfigDict) -> None:
     # TPU, TF32 on GPU), 'bfloat16'. The bank itself is float32.
     config.method.precision = "highest"
     config.method.propagation_weight = 0.6  # lambda [paper]
-    # When the propagation term starts: 'epoch': in epoch `start_epoch` [paper]; 'auto': as
+    # When the propagation loss starts: 'epoch': in epoch `start_epoch` [paper]; 'auto': as
     # soon as images find the same neighbours again [ours].
     config.method.start = "epoch"
     config.method.start_epoch = 30  # T, counted from 0 [paper]
@@ -30,7 +30,7 @@ def configure(config: ConfigDict) -> None:
     # chance finds again [ours].
     config.method.start_overlap = 0.05
     # How lambda is switched on: 'binary', at once [paper]; 'gaussian' grows up to T (the
-    # released code has it, but its commands do not use it).
+    # authors' code has it, but its commands do not use it).
     config.method.ramp = "binary"
     config.method.bank_momentum = 0.5  # weight of a row's old value [code]
     # What the bank starts from: 'uniform', random rows [code]; 'embeddings', the

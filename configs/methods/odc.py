@@ -12,7 +12,7 @@ def configure(config: ConfigDict) -> None:
     config.method.num_clusters = config_dict.FieldReference(10000, object)
     config.method.bank_momentum = 0.5  # weight of a row's old value [code]
     config.method.min_cluster = 20  # smaller clusters are dissolved [code]
-    # How many small clusters a step dissolves at most; others wait [ours]. The released
+    # How many small clusters a step dissolves at most; others wait [ours]. The authors'
     # code treats all of them at once, on the host.
     config.method.splits_per_step = 4
     # Steps between two computations of all centroids [code].

@@ -1,6 +1,6 @@
 """Options of Un-Mix, which wraps another method: unmix+METHOD.
 
-The values are those of the released code for ImageNet and CIFAR-10. configs/default.py
+The values are those of the authors' code for ImageNet and CIFAR-10. configs/default.py
 explains the tags.
 """
 

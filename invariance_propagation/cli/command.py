@@ -1,6 +1,6 @@
 """Runs the task of the command line; whatever goes wrong is one line and a status.
 
-Statuses: 2 for bad input, 1 for work that cannot go on, 128 + N for signal number N.
+Statuses: 2 for bad input, 1 for work that cannot continue, 128 + N for signal number N.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ def _main(argv: list[str]) -> None:
         sys.stdout.flush()
         signals.begin()
     except BrokenPipeError:
-        _exit("nobody reads the output any more: run the same command to go on", 1)
-    except OSError as error:  # that no other place has words for
+        _exit("the output was closed: run the same command to continue", 1)
+    except OSError as error:  # not described anywhere else
         _exit(_describe(error), 1)
 
 
@@ -108,7 +108,8 @@ def _exit_if_joined(error: Exception) -> None:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     _exit(
         f"this process cannot continue, probably because another one has ended "
-        f"({reason}): run the same command on every host to go on from the last checkpoint",
+        f"({reason}): run the same command on every host to continue from the last "
+        "checkpoint",
         1,
     )
 
@@ -157,7 +158,7 @@ def _exit(error: Exception | str, status: int) -> NoReturn:
 
 
 def _print_last(line: str) -> None:
-    # From here on no signal and no other process has a word in how this one ends.
+    # From here on, no signal and no other process can change the exit status.
     signals.begin()
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)

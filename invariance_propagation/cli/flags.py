@@ -73,7 +73,7 @@ def parse(argv: list[str]) -> list[str]:
       The arguments that are no flags, the program's name first.
 
     Raises:
-      UserError: what was typed is no flag, no file, no key, or no value of one.
+      UserError: a flag, file, key or value is not valid.
     """
     shipped.make_importable()
     argv = _with_paths(argv)

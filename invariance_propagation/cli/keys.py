@@ -14,12 +14,12 @@ from invariance_propagation.errors import UserError
 KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False"}
 SHOWN = 3  # suggestions in a line
 CONFIG = "--config"
-# What embed calls a folder of pictures has another name in the configs of training.
+# Training configs call embed's `folder` `data.folder`.
 OTHER_NAMES = {"data.folder": "folder"}
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Returns 'section.key' -> value, of every key that is no section with keys."""
+    """Returns 'section.key' -> value, for all keys except sections with keys."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict) and len(value):
@@ -49,7 +49,7 @@ def explain(error: Exception, argv: list[str], known: Mapping[str, Any]) -> str:
         reason = raised.split("errors.UserError: ")[-1]
         if "get_config() takes 0 positional arguments" in reason:
             name, _, method = str(path).rpartition(":")
-            reason = f"{name} is no config of a run, leave out :{method}"
+            reason = f"{name} does not train a method: leave out :{method}"
         return f"--config={path} cannot be used: {reason}"
     if isinstance(error, AttributeError | KeyError) and path is not None:
         for key in typed_keys(argv) if known else ():
@@ -85,7 +85,7 @@ def rename(argv: list[str], known: Collection[str]) -> list[str]:
         if len(typed) == 2 and len(set(typed.values())) == 2:
             raise UserError(
                 f"{CONFIG}.{other} and {CONFIG}.{key} are two names of one thing, and "
-                "differ: omit one of them"
+                "differ: leave out one of them"
             )
     return argv
 

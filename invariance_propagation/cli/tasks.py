@@ -30,7 +30,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "pretrain": Task(
-        "train; goes on where a run in --workdir was interrupted (the default)",
+        "train, or continue the run in --workdir (the default)",
         "train.pretrain:train_and_evaluate",
         run_key="",
     ),
@@ -51,7 +51,7 @@ TASKS = {
         run_key="checkpoint",
     ),
     "embed": Task(
-        "write the features of new pictures, and what they are most like",
+        "write new pictures' features and nearest training images",
         "tasks.embed:embed_folder",
         of_training=False,
         run_key="checkpoint",
@@ -110,12 +110,13 @@ def check_flags(name: str, typed: Collection[str], keys: Collection[str]) -> Non
             if flag in typed:
                 raise UserError(
                     f"--{flag} has no effect without --coordinator: add "
-                    f"--coordinator=HOST:PORT (the address of process 0), or omit --{flag}"
+                    "--coordinator=HOST:PORT (the address of process 0), or leave out "
+                    f"--{flag}"
                 )
     elif name != "pretrain":
-        raise UserError(f"task={name!r} is for one process: omit --coordinator")
+        raise UserError(f"task={name!r} is for one process: leave out --coordinator")
     if "output" in keys and TASKS[name].of_training and name != "preview":
-        raise UserError(f"task={name!r} ignores --config.output: omit it")
+        raise UserError(f"task={name!r} ignores --config.output: leave it out")
 
 
 def check_config(name: str, config: ConfigDict) -> None:
@@ -148,7 +149,7 @@ def name_run(name: str, config: ConfigDict, workdir: str | None) -> None:
     key = TASKS[name].run_key
     if key is None:
         if workdir is not None:
-            raise UserError(f"task={name!r} takes no --workdir: omit it")
+            raise UserError(f"task={name!r} takes no --workdir: leave it out")
         return
     if not key:
         if not workdir:

@@ -18,7 +18,7 @@ from invariance_propagation.core.arguments import (
 
 
 def init_bank(key: jax.Array, num_examples: int, dim: int) -> jax.Array:
-    """Draws random rows of expected squared norm 1, as the released code does.
+    """Draws random rows of expected squared norm 1, as the authors' code does.
 
     Returns:
       float32 [N, d], uniform in (-a, a) with a = 1 / sqrt(d / 3), not normalised.

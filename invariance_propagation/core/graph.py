@@ -57,7 +57,7 @@ def propagate(graph: jax.Array, indices: jax.Array, *, num_hops: int = 3) -> jax
       ValueError: num_hops is below 1; an id is not in [0, N) (checked only outside of
         `jit`, where ids are known); a dtype or shape is wrong.
 
-    Source: Wang et al. 2020 (arXiv 2010.11694); the released code concatenates hops
+    Source: Wang et al. 2020 (arXiv 2010.11694); the authors' code concatenates hops
     in this order.
 
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""k-means: of all rows on one device, and of two halves in a bank that lies in shards."""
+"""k-means of all rows on one device, and 2-means of one cluster in a sharded bank."""
 
 from collections.abc import Callable
 from functools import partial

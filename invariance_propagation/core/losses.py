@@ -14,7 +14,7 @@ from jax import lax
 
 FORMS = ("paper", "released")
 POSITIVES = ("hard", "easy")
-# The released code adds 1e-7 inside its logarithms, which caps a term at 16.1.
+# The authors' code adds 1e-7 inside its logarithms, which caps a term at 16.1.
 LOG_FLOOR = math.log(1e-7)
 
 
@@ -75,7 +75,7 @@ def released_losses(
     num_hard: int,
     positives: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes the losses as the released code does (with its `exclusive=1`).
+    """Computes the losses as the authors' code does (with its `exclusive=1`).
 
     Let T be the background, including the anchor i if it is among the M largest:
 

@@ -138,7 +138,7 @@ def read_bank(
 
 def _read_forward(anchors, bank, indices, slots, distinct, search):
     ids = jnp.concatenate([indices[:, None], slots], axis=1)
-    # By the platform that is compiled for, which need not be the one that compiles.
+    # Chosen by the target platform, not the host's.
     seen = lax.platform_dependent(
         (anchors, ids, distinct),
         bank,

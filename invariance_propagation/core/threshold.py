@@ -1,6 +1,6 @@
 """Finds where the background ends: the M-th largest similarity over all devices.
 
-Nothing here sorts a row of similarities. A small sample tells about where the M-th largest
+Nothing here sorts a row of similarities. A small sample shows roughly where the M-th largest
 value lies. A few passes, each of which counts the entries above eight values at once,
 then find it exactly.
 """
@@ -68,9 +68,8 @@ class Bracket(NamedTuple):
 class Pass(NamedTuple):
     """Holds what one pass hands to the next.
 
-    The values are among it because XLA computes again what it can. In another kernel the
-    last bit may be rounded another way, and the values that are counted at would not be
-    those that the bracket notes.
+    `values` is carried along because XLA may recompute it in another kernel and round
+    differently; the bracket would then record other values than were counted.
     """
 
     bracket: Bracket

@@ -106,8 +106,8 @@ class Peers:
                     line = (
                         f"error: process {i}{host and f' on {host}'} has not answered "
                         f"for {now - since:.0f} seconds; it may be stopped or cut off "
-                        "from the network: end it, and run the same command on every host to go on "
-                        "from the last checkpoint"
+                        "from the network: end it, and run the same command on every "
+                        "host to continue from the last checkpoint"
                     )
                     signals.end_now(1, line, {"line": line})
 
@@ -124,5 +124,5 @@ def first_is_gone() -> NoReturn:
     signals.end_now(
         1,
         "error: process 0 has ended or was killed: look at its messages, and run the "
-        "same command on every host to go on from the last checkpoint",
+        "same command on every host to continue from the last checkpoint",
     )

@@ -128,7 +128,7 @@ def _part(peers: Peers, relay: Relay | None) -> None:
 
 
 def leave(status: int) -> None:
-    """Ends this process, even if the others go on.
+    """Ends this process, even if the others continue.
 
     A plain exit would wait minutes for the others, and they for this process.
     """

@@ -1,4 +1,4 @@
-"""Devices that are not here: their compiler says what they would do with a program.
+"""Describes TPUs and GPUs that are not here, so that their compilers can be used.
 
 The compilers of TPUs and of NVIDIA's GPUs run on any Linux host. JAX describes to them a
 slice of a TPU or a machine with GPUs; its devices make a mesh, for which programs can be

@@ -20,8 +20,8 @@ from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import reason
 
 FOLDER = "cards"
-# Stands on every card: how test labels were used.
-SELECTION = "scores of the last step; nothing was chosen by the labels of the test"
+# Stands on every card: how held-out labels were used.
+SELECTION = "scores of the last step; held-out labels were not used to choose anything"
 
 
 class Card(NamedTuple):

@@ -42,7 +42,7 @@ from invariance_propagation.store.weights import input_of, is_weights
 
 # The fewest images in a batch, for choosing how many devices a CPU is split into.
 BATCH_SIZE = 256
-# The section `data` of a set that is named here, where a key is not set.
+# Defaults of the section `data` when the config names its own data set.
 DEFAULTS = {
     "name": "",
     "folder": "",
@@ -246,7 +246,7 @@ def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
     made: dict[str, Any] = origin(job.bench.runner.num_devices)
     made["seconds"] = round(time.monotonic() - start, 2)
     if all_alike(subject.queries()):
-        made["remarks"] = ["all test images have the same features"]
+        made["remarks"] = ["all held-out images have the same features"]
     card = card._replace(made=card.made | {str(seed): made})
     return card.with_scores(seed, scores)
 

@@ -69,7 +69,7 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
     Args:
       labels: of the training images: int [n], or targets int [n, C] as in
         `data.sources.voc`.
-      held_out: of the test images, likewise.
+      held_out: of the held-out images, likewise.
 
     Returns:
       Sentences without a full stop; none if the labels are as usual.
@@ -82,7 +82,7 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
     if len(trained) == 1:
         found.append("one class: every answer is right, whatever was learnt")
     elif len(tested) == 1:
-        found.append("all images of the test are of one class")
+        found.append("all held-out images are of one class")
     classes = 1 + max(int(trained.max()), int(tested.max()))
     if len(trained) < 2 * TOP <= classes:
         found.append(
@@ -92,18 +92,18 @@ def remarks(labels: np.ndarray, held_out: np.ndarray) -> list[str]:
     unknown = int(np.sum(~np.isin(held_out, trained)))
     if unknown:
         found.append(
-            f"{unknown:,} of {len(held_out):,} images of the test are of classes "
-            "without a training image: no answer to them can be right"
+            f"{unknown:,} of {len(held_out):,} held-out images belong to classes without "
+            "training images, so none of them can be classified correctly"
         )
     return found
 
 
 def remarks_on_seen(trained_on: Known | None, tested: Split) -> list[str]:
-    """Says how many test images the network was trained on.
+    """Says how many held-out images the network was trained on.
 
     Args:
       trained_on: names and checksums of the run's images; None if it noted none.
-      tested: the test images. Of two images with one name, those of one content are the
+      tested: the held-out images. Of two images with one name, those of one content are the
         same; where contents are unknown, both are.
     """
     if trained_on is None or tested.ids is None:
@@ -116,8 +116,8 @@ def remarks_on_seen(trained_on: Known | None, tested: Split) -> list[str]:
     if not count:
         return []
     return [
-        f"{count:,} of {len(tested.ids):,} test images are among those that the network "
-        "was trained on: scores of new images may be lower"
+        f"{count:,} of {len(tested.ids):,} held-out images are among those that the "
+        "network was trained on: scores of new images may be lower"
     ]
 
 

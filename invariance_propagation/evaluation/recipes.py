@@ -1,17 +1,17 @@
 """Defines the options of classifiers, and chooses and checks them.
 
 The numbers stand with each protocol, once for ImageNet and once for small images.
-Those for ImageNet follow the released code (linear_classification.py,
+Those for ImageNet follow the authors' code (linear_classification.py,
 semi_supervised.py and fine_tune.py of WangFeng18/InvariancePropagation), on the last
 features only. Those for small images follow its eval_linear.py. A tag says whether a
-value is in the released code ([code]) or not ([ours]); values of ours were set before
+value is in the authors' code ([code]) or not ([ours]); values of ours were set before
 any test and tuned on none. Epochs are counted from 0. The departures:
 
-- All small sets are fine-tuned with the crops that the released code uses for Cars.
+- All small sets are fine-tuned with the crops that the authors' code uses for Cars.
 - Heads that are fine-tuned start from smaller weights than PyTorch's.
-- For the linear classifier, SVHN's colours are not jittered; on CIFAR and SVHN the
+- For the linear probe, SVHN's colours are not jittered; on CIFAR and SVHN the
   learning rate is 1 instead of 30, and the std is 0.01 instead of sqrt(2 / classes).
-- Scores are those after the last epoch; the released code keeps the best of several.
+- Scores are those after the last epoch; the authors' code keeps the best of several.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,7 +33,7 @@ class Subject(NamedTuple):
       backbone: maps views to features float32 [b, F].
       params, batch_stats: its variables.
       features: () -> float32 [n, F], of the training images without augmentation.
-      queries: () -> float32 [q, F], of the test images, likewise.
+      queries: () -> float32 [q, F], of the held-out images, likewise.
     """
 
     name: str
@@ -100,7 +100,7 @@ def make_subject(
 
     parts = (
         features_of(bench.dataset.train, "training images"),
-        features_of(bench.dataset.held_out, "test images"),
+        features_of(bench.dataset.held_out, "held-out images"),
     )
     return Subject(name, backbone, params, batch_stats, *parts)
 

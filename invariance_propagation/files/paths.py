@@ -180,13 +180,13 @@ def writing(path: Path) -> Iterator[None]:
 
 def remedy(error: BaseException) -> str:
     """Says what to do about a run that could not write."""
-    again = "run the same command to go on from what has been saved"
+    again = "run the same command to continue from what has been saved"
     if is_full(error):
         return f"the disk is full; free some space and {again}"
     if reason(error) == os.strerror(errno.ENOENT):
         gone = "it was removed or moved while the run wrote to it"
         return f"{gone}; put it back, and {again}"
-    return f"{again} once that is mended"
+    return f"{again} once that is fixed"
 
 
 def reason(error: BaseException) -> str:

@@ -23,8 +23,8 @@ PANELS = (
         "Images that changed cluster",
         "% of a batch",
         {"label_changes": ""},
-        "The share of images whose cluster is another one than at their last visit. It "
-        "falls as the clusters settle.",
+        "The share of images whose cluster has changed since their last visit. It falls "
+        "as the clusters settle.",
         100,
         from_zero=True,
     ),

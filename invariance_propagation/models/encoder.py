@@ -31,14 +31,14 @@ class Outputs(NamedTuple):
 class Encoder(nn.Module):
     """Puts a linear or a two-layer head on a backbone.
 
-    As in the reference code (WangFeng18/InvariancePropagation), the head has no
+    As in the authors' code (WangFeng18/InvariancePropagation), the head has no
     BatchNorm, and the embedding is not normalised: the losses do that. Dense layers
     start from Xavier uniform with bias 0.
 
     Attributes:
       backbone: module called as `backbone(images, train=...)` that returns [b, F].
       head: 'linear' (one Dense) or 'mlp' (Dense, ReLU, Dense).
-      hidden: width of the hidden layer of 'mlp'; ignored by 'linear'. The reference code
+      hidden: width of the hidden layer of 'mlp'; ignored by 'linear'. The authors' code
         uses 2048 for ImageNet networks and 512 for CIFAR networks.
       dim: size of the embedding.
       dtype: dtype in which the head computes; parameters and results are float32.

@@ -1,7 +1,7 @@
 """BatchNorm over groups of a batch, with the same result on any number of devices.
 
 flax.linen.BatchNorm takes its statistics over the images of one device or of all devices.
-The released code (WangFeng18/InvariancePropagation) trains with 128 images on 4 GPUs, so
+The authors' code (WangFeng18/InvariancePropagation) trains with 128 images on 4 GPUs, so
 its statistics are over 32 images. Here that number is an option of the config and does
 not depend on the machine.
 """
@@ -24,7 +24,7 @@ class BatchNorm(nn.Module):
 
     The running statistics follow the average over this device's blocks. With several
     devices, the caller must average 'batch_stats' over them, as the training steps do.
-    (The released code keeps those of its first GPU.)
+    (The authors' code keeps those of its first GPU.)
 
     Variables have the names and shapes of flax.linen.BatchNorm: 'scale' and 'bias' in
     'params' (none with affine=False), 'mean' and 'var' in 'batch_stats', all float32 [C].

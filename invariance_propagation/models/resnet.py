@@ -108,7 +108,7 @@ STAGES = {
 class ResNet(nn.Module):
     """Computes the features of a residual network, up to the global average pool.
 
-    Convolutions start from He normal with fan-out, for both stems. The reference code
+    Convolutions start from He normal with fan-out, for both stems. The authors' code
     does this for its ImageNet networks and leaves its CIFAR ones at PyTorch's defaults.
     BatchNorm starts at scale 1, bias 0. The running variance follows the biased batch
     variance. PyTorch's follows the unbiased one, which is larger by n / (n - 1) for

@@ -46,7 +46,7 @@ class Checkpoints:
       workdir, folder: absolute paths of the workdir and of the checkpoints in it.
       newest: int, the step restored or last handed to Orbax; None before that.
       on_disk: the same, once all of it is written.
-      unread: by step, why `facts` passed over a checkpoint when it looked last.
+      unread: by step, why `facts` skipped a checkpoint when it looked last.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int):
@@ -254,7 +254,7 @@ class Checkpoints:
     def _check_folder(self) -> None:
         """Raises TrainingError if somebody has removed the folder since the last save.
 
-        Orbax would create it again, and the run would go on without its old checkpoints.
+        Orbax would create it again, and the run would continue without its old checkpoints.
         """
         if self._manager is None:
             return
@@ -268,7 +268,7 @@ class Checkpoints:
             self._has_failed = True
             raise TrainingError(
                 f"{self.folder} is gone: it was removed or replaced while the run was "
-                "writing to it; put it back, and run the same command to go on from "
+                "writing to it; put it back, and run the same command to continue from "
                 "what is in it"
             )
 
@@ -295,6 +295,6 @@ def steps_in(workdir: Path) -> list[int]:
         return []
     except OSError as error:
         raise TrainingError(
-            f"{folder} cannot be read ({reason(error)}): mend that, and run it again"
+            f"{folder} cannot be read ({reason(error)}): fix that, and run it again"
         ) from error
     return sorted(map(int, names), reverse=True)

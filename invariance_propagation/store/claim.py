@@ -122,7 +122,7 @@ def _check_file(path: Path) -> None:
         return
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({reason(error)}): mend that, or name another place "
+            f"{path} cannot be read ({reason(error)}): fix that, or name another place "
             f"by {KEY}"
         ) from error
 

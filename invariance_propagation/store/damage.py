@@ -76,7 +76,7 @@ def check_machine(error: BaseException, folder: Path) -> None:
     trouble = trouble_of_machine(error, folder)
     if trouble is not None:
         raise TrainingError(
-            f"{folder} cannot be read now ({trouble}); nothing was moved: mend that, and "
+            f"{folder} cannot be read now ({trouble}); nothing was moved: fix that, and "
             "run the same command again"
         ) from error
 
@@ -116,7 +116,7 @@ def _read_all(folder: Path) -> None:
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """Yields all that is no folder below a folder; raises OSError if one is closed."""
+    """Yields every file below a folder; raises OSError if a folder cannot be listed."""
 
     def stop(error: OSError) -> None:
         raise error

@@ -35,7 +35,7 @@ class Facts(TypedDict, total=False):
     config: dict[str, Any]  # of the run, as JSON
     versions: dict[str, str]  # of Python and the libraries
 
-    # What a run that goes on must have in common.
+    # What a run that continues must have in common.
     dataset: str  # its name
     num_examples: int  # training images
     digest: str  # of the training images
@@ -55,7 +55,7 @@ class Facts(TypedDict, total=False):
     memory: dict[str, str]  # names of the parts that have a row for each image
     categories: dict[str, int]  # of each column of the data set
 
-    # What a run goes on with.
+    # What a run continues with.
     untrained: dict[str, float]  # scores before the first step
     window: dict[str, Any]  # sums since the last row of metrics
     started_from: dict[str, Any]  # the weights that it began with, if any
@@ -73,7 +73,7 @@ def read_facts(folder: Path) -> Facts:
 
     Raises:
       ValueError: the facts have changed since they were written, or are of another step;
-        or the checkpoint holds what is no file.
+        or the checkpoint contains a pipe, socket or device.
       Exception: they cannot be read.
     """
     check_files(folder)

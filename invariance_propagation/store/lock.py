@@ -76,7 +76,7 @@ class Lock:
         raise TrainingError(
             f"{self._path.parent} now belongs to {_who(_read(self._path))}: this run was "
             "stopped or cut off for so long that it counted as gone. It ends here and "
-            "writes nothing more; the other one goes on"
+            "writes nothing more; the other one continues"
         )
 
     def release(self) -> None:

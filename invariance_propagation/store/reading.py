@@ -76,7 +76,7 @@ def _step_folders(path: Path) -> list[Path]:
     check_no_pickle(path)
     steps = steps_in(path)
     if not steps:
-        what = "holds no checkpoint" if path.is_dir() else "is no folder"
+        what = "holds no checkpoint" if path.is_dir() else "is not a folder"
         raise UserError(
             f"{path} {what}: name a run's workdir, the folder of one step in its "
             f"{FOLDER}, or a file of weights ({' or '.join(SUFFIXES)})"

@@ -232,6 +232,6 @@ def _tell(path: Path, count: int, listing: Listing, failed: list[str]) -> None:
     text = f"features of {plural(count, 'picture')}", listing.about_links()
     print(f"{printable(str(path))}: {', '.join(filter(None, text))}")
     if listing.passed:
-        print(f"passed over: {listing.passed_over()}")
+        print(f"skipped: {listing.passed_over()}")
     for reason in failed:
         print(f"left out: {reason}")

@@ -99,7 +99,7 @@ def describe(chances: Mapping[str, Any], *, channels: int) -> list[str]:
         "shear": _up_to(chances["shear"], "{:g}"),
         "stretch": _up_to(chances["stretch"], "{:.0%}"),
         "jitter": _share(jitter, ", ".join(strengths)),
-        "gray": _share(gray),
+        "grey": _share(gray),
         "blur": _share(chances["blur"], blur),
         "solarize": _share(chances.get("solarize", 0)),
         "flip": _share(chances["flip"]),

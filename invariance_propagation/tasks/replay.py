@@ -97,7 +97,7 @@ def _replay(run: Run, state: TrainState, start: int, facts: dict[str, Any]) -> b
     _print_images(facts)
     print(
         f"step {end:,} passes with these settings (largest weight afterwards "
-        f"{largest:.3g}): train with them to go on"
+        f"{largest:.3g}): train with them to continue"
     )
     return True
 

@@ -42,7 +42,7 @@ def print_scan(config: ConfigDict) -> list[Fault]:
 
 
 def scan_folder(config: ConfigDict) -> list[Fault]:
-    """Does the same as `print_scan` for a folder, and lists what training passes over.
+    """Does the same as `print_scan` for a folder, and lists what training skips.
 
     All pictures are decoded, whatever earlier scans found. Training does not have to
     check them again.

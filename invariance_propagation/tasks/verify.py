@@ -57,7 +57,7 @@ def verify_resume(config: ConfigDict) -> None:
 
     Raises:
       UserError: bad input.
-      TrainingError: an array differs, or a run cannot go on.
+      TrainingError: an array differs, or a run cannot continue.
     """
     with tempfile.TemporaryDirectory(prefix="verify-resume-") as place:
         whole, resumed = Path(place, "whole"), Path(place, "resumed")

@@ -136,7 +136,7 @@ def log_scores(session: Session, step: int, epoch: int, scores: dict[str, Any]) 
 def describe_stop(
     run: Run, place: Workdir, by: str, step: int, lost: int = 0, advice: str = GO_ON
 ) -> str:
-    """Says what has stopped a run, where, and how to go on.
+    """Says what has stopped a run, where, and how to continue.
 
     Args:
       run: the run.
@@ -144,7 +144,7 @@ def describe_stop(
       by: what stopped it.
       step: the step of the checkpoint on disk.
       lost: the number of steps since then.
-      advice: how to go on.
+      advice: how to continue.
     """
     since = f" of step {step}, and what came after it is lost" if lost else ""
     return (
@@ -228,7 +228,7 @@ def _score_if_due(
 ) -> bool:
     """Measures kNN between epochs, and returns whether it did.
 
-    If a signal stops the measurement, the run makes up for it when it goes on.
+    If a signal stops the measurement, the run makes up for it when it continues.
     """
     run = session.run
     epoch, place = divmod(done, run.steps_per_epoch)

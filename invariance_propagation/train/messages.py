@@ -52,7 +52,7 @@ def run_prepares(run: Run) -> None:
 
 
 def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
-    """Prints the network, the method, what is left out, and where the run goes on."""
+    """Prints the network, the method, what is left out, and where the run continues."""
     count = sum(x.size for x in jax.tree.leaves(state.params))
     voters = f"kNN by K = {run.knn.num_neighbors}" if run.has_knn else ""
     known = f"encoder of {count:,} parameters", run.method.notes.about, voters
@@ -77,7 +77,8 @@ def changed_settings(
             continue
         if finished:
             text = (
-                f"is finished, with {name} = {old[name]}: {new[name]} changes nothing"
+                f"is finished and used {name} = {old[name]}; setting it to {new[name]} "
+                "has no effect"
             )
         else:
             text = f"has {name} = {old[name]} so far, and {new[name]} from here on"

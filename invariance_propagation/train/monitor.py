@@ -199,7 +199,7 @@ def repeat_summary(
       summary: of the run.
       folder: its workdir.
       notes: of its method.
-      advice: how to train on.
+      advice: how to continue training.
     """
     print(f"{folder} is finished; {advice}")
     print(_table(summary, folder, notes))

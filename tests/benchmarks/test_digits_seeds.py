@@ -84,7 +84,7 @@ def test_fewer_than_ten_seeds_are_no_mean(
     seeds.measure()
     monkeypatch.setattr(seeds, "NUM_SEEDS", 10)
     assert "not been measured" in seeds.describe(run, seeds.read_record())
-    seeds.measure()  # goes on where it stopped
+    seeds.measure()  # continues where it stopped
     assert trained == list(range(10))
     assert "ten seeds: 98.00" in seeds.describe(run, seeds.read_record())
 

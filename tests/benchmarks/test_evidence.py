@@ -144,7 +144,7 @@ def test_a_cell_that_fails_ends_those_that_wait(
     with pytest.raises(SystemExit, match="no such file"):
         evidence.run_cells(cells, cores=1, last_begin=math.inf)
     assert len(begun) < 50
-    with pytest.raises(SystemExit, match="the same command goes on"):
+    with pytest.raises(SystemExit, match="the same command continues"):
         evidence.run_cells(cells, cores=1, last_begin=0)
 
 

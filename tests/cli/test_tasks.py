@@ -75,7 +75,7 @@ def test_flags_of_several_processes_need_the_coordinator(flag: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "pretrain"])
 def test_other_tasks_are_for_one_process(name: str) -> None:
-    with pytest.raises(UserError, match="for one process: omit --coordinator"):
+    with pytest.raises(UserError, match="for one process: leave out --coordinator"):
         check_flags(name, ["coordinator"], [])
 
 

@@ -172,7 +172,7 @@ def test_fixture_losses(
 @pytest.mark.usefixtures("optimized")
 @BOTH_FORMS
 def test_fixture_neighbors(form: str) -> None:
-    # The released code lists [2, 1] and [2, 4]; here the same sets in descending order of similarity.
+    # The authors' code lists [2, 1] and [2, 4]; here the same sets in descending order of similarity.
     result = evaluate(FIXTURE, **FIXTURE_OPTIONS, form=form, positives="hard")
     np.testing.assert_array_equal(result.neighbors, [[1, 2], [4, 2]])
     np.testing.assert_array_equal(

@@ -93,7 +93,7 @@ def test_an_epoch_may_keep_its_steps_with_other_images(steps: int) -> None:
 
 def test_function_of_seed_and_epoch_alone() -> None:
     before = order(5, 3)
-    # A run that goes on from epoch 3 has not drawn the epochs before it, and other
+    # A run that continues from epoch 3 has not drawn the epochs before it, and other
     # code may use NumPy's global state.
     np.random.seed(1)
     order(5, 2)

@@ -298,7 +298,7 @@ def test_features_that_mean_nothing_are_marked_or_refused(
             run(stored, "knn", **options)
         return
     (card, *_) = run(stored, "knn", **options)
-    assert card.made["0"]["remarks"] == ["all test images have the same features"]
+    assert card.made["0"]["remarks"] == ["all held-out images have the same features"]
     assert f"note: step 7: {card.made['0']['remarks'][0]}" in capsys.readouterr().out
 
 
@@ -359,7 +359,7 @@ def test_nothing_is_a_value_too(
 def test_what_a_run_or_a_recipe_has_is_not_set_by_default() -> None:
     """Any other default could not be told from the same value on the command line."""
     config = get_config()
-    # What a run does when it goes on, and what a plan is told.
+    # What a run does when it continues, and what a plan is told.
     of_training = {"on_change", "num_examples"}
     assert set(config.data) == set(default.get_config().data) - of_training
     assert config.data.name == ""  # no set has this name

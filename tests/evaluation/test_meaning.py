@@ -44,8 +44,8 @@ def test_one_class_is_refused() -> None:
         ([0, 1], [1, 0], []),
         ([0, 1, 2], [1, 0], []),
         ([4, 4], [4], ["one class: every answer is right"]),
-        ([0, 1], [1, 1], ["all images of the test are of one class"]),
-        ([0, 1], [1, 2, 3, 0], ["2 of 4 images of the test are of classes without"]),
+        ([0, 1], [1, 1], ["all held-out images are of one class"]),
+        ([0, 1], [1, 2, 3, 0], ["2 of 4 held-out images belong to classes without"]),
         ([0, 90], [90, 0], ["only 2 of 91 classes have training images, so top5"]),
         (list(range(10)), [0, 9], []),
         ([[1, 0], [0, 1]], [[1, 1]], []),
@@ -81,7 +81,7 @@ def test_images_of_the_training_are_counted(trained_on, expected: int) -> None:
             return CONTENTS
 
     found = meaning.remarks_on_seen(trained_on, Tested())
-    assert [remark.split(" test images")[0] for remark in found] == [
+    assert [remark.split(" held-out images")[0] for remark in found] == [
         f"{expected} of 3"
     ] * bool(expected)
 

@@ -90,7 +90,7 @@ def test_embeddings_are_the_same_for_every_number_of_devices(
 def test_statistics_of_one_device_would_be_noticed(
     of_one_device: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shows that per-device statistics, as in the released code, would fail the test above."""
+    """Shows that per-device statistics, as in the authors' code, would fail the test above."""
     average = parallel.pmean
 
     def but_statistics(tree: Any, axis_name: str | None) -> Any:

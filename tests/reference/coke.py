@@ -1,6 +1,6 @@
 """Oracle of CoKe: NumPy in float64, one image after another, from its specification.
 
-Numbers in comments are lines of the released code, idstcv/CoKe at 77228ae:
+Numbers in comments are lines of the authors' code, idstcv/CoKe at 77228ae:
 s for coke/builder_single_view.py, d for coke/builder_double_view.py, and m for the loss in
 main_multi_view.py. Nothing is shared with the package.
 """
@@ -24,7 +24,7 @@ def entropy(target: np.ndarray, logits: np.ndarray) -> float:
 
 @dataclass
 class Head:
-    """One clustering: centres are rows here, columns in the released code."""
+    """One clustering: centres are rows here, columns in the authors' code."""
 
     pre: np.ndarray  # [K, d], used by the loss
     cur: np.ndarray  # [K, d], being built

@@ -1,6 +1,6 @@
 """Mixtures of Un-Mix in plain NumPy: float64, a loop for each pixel, from the specification alone.
 
-The box is that of the released code, szq0214/Un-Mix at commit 0911f77: utils.py:6-18 for
+The box is that of the authors' code, szq0214/Un-Mix at commit 0911f77: utils.py:6-18 for
 its sides and corners, unmix_c10.py:333-343 for what is pasted and the share that is left.
 There the centre is drawn in whole pixels; here it is a share of each side, in [0, 1).
 """

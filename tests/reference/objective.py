@@ -138,7 +138,7 @@ def released(
     slots: list[int],
     temperature: float,
 ):
-    """Both losses as the released code has them; `slots` are the chosen positives, repeats and anchor included."""
+    """Both losses as the authors' code has them; `slots` are the chosen positives, repeats and anchor included."""
     everything = {j: w for j, w in enumerate(weights) if w > 0}
     instance = minus_log_ratio({anchor: 1.0}, everything, e, temperature, EPSILON)
     # The M-set sum minus the anchor's whole term, whether or not all of it was in the M-set.

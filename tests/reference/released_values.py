@@ -1,4 +1,4 @@
-"""What the authors' released code has, by file and line, for all that is tagged [code].
+"""What the authors' code has, by file and line, for all that is tagged [code].
 
 WangFeng18/InvariancePropagation at commit cad924e. `written` is how it stands there;
 `value` is the same in this project's terms, where epochs are counted from 0. Keys with

@@ -352,8 +352,8 @@ def test_a_save_that_fails_in_the_background_is_noticed_by_looking(
         gc.collect()
     assert str(caught.value) == (
         f"the checkpoint of step 5 could not be written to {tmp_path}/checkpoints (File "
-        "too large): run the same command to go on from what has been saved once that is "
-        "mended"
+        "too large): run the same command to continue from what has been saved once that "
+        "is fixed"
     )
     assert restore(tmp_path)[0] == 1
 

@@ -94,7 +94,7 @@ def test_what_is_read_back_must_be_what_was_written(
         ),
         (
             lambda w: (w.mkdir(), (w / FILES[0]).symlink_to(FILES[0])),
-            "run/metrics.jsonl cannot be read .*symbolic links.*: mend that, or name",
+            "run/metrics.jsonl cannot be read .*symbolic links.*: fix that, or name",
         ),
         (
             lambda w: w.symlink_to("nothing"),

@@ -137,7 +137,7 @@ def test_other_contents_than_were_written_are_noticed(
 def test_where_there_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint: name a run's workdir"):
         restore_encoder(tmp_path)
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         restore_encoder(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
 

@@ -213,7 +213,7 @@ def test_a_memory_that_reads_back_otherwise_is_refused(
     "options, expected",
     [
         ({"checkpoint": ""}, "--config.checkpoint is missing"),
-        ({"checkpoint": "nowhere"}, "nowhere is no folder"),
+        ({"checkpoint": "nowhere"}, "nowhere is not a folder"),
         ({"what": "head"}, "what='head': choose one of backbone, encoder, memory"),
         ({"format": "pth"}, "format='pth': backbone is written as safetensors, npz"),
         ({"what": "memory", "format": "onnx"}, "memory is written as npz"),

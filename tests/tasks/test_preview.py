@@ -220,12 +220,12 @@ def test_what_is_on_is_said() -> None:
     on, off = describe(chances, channels=3)
     assert on == (
         "On: crop of 20% to 100% of the area; jitter in 80% of the views (brightness "
-        "0.4, contrast 0.4, saturation 0.4, hue 0.1); gray in 20% of the views; blur "
+        "0.4, contrast 0.4, saturation 0.4, hue 0.1); grey in 20% of the views; blur "
         "in 50% of the views (sigma 0.1 to 2 pixels); flip in 50% of the views"
     )
     assert off == "Off: rotation, shear, stretch, solarize"
     on, off = describe(chances | {"rotation": 7.5, "stretch": 0.2}, channels=1)
-    assert "hue" not in on and "gray" in off
+    assert "hue" not in on and "grey" in off
     assert "rotation up to 7.5 degrees; stretch up to 20%" in on
     on, _ = describe(chances | {"solarize": 0.2}, channels=3)
     assert "solarize in 20% of the views; flip" in on

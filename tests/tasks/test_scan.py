@@ -51,7 +51,7 @@ def test_what_is_passed_over_is_said(
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
     assert print_scan(config) == []
     lines = capsys.readouterr().out.splitlines()
-    assert "passed over: 1 .txt, 1 broken link, 1 hidden" in lines
+    assert "skipped: 1 .txt, 1 broken link, 1 hidden" in lines
     assert lines[-1] == "6 pictures can be used; 3 files are not (above)"
 
 
@@ -95,7 +95,7 @@ def test_pipes_are_never_opened(
 ) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # opening it blocks for ever
     assert print_scan(config) == []
-    assert "passed over: 1 pipe, socket or device" in capsys.readouterr().out
+    assert "skipped: 1 pipe, socket or device" in capsys.readouterr().out
 
 
 def test_an_unknown_depth_is_listed_or_stretched(

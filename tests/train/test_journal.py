@@ -75,7 +75,7 @@ def test_tensorboards_writer_is_part_of_it(
             log.close()
     assert str(caught.value) == (
         f"{tmp_path}/events.* of TensorBoard could not be written (No space left on "
-        "device): the disk is full; free some space and run the same command to go on "
+        "device): the disk is full; free some space and run the same command to continue "
         "from what has been saved"
     )
     assert read_rows(tmp_path) == [ROW]
@@ -85,7 +85,7 @@ def test_tensorboard_reads_every_number_of_every_row(tmp_path: Path) -> None:
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    for first in (1, 3):  # a run that goes on within the second
+    for first in (1, 3):  # a run that continues within the second
         log = MetricsLog(tmp_path, tensorboard=True, keep_until=first - 1)
         for step in (first, first + 1):
             log.write({"step": step, "epoch": 0, "loss": 1 / step, "note": "text"})

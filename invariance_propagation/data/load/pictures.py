@@ -129,7 +129,7 @@ class Pictures:
             return decode(self.content(index), stretch_depth=self.stretch_depth)
         except Exception as error:  # reading files can raise anything, too
             raise TrainingError(
-                f"{self.ids[index]} cannot be used ({reason_of(error)}): mend or remove "
+                f"{self.ids[index]} cannot be used ({reason_of(error)}): repair or remove "
                 f"it from {self.where}; with the config of a run, --config.task=scan "
                 "lists all such pictures"
             ) from error

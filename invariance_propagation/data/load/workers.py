@@ -130,7 +130,7 @@ def _start(work: Work, count: int, workers: list[_Worker]) -> None:
         except OSError as error:
             raise TrainingError(
                 f"a worker process could not be started ({error.strerror}): lower "
-                "--config.train.num_workers, and run the same command to go on"
+                "--config.train.num_workers, and run the same command to continue"
             ) from error
 
 
@@ -182,7 +182,7 @@ def _death(worker: _Worker, name: Callable[[int], str]) -> TrainingError:
     """Returns the error for a worker that is gone; it names the images it was at."""
     worker.process.join(JOIN_SECONDS)
     code = worker.process.exitcode
-    how, remedy = f"ended with status {code}", "mend or replace what ends it"
+    how, remedy = f"ended with status {code}", "fix or replace what ends it"
     if code is None:
         how, remedy = "closed its connection", "find out what holds it up"
     elif code < 0:
@@ -190,13 +190,13 @@ def _death(worker: _Worker, name: Callable[[int], str]) -> TrainingError:
         how = f"was killed by {number}"
         if number in CRASHES:
             how = f"crashed ({number})"
-            remedy = "a damaged picture can crash a decoder; mend or replace it"
+            remedy = "a damaged picture can crash a decoder; repair or replace it"
         elif number == "SIGKILL":
             remedy = "the system does that when memory runs out; if it did, lower "
             remedy += "--config.train.num_workers or --config.train.num_threads"
     return TrainingError(
         f"{worker.process.name} of --config.train.num_workers {how} "
-        f"{_where(worker.board, name)}: {remedy}; run the same command to go on from "
+        f"{_where(worker.board, name)}: {remedy}; run the same command to continue from "
         "the last checkpoint"
     )
 

@@ -1,4 +1,4 @@
-"""A data set that is not here, of which only number and size of the images are known."""
+"""Describes a data set by the number and size of its images, without reading it."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Lists the pictures below a folder, and counts the files that it passes over."""
+"""Lists the pictures below a folder, and counts the files that it skips."""
 
 import os
 from collections import Counter
@@ -33,7 +33,7 @@ class Listing(NamedTuple):
     Attributes:
       ids: paths relative to the folder, sorted, with '/' between their parts.
       links: how many pictures were reached by a link.
-      passed: by kind, how many files were passed over.
+      passed: by kind, how many files were skipped.
     """
 
     ids: list[str]
@@ -45,7 +45,7 @@ class Listing(NamedTuple):
         return f"{self.links:,} of them by links" if self.links else ""
 
     def passed_over(self) -> str:
-        """Says what was passed over, the most frequent kind first; '' if nothing."""
+        """Says what was skipped, the most frequent kind first; '' if nothing."""
         kinds = sorted(self.passed.items(), key=lambda kind: (-kind[1], kind[0]))
         shown = [
             f"{count:,} {_name(kind, count)}" for kind, count in kinds[:KINDS_SHOWN]
@@ -61,8 +61,8 @@ def list_pictures(
 ) -> Listing:
     """Lists all pictures below a folder, in a fixed order.
 
-    Passes over hidden files and folders, and those that operating systems create. Follows
-    links to files and folders. A file or folder with several names is listed once: by its
+    Skips hidden files and folders, and those that operating systems create. Follows links
+    to files and folders. A file or folder with several names is listed once: by its
     name without a link, if it has one below `folder`, else by the first of its names.
     This also ends loops of links.
 
@@ -93,7 +93,7 @@ def list_pictures(
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether to pass over a file or folder of this name, with all it holds."""
+    """Returns whether to skip a file or folder of this name, with all it holds."""
     return name.startswith(".") or name in SYSTEM
 
 

@@ -40,7 +40,7 @@ class Survey(NamedTuple):
 
     Attributes:
       root: the folder.
-      listing: its pictures and the files that were passed over.
+      listing: its pictures and the files that were skipped.
       division: the pictures by their use.
       train_labels, held_out_labels: int32 [n], or None without classes.
       classes: names of the classes, by number.
@@ -54,7 +54,7 @@ class Survey(NamedTuple):
     classes: Sequence[str]
 
     def lines(self) -> list[str]:
-        """Describes the pictures, what was passed over and the classes, for people."""
+        """Describes the pictures, what was skipped and the classes, for people."""
         lines = describe_pictures(self.root, self.listing, self.division)
         return lines + describe_classes(self.train_labels, self.classes)
 
@@ -173,7 +173,7 @@ def check_classes(survey: Survey) -> None:
 
 
 def describe_pictures(root: Path, listing: Listing, division: Division) -> list[str]:
-    """Describes what was found in a folder and what was passed over, a line each."""
+    """Describes what was found in a folder and what was skipped, a line each."""
     count = plural(len(listing.ids), "picture")
     pictures = ", ".join(filter(None, (count, listing.about_links())))
     lines = [printable(f"found {pictures}, in {root}")]
@@ -191,7 +191,7 @@ def describe_pictures(root: Path, listing: Listing, division: Division) -> list[
             lines.append(printable(line))
     lines += _ask_about_splits(division)
     passed = listing.passed_over()
-    return [*lines, f"passed over: {passed}"] if passed else lines
+    return [*lines, f"skipped: {passed}"] if passed else lines
 
 
 def _ask_about_splits(division: Division) -> list[str]:
@@ -206,8 +206,8 @@ def _ask_about_splits(division: Division) -> list[str]:
         return []
     return [
         printable(
-            f"question: {tests[0]}/ is trained on, is that intended? It is held out only "
-            "beside a train/, and directly in --config.data.folder"
+            f"question: {tests[0]}/ is used for training; is that intended? To hold it "
+            "out, put it beside train/ in --config.data.folder"
         )
     ]
 

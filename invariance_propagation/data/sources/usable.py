@@ -135,20 +135,21 @@ def check_share(checked: Checked, largest: float, where: Path) -> None:
       where: the folder, for the message.
 
     Raises:
-      UserError: a larger share is unusable, or all pictures are; or `largest` is no share.
+      UserError: a larger share is unusable, or all pictures are; or `largest` is
+        not between 0 and 1.
     """
     check_largest_share(largest)
     bad, count = len(checked.faults), len(checked.marks) + len(checked.faults)
     if bad > largest * count or not checked.marks:
         raise UserError(
             f"{bad:,} of {plural(count, 'picture')} in {where} cannot be used: "
-            f"{name_some(checked.faults)}. Mend or remove them (--config.task=scan lists "
+            f"{name_some(checked.faults)}. Repair or remove them (--config.task=scan lists "
             f"all), or set {LARGEST} (now {largest:g}) to the share that may be left out"
         )
 
 
 def check_largest_share(largest: float) -> None:
-    """Raises UserError if `largest`, of the pictures that may be unusable, is no share."""
+    """Raises UserError if the share that may be unusable is not between 0 and 1."""
     if not 0 <= largest <= 1:
         raise UserError(f"{LARGEST}={largest}: set it from 0 to 1")
 

@@ -24,7 +24,7 @@ class Odds(NamedTuple):
     adjustments: tuple[str, ...]  # names, as in `color`
     ranges: tuple[tuple[float, float], ...]  # (low, high) of the factor of each
     blur_sigma: Sequence[float]  # (low, high)
-    # [5], to jitter, to make gray, to blur, to flip, to solarize.
+    # [5], to jitter, to make grey, to blur, to flip, to solarize.
     probabilities: tuple[float, ...]
 
 

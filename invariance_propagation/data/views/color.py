@@ -13,7 +13,7 @@ GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL; torchvision has 0.2989 for
 
 
 def gray(image: jax.Array) -> jax.Array:
-    """Returns the gray plane [1, height, width] of planes [C, height, width]."""
+    """Returns the grey plane [1, height, width] of planes [C, height, width]."""
     if image.shape[0] == 1:
         return image
     red, green, blue = image
@@ -26,12 +26,12 @@ def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends planes with the mean of their gray plane, as torchvision does."""
+    """Blends planes with the mean of their grey plane, as torchvision does."""
     return jnp.clip(factor * image + (1 - factor) * jnp.mean(gray(image)), 0.0, 1.0)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends planes with their gray plane, as torchvision does."""
+    """Blends planes with their grey plane, as torchvision does."""
     return jnp.clip(factor * image + (1 - factor) * gray(image), 0.0, 1.0)
 
 
@@ -46,7 +46,7 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     chroma = largest - jnp.minimum(jnp.minimum(red, green), blue)
     divisor = jnp.where(
         chroma == 0, 1.0, chroma
-    )  # gray has no hue, so any divisor will do
+    )  # grey has no hue, so any divisor will do
     sixths = jnp.where(
         largest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor
     )

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
-# Errors, emulated on real pictures, in gray levels of 255: one bfloat16 pass, the default
+# Errors, emulated on real pictures, in grey levels of 255: one bfloat16 pass, the default
 # on TPU, up to 1.5 (rms 0.3, as much as 8-bit rounding); HIGH, three passes, 0.003; HIGH
 # on GPU, which is TF32, 0.2 (rms 0.04). HIGHEST, six passes, gains nothing visible.
 PRECISION = lax.Precision.HIGH
@@ -165,7 +165,7 @@ def smoothing_matrix(
 def blur_radius(sigma: Sequence[float], size: int) -> int:
     """Returns how many pixels a blur of (low, high) `sigma` reaches in a view of `size`.
 
-    It is 3 sigma, about as in PIL, which the reference code uses. SimCLR's tenth of the
+    It is 3 sigma, about as in PIL, which the authors' code uses. SimCLR's tenth of the
     side would be too little in a small image.
     """
     return min(math.ceil(3 * sigma[1]), size - 1)

@@ -1,7 +1,7 @@
 """Makes views on the host by OpenCV, in 8 bits; the fastest way if a CPU is the device.
 
 Random choices and operations are those of `augment`, but each operation rounds to whole
-gray levels, as torchvision's do on PIL images. A function takes one image, uint8
+grey levels, as torchvision's do on PIL images. A function takes one image, uint8
 [H, W, C] or [size, size, C].
 """
 

@@ -10,7 +10,7 @@ class Augmentation:
 
     The parts are, in order: resized crop, jitter, grayscale, blur, solarize, flip.
     Without solarize they are those of MoCo v2, and of ImageNet with `--blur` in the
-    reference code (WangFeng18/InvariancePropagation); with it, those of BYOL.
+    authors' code (WangFeng18/InvariancePropagation); with it, those of BYOL.
 
     Attributes:
       size: height and width of the views, in pixels.
@@ -29,7 +29,7 @@ class Augmentation:
       blur_sigma: (low, high) standard deviation of the blur, in pixels of the view.
       solarize: probability of inverting the light half of all values.
       jitter_first: False: grayscale before jitter, as in InstDisc, MoCo v1 and the
-        reference code without `--blur`.
+        authors' code without `--blur`.
     """
 
     size: int

@@ -29,7 +29,7 @@ def check_view(options: Mapping[str, Any], *, section: str = "augment") -> None:
         if not 0 <= value <= most:
             raise UserError(f"{key}.{name}={value}: set it from 0 to {most}")
     for name in CHANCES:
-        value = options.get(name, 0.0)  # runs of before have no solarize
+        value = options.get(name, 0.0)  # earlier versions had no solarize
         if not 0 <= value <= 1:
             raise UserError(
                 f"{key}.{name}={value}: it is a probability; set it from 0 to 1"

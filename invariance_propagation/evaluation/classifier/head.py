@@ -21,7 +21,7 @@ class Head(nn.Module):
       num_classes: number of classes.
       std: standard deviation of the initial kernel; the bias starts at 0.
       scaled: whether each feature has a learnt scale and shift before the layer. The
-        released code has a BatchNorm there whose statistics stay at their initial
+        authors' code has a BatchNorm there whose statistics stay at their initial
         values, so that it only divides by sqrt(1 + 1e-5).
     """
 

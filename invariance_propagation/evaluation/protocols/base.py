@@ -1,5 +1,6 @@
 """Defines what a protocol is: from a request to jobs, each a measure on a bench."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from invariance_propagation import settings
 from invariance_propagation.data import sources
 from invariance_propagation.data.changes import Known
 from invariance_propagation.data.dataset import Dataset
-from invariance_propagation.data.sources.tfds.records import TFDS
+from invariance_propagation.data.sources.tfds.records import FOLDER_KEY, TFDS
 from invariance_propagation.devices.runner import Runner
+from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.bench import Bench, View, make_bench
 from invariance_propagation.evaluation.classifier.training import MOMENTUM
 from invariance_propagation.evaluation.meaning import remarks_on_seen
@@ -166,14 +168,25 @@ def make_settings(
     return made
 
 
+@contextlib.contextmanager
+def other_folder_named() -> Iterator[None]:
+    """Makes errors about the folder of TFDS name the key that these protocols read."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).replace(FOLDER_KEY, "--config.other.tfds_folder")
+        raise UserError(text) from error
+
+
 def tfds_bench(request: Request, name: str, split: str) -> Bench:
     """Loads a data set of TFDS, to learn from `split` and test on its own test set."""
-    dataset = request.load(
-        name=f"{TFDS}{name}",
-        folder=request.sections["other"]["tfds_folder"],
-        split=split,
-        num_train=0,
-        classes=False,
-        held_out=0.0,
-    )
+    with other_folder_named():
+        dataset = request.load(
+            name=f"{TFDS}{name}",
+            folder=request.sections["other"]["tfds_folder"],
+            split=split,
+            num_train=0,
+            classes=False,
+            held_out=0.0,
+        )
     return request.bench_of(dataset)

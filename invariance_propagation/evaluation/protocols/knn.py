@@ -29,7 +29,7 @@ VERSION = 1
 QUERIES_AT_ONCE = 256
 MOST_VOTES = 200  # the paper's K
 VOTING_SHARE = 0.15  # of a class: 200 of the 1,281 images of an ImageNet class
-# The released code has K = 200 for these data sets.
+# The authors' code has K = 200 for these data sets.
 RELEASED = ("imagenet", "imagenet2012", "cifar10", "cifar100", "svhn", "svhn_cropped")
 
 
@@ -150,7 +150,7 @@ def neighbors_for(
 
 
 def measure_knn(bench: Bench, *, num_neighbors: int, temperature: float) -> Measure:
-    """Makes a measure: kNN accuracy on the test images, by the backbone's features."""
+    """Makes a measure: kNN accuracy on the held-out images, by the backbone's features."""
     train, held_out = bench.dataset.train, bench.dataset.held_out
 
     def measure(subject: Subject, seed: int) -> Scores:

@@ -1,4 +1,4 @@
-"""The protocol `linear`: a linear classifier on frozen features."""
+"""The protocol `linear`: a linear probe, which classifies frozen features."""
 
 from collections.abc import Iterator
 

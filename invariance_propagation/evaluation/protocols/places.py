@@ -1,4 +1,4 @@
-"""The protocol `places`: a linear classifier of scenes, on Places365 or Places205."""
+"""The protocol `places`: a linear probe for scenes, on Places365 or Places205."""
 
 from collections.abc import Iterator
 

@@ -29,7 +29,7 @@ SHARES = (0.01, 0.1)  # of the labels
 IMAGENET_SUBSETS = {0.01: "imagenet_1pct", 0.1: "imagenet_10pct"}
 Subset = Callable[[float, int], Split]  # (share, seed) -> images with their labels
 
-# The released code sets an epoch's rates after training it: what it says of epochs 15,
+# The authors' code sets an epoch's rates after training it: what it says of epochs 15,
 # 20 and 25 takes effect one epoch later.
 IMAGENET = Finetune(
     epochs=30,  # [code]

@@ -14,7 +14,7 @@ FOLDER = "label_lists"
 
 
 def draw_share(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
-    """Draws ceil(share * n_c) images of each class c of n_c images, as the released code.
+    """Draws ceil(share * n_c) of the n_c images of each class c, as in the authors' code.
 
     Args:
       labels: int [n].

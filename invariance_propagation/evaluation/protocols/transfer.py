@@ -1,4 +1,4 @@
-"""The protocol `transfer`: a linear classifier, and fine-tuning, on small data sets."""
+"""The protocol `transfer`: a linear probe, and fine-tuning, on small data sets."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ SETS = {
     "dtd": ("dtd", "train+validation"),
 }
 # The head's rate is 50 times the backbone's in the first epoch, then 5 times. The
-# released code sets an epoch's rates after training it: what it says of epochs 50 and
+# authors' code sets an epoch's rates after training it: what it says of epochs 50 and
 # 70 takes effect one epoch later.
 IMAGENET = Finetune(
     epochs=81,  # [code]
@@ -47,7 +47,7 @@ SMALL = IMAGENET._replace(crop_scale=())  # [ours]
 
 
 def jobs(request: Request) -> Iterator[list[Job]]:
-    """Yields, for each data set, a linear classifier and fine-tuning."""
+    """Yields, for each data set, a linear probe and fine-tuning."""
     listed = request.sections["other"]["transfer_sets"]
     names = [name.strip() for name in listed.split(",")]
     for name in names:

@@ -4,7 +4,12 @@ from collections.abc import Iterator
 
 from invariance_propagation.data.sources.voc import voc2007
 from invariance_propagation.evaluation.protocols import svm
-from invariance_propagation.evaluation.protocols.base import Job, Protocol, Request
+from invariance_propagation.evaluation.protocols.base import (
+    Job,
+    Protocol,
+    Request,
+    other_folder_named,
+)
 
 VERSION = 3
 
@@ -12,7 +17,8 @@ VERSION = 3
 def jobs(request: Request) -> Iterator[list[Job]]:
     """Fits an SVM for each of the 20 classes."""
     folder = request.sections["other"]["tfds_folder"]
-    dataset = voc2007(folder, size=request.view.size)
+    with other_folder_named():
+        dataset = voc2007(folder, size=request.view.size)
     bench = request.bench_of(dataset)
     targets = dataset.train.labels
     settings = svm.settings_of(bench, targets)

@@ -117,7 +117,7 @@ def add_batch(
     before: jax.Array,
     options: Duals,
 ) -> Clusters:
-    """Takes the dual step, and adds a batch to means that stay as long as they are.
+    """Takes the dual step and updates the running means without normalising them.
 
     Args:
       clusters: before the step.
@@ -126,7 +126,7 @@ def add_batch(
       before: int32 [B], its clusters until now; -1 if an image had none.
       options: of the dual step.
     """
-    none = len(clusters.duals)  # where images come from that had no cluster
+    none = len(clusters.duals)  # source of images that had no cluster
     hits = jnp.bincount(labels, length=none).astype(jnp.int32)
     left = jnp.bincount(jnp.where(before < 0, none, before), length=none + 1)[:none]
     return clusters._replace(

@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
 
 
 class Layer(nn.Module):
-    """Linear and BatchNorm, which would take a bias away again."""
+    """Applies Linear, without a bias that BatchNorm would cancel, then BatchNorm."""
 
     width: int
     norm_group: int

@@ -1,6 +1,6 @@
 """Online Deep Clustering as the trainer sees it, in the order of the released code.
 
-One iteration, with the numbers that the comments use:
+One step, with the numbers that the comments use:
 
 1. Each image is classified as its cluster; the loss weighs small clusters more.
 2. The features of the batch move towards the network's.
@@ -219,7 +219,7 @@ def odc(*, problem: Problem, **options: Any) -> Method:
       UserError: a value out of its range.
 
     Source: Zhan, Xie, Liu, Ong, Loy: "Online Deep Clustering for Unsupervised
-    Representation Learning", CVPR 2020, arXiv 2006.10645. The order of an iteration is that
+    Representation Learning", CVPR 2020, arXiv 2006.10645. The order of a step is that
     of open-mmlab/OpenSelfSup.
     """
     checked = Options(**options).checked(

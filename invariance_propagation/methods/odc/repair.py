@@ -180,7 +180,7 @@ def split_largest(
     members = clusters.labels == largest
     every_second = members & (jnp.cumsum(members, dtype=jnp.int32) % 2 == 0)
     divided = half.any() & (half != members).any()
-    # Of equal features, one half has all, and its mean is that of every other half.
+    # If all features are equal, one half holds every image; both halves get its mean.
     all_of_them = jnp.where(half.any(), means[1], means[0])
     means = jnp.where(divided, means, all_of_them)
     half = jnp.where(divided, half, every_second)

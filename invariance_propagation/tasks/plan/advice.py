@@ -9,8 +9,8 @@ from invariance_propagation.models.norm import fits_devices
 from invariance_propagation.phases import say
 from invariance_propagation.train.run import Run
 
-# Of the memory, a batch that fills so much is large enough; aimed at is a little less than
-# what would fill it. Between a batch that fits and one that does not, so many are compared.
+# A batch that fills ENOUGH of the memory is large enough. The search aims at CAUTION.
+# Between a batch that fits and one that does not, it compares fewer than 2 * CLOSE sizes.
 ENOUGH, CAUTION, CLOSE = 0.9, 0.97, 16
 
 

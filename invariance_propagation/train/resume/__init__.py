@@ -1,1 +1,1 @@
-"""Stops runs and goes on with them, also with other images, epochs or weights."""
+"""Stops runs and continues them, also with other images, epochs or weights."""

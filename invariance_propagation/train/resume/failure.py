@@ -50,7 +50,7 @@ def keep(run: Run, workdir: Path, error: NotFinite) -> str:
       error: says which step and which numbers.
 
     Returns:
-      The message that ends the run: how to look at the step, and how to go on.
+      The message that ends the run: how to look at the step, and how to continue.
 
     Raises:
       TrainingError: the folder cannot be written.
@@ -83,7 +83,7 @@ def keep(run: Run, workdir: Path, error: NotFinite) -> str:
     return (
         f"{error}. The last good step is {good}, and its checkpoint stays. To look at "
         f"the failed step, run the same command with --config.task=replay (it reads "
-        f"{folder}). To go on from step {good}, run the same command with "
+        f"{folder}). To continue from step {good}, run the same command with "
         "another setting, such as a smaller optimizer.learning_rate or a larger "
         "temperature of the method"
     )

@@ -1,4 +1,4 @@
-"""Notes what a run trains on, and decides whether another run may go on from it."""
+"""Notes what a run trains on, and decides whether another run may continue from it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
 
 def identity_of(run: Run) -> dict[str, Any]:
-    """Returns what a checkpoint must have in common with a run that goes on from it."""
+    """Returns what a checkpoint must have in common with a run that continues from it."""
     return {
         "dataset": run.dataset.name,
         "num_examples": run.num_examples,
@@ -89,7 +89,7 @@ def steps_per_epoch_of(saved: Mapping[str, Any] | None, run: Run) -> int:
 
     Args:
       saved: the facts of its checkpoint; None without one.
-      run: the run that goes on.
+      run: the run that continues.
     """
     if saved is None or saved["batch_size"] != run.options.batch_size:
         return run.steps_per_epoch
@@ -115,7 +115,7 @@ def same_images(saved: Mapping[str, Any], facts: Mapping[str, Any], run: Run) ->
 def check_same_run(
     saved: Mapping[str, Any] | None, facts: Mapping[str, Any], run: Run, folder: Path
 ) -> Difference | None:
-    """Compares the run in a workdir with the run that is to go on there.
+    """Compares the run in a workdir with the run that is to continue there.
 
     Args:
       saved: the facts of its checkpoint; None without one.
@@ -144,7 +144,7 @@ def check_same_run(
             raise UserError(
                 f"{folder} holds a checkpoint with other held-out images, so kNN before "
                 f"and after could not be compared ({held_out}): set them back, "
-                f"add {MATCH} to go on all the same, or choose another --workdir"
+                f"add {MATCH} to continue all the same, or choose another --workdir"
             )
         return Difference(None, held_out) if held_out else None
     known = images_of(saved, "sample")
@@ -170,11 +170,11 @@ def _other_images(
     parts = [] if changes is None else [str(changes)]
     parts += [f"the held-out images too: {held_out}"] if held_out else []
     parts += [f"{hindrance}, so the memory cannot be matched"] if hindrance else []
-    advice = "" if hindrance else f"add {MATCH} to go on with those that stay, or "
+    advice = "" if hindrance else f"add {MATCH} to continue with those that stay, or "
     if facts["config"]["data"]["num_train"] and "digest_version" not in saved:
         advice = (
             "an earlier version began it, in which data.num_train took the first "
-            f"images and not a random sample: go on with that version, or {advice}"
+            f"images and not a random sample: continue with that version, or {advice}"
         )
     return UserError(
         f"{folder} holds a checkpoint of {saved['dataset']} with "

@@ -66,7 +66,7 @@ def carry_over(
       folder: its workdir, for messages.
 
     Returns:
-      The state to go on with, and the facts that stay.
+      The state to continue with, and the facts that stay.
 
     Raises:
       UserError: as `check_same_run`.
@@ -126,7 +126,7 @@ def match_state(
 
 
 def tell(difference: Difference, run: Run, step: int, *, scored: bool) -> list[str]:
-    """Returns lines that say what has changed and how the run goes on.
+    """Returns lines that say what has changed and how the run continues.
 
     Args:
       difference: between the images of the checkpoint and the present ones.
@@ -177,7 +177,7 @@ def _about_rows(difference: Difference) -> str:
 def _about_steps(run: Run, step: int) -> str:
     size, per_epoch = run.options.batch_size, run.steps_per_epoch
     text = (
-        f"the run goes on at step {step:,}, in epoch {step // per_epoch}, in the order "
+        f"the run continues at step {step:,}, in epoch {step // per_epoch}, in the order "
         f"of the present images; an epoch stays {per_epoch:,} steps of {size}"
     )
     at_once = run.num_examples // size

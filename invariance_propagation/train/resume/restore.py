@@ -1,4 +1,4 @@
-"""Finds the point where a run begins or goes on: its step, its state and its facts."""
+"""Finds the point where a run begins or continues: its step, its state and its facts."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -22,7 +22,7 @@ from invariance_propagation.train.step import TrainState
 
 
 class Point(NamedTuple):
-    """Holds where a run begins or goes on.
+    """Holds where a run begins or continues.
 
     Attributes:
       step: the number of steps taken.
@@ -103,6 +103,6 @@ def _restore(
     if restored is None:
         return None
     if start_over:
-        messages.say(f"{START_OVER} changes nothing: the run in this workdir goes on")
+        messages.say(f"{START_OVER} changes nothing: the run in this workdir continues")
     step, state, facts = restored
     return step, jax.tree.leaves(state), facts

@@ -1,4 +1,4 @@
-"""Checks the learning rate of a run that goes on with another number of epochs.
+"""Checks the learning rate of a run that continues with another number of epochs.
 
 A cosine depends on its end. With more epochs it would have been higher all along: the
 learning rate would jump, and fall again only some epochs later.
@@ -26,13 +26,13 @@ def check_horizon(
     steps_per_epoch: int,
     folder: Path,
 ) -> str | None:
-    """Compares the epochs and restarts of a run with those that it is to go on with.
+    """Compares the epochs and restarts of a run with those that it is to continue with.
 
     Other keys of the schedule may change: both schedules take them from `now`.
 
     Args:
       before: the config of the newest checkpoint.
-      now: the config that the run is to go on with.
+      now: the config that the run is to continue with.
       step: the number of steps taken, at least 1.
       steps_per_epoch: N // B, which a run cannot change.
       folder: its workdir, for the message.
@@ -70,13 +70,13 @@ def check_horizon(
     elsewhere = f"--config.train.epochs={more} {another_workdir(folder, more)}"
     if more > epochs:
         here = restart_options(now, old, epochs=epochs, more=more)
-        ways = f"to go on, set {here}: the schedule ends as planned and starts again"
+        way = f"set {here} (the schedule ends as planned and starts again)"
     else:
-        ways = f"to go on, set --config.train.epochs={epochs} back"
+        way = f"set --config.train.epochs={epochs} again"
     raise UserError(
         f"{folder} has trained {step:,} steps with {changed}; with this config's "
-        f"train.epochs={more} the learning rate would jump from {jump}: {ways}; or "
-        f"train from the start with {elsewhere}"
+        f"train.epochs={more} the learning rate would jump from {jump}. To continue, "
+        f"{way}, or train from the start with {elsewhere}"
     )
 
 
@@ -95,12 +95,12 @@ def how_to_train_on(config: Mapping[str, Any], folder: Path) -> str:
     epochs = config["train"]["epochs"]
     more = f"--config.train.epochs={2 * epochs}"
     if config["optimizer"]["schedule"] == "steps":
-        return f"to train on at its last learning rate: {more}"
+        return f"to continue training at its last learning rate: {more}"
     old = {name: config["optimizer"].get(name, ()) for name in ENDS}
     here = restart_options(config, old, epochs=epochs, more=2 * epochs)
     return (
-        "to train on, with a learning rate that starts again and falls to 0, add "
-        f"{here}; to train longer from the start, add {more} "
+        "to continue training, with a learning rate that starts again and falls to 0, "
+        f"add {here}; to train longer from the start, add {more} "
         f"{another_workdir(folder, 2 * epochs)}"
     )
 

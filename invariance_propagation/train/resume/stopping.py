@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 STEPS, HOURS = 128, 129
 ASK_EVERY = 8  # steps at most between two exchanges
 ASK_WITHIN = 2.0  # seconds between two exchanges, if steps are slow
-GO_ON = "run the same command to go on"
+GO_ON = "run the same command to continue"
 
 
 class _AskedToStop(BaseException):
@@ -70,7 +70,7 @@ class Stopping:
         )
 
     def __call__(self, done: int) -> int:
-        """Returns 0 to go on; to stop, a signal's number, `STEPS` or `HOURS`.
+        """Returns 0 to continue; to stop, a signal's number, `STEPS` or `HOURS`.
 
         Args:
           done: the number of steps taken.
@@ -186,7 +186,7 @@ def describe(stop: int, options: TrainOptions) -> str:
 
 
 def advise(stop: int, *, taken: int) -> str:
-    """Says how to go on with a run that has stopped.
+    """Says how to continue a run that has stopped.
 
     The same command would not get anywhere if its limit allows a single step.
 

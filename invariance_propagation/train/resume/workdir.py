@@ -191,7 +191,7 @@ def _finished_summary(
 ) -> dict[str, Any] | None:
     """Repeats the summary of a finished run; None if the run has more to do.
 
-    A run that was killed before its summary goes on, to make it.
+    A run that was killed before its summary continues, to make it.
     """
     summary = monitor.read_summary(folder)
     if summary is None or summary.get("steps") != saved["step"]:

@@ -97,7 +97,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
     (tmp_path / "a" / "note.txt").touch()
     assert read(tmp_path, classes=True).notes == [
         f"found 5 pictures, 1 of them by links, in {tmp_path}",
-        "passed over: 1 .txt, 1 hidden",
+        "skipped: 1 .txt, 1 hidden",
         "2 classes: a, b",
     ]
     assert read(tmp_path).notes[-1] == "no classes (--config.data.classes=False)"
@@ -131,7 +131,7 @@ def test_a_split_that_would_be_trained_on_is_asked_about(
     notes = [x for x in read(tmp_path).notes if x.startswith("question: ")]
     assert len(notes) == bool(asked)
     if asked:
-        assert notes[0].startswith(f"question: {asked}/ is trained on, is that")
+        assert notes[0].startswith(f"question: {asked}/ is used for training; is that")
 
 
 # Pictures that cannot be used.

@@ -1,4 +1,4 @@
-"""Tests which files of a folder are listed: links, loops, and what is passed over."""
+"""Tests which files of a folder are listed: links, loops, and what is skipped."""
 
 import os
 from pathlib import Path

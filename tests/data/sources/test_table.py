@@ -236,7 +236,7 @@ def test_the_order_of_classes_does_not_matter_to_a_sample() -> None:
 
 
 def test_a_sample_is_the_same_for_good() -> None:
-    # Checkpoints hold its digest: if these change, no run with num_train can go on.
+    # Checkpoints hold its digest: if these change, no run with num_train can continue.
     split = Split(np.zeros((100, 1, 1, 1), np.uint8), np.arange(100, dtype=np.int32))
     assert split.sample(5, seed=0).labels.tolist() == [28, 37, 45, 51, 90]
     assert split.sample(5, seed=-1).labels.tolist() == [60, 61, 90, 93, 97]
@@ -298,7 +298,7 @@ def test_num_train_without_labels(monkeypatch) -> None:
 
 
 def test_digest_is_stable() -> None:
-    # Checkpoints hold it: if this value changes, no run made before can go on.
+    # Checkpoints hold it: if this value changes, no run made before can continue.
     assert make_dataset(TRAIN_IMAGES[..., None]).digest() == "bbdadf6eb2f8aa45"
 
 

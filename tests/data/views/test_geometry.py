@@ -125,7 +125,7 @@ def test_blur_is_opencv_and_the_oracle(
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_blur_is_close_to_that_of_the_reference_code(photo, sigma: float) -> None:
     # PIL replaces the Gaussian by three box filters, and repeats the edges. The sigma
-    # that comes nearest to it, to less than one of 255 gray levels, is its radius.
+    # that comes nearest to it, to less than one of 255 grey levels, is its radius.
     image = photo[250:314, 250:314]
     blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
     expected = unit(np.asarray(blurred))[8:-8, 8:-8]

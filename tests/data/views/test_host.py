@@ -1,6 +1,6 @@
 """Compares views made on the host with the device's of the same seed, epoch and index.
 
-Errors are in gray levels, of 255. The host rounds to whole ones after each operation.
+Errors are in grey levels, of 255. The host rounds to whole ones after each operation.
 """
 
 from functools import partial
@@ -38,7 +38,7 @@ SEED = 3
 
 
 def errors(images: np.ndarray, size: int, **options) -> np.ndarray:
-    """Returns the differences of host and device in gray levels, [epochs, n, size, size, C]."""
+    """Returns the differences of host and device in grey levels, [epochs, n, size, size, C]."""
     channels, indices = images.shape[3], np.arange(len(images)) * 70001
     neutral = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
     on_device = jax.jit(partial(augment, size=size, **neutral, **options))

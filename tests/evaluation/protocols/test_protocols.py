@@ -36,6 +36,6 @@ def test_labels_that_say_little_are_on_every_card(request_of, protocol: str) -> 
     bench = request.bench_of(labelled([0, 1] * 4, [0, 1, 5]))
     ((job,),) = find_protocol(protocol).jobs(request._replace(bench=lambda: bench))
     remark, *more = job.settings["remarks"]
-    assert remark.startswith("1 of 3 images of the test are of classes without")
+    assert remark.startswith("1 of 3 held-out images belong to classes without")
     # Four images are few for 96 a class, and 1 % of them are as many as 10 %.
     assert len(more) == (protocol in ("svm", "semi"))

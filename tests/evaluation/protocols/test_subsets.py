@@ -1,4 +1,4 @@
-"""Lists of labels: as many per class as the released code takes, fixed by the seed."""
+"""Lists of labels: as many per class as the authors' code takes, fixed by the seed."""
 
 import math
 from pathlib import Path

@@ -42,3 +42,12 @@ def test_what_is_hard_to_tell_is_ignored() -> None:
 def test_a_missing_set_is_named(tmp_path: Path, cache) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         voc2007(str(tmp_path / "nowhere"), size=8)
+
+
+def test_a_protocol_names_its_own_key_for_the_folder(
+    tmp_path: Path, request_of
+) -> None:
+    request = request_of(tfds_folder=str(tmp_path / "nowhere"))
+    for protocol in ("voc07_svm", "places"):
+        with pytest.raises(UserError, match=r"\(--config.other.tfds_folder=DIR\)$"):
+            list(find_protocol(protocol).jobs(request))

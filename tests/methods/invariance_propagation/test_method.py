@@ -98,7 +98,7 @@ def test_second_loss_is_on_from_the_start_epoch(make_problem, form: str) -> None
 
 
 def test_gaussian_ramp(make_problem) -> None:
-    # The released code has exp(-5 (1 - t / T)^2), at most 1, where t counts from 1.
+    # The authors' code has exp(-5 (1 - t / T)^2), at most 1, where t counts from 1.
     problem = make_problem(72)
     method = make_method(ramp="gaussian", start_epoch=4)
     epochs = [0, 1, 3, 4, 9]

@@ -1,4 +1,4 @@
-"""Whole iterations of Online Deep Clustering against a slow loop in the released order."""
+"""Whole steps of Online Deep Clustering against a slow loop in the authors' order."""
 
 from functools import partial
 from typing import Any, NamedTuple

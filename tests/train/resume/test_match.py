@@ -1,4 +1,4 @@
-"""A run whose images have changed: what is said, what is refused, and how it goes on."""
+"""A run whose images have changed: what is said, what is refused, and how it continues."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ CHANGED = (
 
 
 def restored(place: Path, **changes: Any) -> tuple[Run, Any, Any, dict[str, Any]]:
-    """The run, the arrays of its newest checkpoint, those to go on with, and facts."""
+    """The run, the arrays of its newest checkpoint, those to continue with, and facts."""
     config = config_of(place / "pictures", **changes)
     checkpoints = Checkpoints(place / "run", keep=9)
     run = with_noted_steps(build(config), config, checkpoints)
@@ -139,7 +139,7 @@ def test_what_has_changed_is_said_and_nothing_touched(place: Path) -> None:
         with pytest.raises(UserError) as caught:
             train_and_evaluate(config_of(place / "pictures"), str(place / "run"))
         message = str(caught.value)
-        assert f"): {CHANGED}: add --config.data.on_change=match to go on" in message
+        assert f"): {CHANGED}: add --config.data.on_change=match to continue" in message
         assert "\n" not in message and message.endswith("choose another --workdir")
         assert f"with {COUNT} images (digest" in message
         assert files_of(place / "run") == before
@@ -153,7 +153,7 @@ def test_rows_follow_their_images(place: Path, capsys) -> None:
     assert f"the training images have changed since step {STEP}: {CHANGED}\n" in output
     rows = f"rows of the memory: {COUNT - 2} stay as they are, 3 new from the network"
     assert rows in output and "of that step, 2 dropped\n" in output
-    assert f"goes on at step {STEP}, in epoch 1, " in output
+    assert f"continues at step {STEP}, in epoch 1, " in output
     counts = {"added": 2, "removed": 1, "renamed": 1, "changed": 1}
     assert noted["data_changes"] == [{"step": STEP, "held_out": ""} | counts]
     assert noted["untrained"] == {}  # it was measured with other images
@@ -195,7 +195,7 @@ def test_it_goes_on_to_the_end(place: Path, capsys) -> None:
     assert before["digest"] != after["digest"]
     assert after["data_changes"][0]["added"] == 3
     assert set(Facts.__annotations__) - set(after) == {"started_from"}
-    # The same command, and the one of before, go on without a word.
+    # The same command, and the one of before, continue without a word.
     summary = train_and_evaluate(config_of(folder), workdir)
     assert summary["steps"] == 8 and summary["knn_untrained"] is None
     assert "changed" not in capsys.readouterr().out

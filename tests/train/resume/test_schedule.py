@@ -53,7 +53,7 @@ def check(before: dict[str, Any], now: dict[str, Any], step: int) -> str | None:
 
 def options_of(line: str) -> list[dict[str, Any]]:
     """Each group of options that a line offers, as 'section.key' -> value."""
-    found = re.findall(r"--config\.train[^;:]*", line)
+    found = re.findall(r"--config\.train(?:(?!, )[^;:(])*", line)
     return [
         dict(
             part.removeprefix("--").split("=", 1)
@@ -101,13 +101,13 @@ def test_a_longer_cosine_is_refused_and_its_advice_works(step: int) -> None:
     np.testing.assert_allclose(
         rates(longer, *range(100, 201)), second, rtol=1e-5, atol=1e-9
     )
-    # And a run that has gone on so goes on.
+    # And a run that has continued so continues.
     assert check(longer, longer, 150) is None
 
 
 def test_the_jump_of_800_epochs_is_named() -> None:
     steps = 800 * PER_EPOCH
-    with pytest.raises(UserError, match=r"jump from .*e-09 to 0.015: "):
+    with pytest.raises(UserError, match=r"jump from .*e-09 to 0.015\. "):
         check(config_of(800), config_of(1600), steps)
 
 
@@ -125,7 +125,7 @@ def test_an_extended_run_is_extended_again() -> None:
 
 
 def test_a_shorter_cosine_is_refused() -> None:
-    with pytest.raises(UserError, match="set --config.train.epochs=20 back") as caught:
+    with pytest.raises(UserError, match="set --config.train.epochs=20 again") as caught:
         check(config_of(20), config_of(15), 50)
     assert "restart" not in str(caught.value)
 

@@ -54,7 +54,7 @@ def test_work_that_leaves_the_state_alone_is_left(number: signal.Signals) -> Non
 
     def work() -> int:
         os.kill(os.getpid(), number)
-        raise AssertionError("went on")
+        raise AssertionError("continued")
 
     with stop_requests(stopping):
         assert stopping.unless_asked(lambda: 3) == 3
@@ -97,7 +97,7 @@ def test_a_stop_is_named_by_its_key_and_value(
 
 
 def test_the_same_command_is_advised_only_if_it_gets_somewhere() -> None:
-    again = "run the same command to go on"
+    again = "run the same command to continue"
     assert advise(signal.SIGINT, taken=0) == again
     for stop, key in ((STEPS, "stop_after_steps"), (HOURS, "stop_after_hours")):
         assert advise(stop, taken=2).startswith(again)

@@ -50,7 +50,7 @@ def _missing_by_hand(builder: Any, folder: str) -> str | None:
 
 def _missing_tensorflow() -> str | None:
     if find_spec("tensorflow") is None:
-        return "this needs TensorFlow, once: pip install tensorflow-cpu"
+        return "this needs TensorFlow, once: pip install '.[prepare]'"
     return None
 
 

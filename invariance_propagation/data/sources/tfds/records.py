@@ -19,6 +19,7 @@ from invariance_propagation.files.paths import local, reason
 from invariance_propagation.signals import undone_at_end
 
 TFDS = "tfds:"
+FOLDER_KEY = "--config.data.folder"
 # TensorFlow would take all of a GPU's memory, and it prints a lot.
 QUIET_TENSORFLOW = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -58,8 +59,7 @@ class TfdsSet(NamedTuple):
         if folder and not root.is_dir():  # a typing mistake must not start a download
             raise UserError(
                 f"there is no folder {root}: make it, or name the folder that holds "
-                "TFDS's sets (--config.data.folder=DIR; to evaluate on other data "
-                "--config.other.tfds_folder=DIR)"
+                f"TFDS's sets ({FOLDER_KEY}=DIR)"
             )
         place = find(self.name, root)
         if place is None:
@@ -104,7 +104,7 @@ def _root(folder: str) -> Path:
     # Imported here: it takes half a second, and other sources do not need it.
     import tensorflow_datasets as tfds
 
-    return local(folder or tfds.core.constants.DATA_DIR, key="--config.data.folder")
+    return local(folder or tfds.core.constants.DATA_DIR, key=FOLDER_KEY)
 
 
 def _prepare(name: str, root: Path) -> None:
@@ -127,6 +127,5 @@ def _prepare(name: str, root: Path) -> None:
         reason = " ".join(output.split()) or f"status {process.returncode}"
         raise UserError(
             f"TFDS could not prepare {name} in {root}: {reason[:600]}; if it is stored "
-            "elsewhere, name the folder that holds it (--config.data.folder=DIR; to "
-            "evaluate on other data --config.other.tfds_folder=DIR)"
+            f"elsewhere, name the folder that holds it ({FOLDER_KEY}=DIR)"
         )

@@ -375,7 +375,7 @@ def test_without_tensorflow_preparing_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "find_spec", lambda name: None)
-    assert "pip install tensorflow-cpu" in prepare.main("cifar10", str(tmp_path))
+    assert "pip install '.[prepare]'" in prepare.main("cifar10", str(tmp_path))
     assert [*tmp_path.iterdir()] == []
 
 
