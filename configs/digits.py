@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, 8x8 grey: the demo, with no download.
+"""scikit-learn's 1,797 digits, 8x8 grey: the demo, no download.
 
     python main.py --config=configs/digits.py --workdir=runs/digits
 

@@ -19,10 +19,10 @@ NAME_WIDTH = 15
 METHODS = Path(__file__).parents[1] / "methods"
 # `devices.topologies` has them too, but imports JAX; a test compares.
 TOPOLOGIES = {
-    "v3": "TPU v3: 8, 32 (cores)",
-    "v4, v5p": "TPU v4, v5p: 8, 16, 32, 64, 128, 256, 512, 1024 (cores, two a device)",
-    "v5e, v6e": "TPU v5e, v6e: 1, 4, 8, 16, 32, 64, 128, 256 (chips)",
-    "a100, h100": "NVIDIA A100, H100 with 80 GB: 1, 2, 4, 8",
+    "v3": "8, 32 (TPU cores)",
+    "v4, v5p": "8, 16, 32, 64, 128, 256, 512, 1024 (TPU cores, two a device)",
+    "v5e, v6e": "1, 4, 8, 16, 32, 64, 128, 256 (TPU chips)",
+    "a100, h100": "1, 2, 4, 8 (NVIDIA GPUs with 80 GB)",
 }
 
 

@@ -51,7 +51,7 @@ class Layer(nn.Module):
 class CokeEncoder(nn.Module):
     """Puts the projection and the prediction of CoKe on a backbone.
 
-    As in the released code (idstcv/CoKe, coke/builder_double_view.py:23-28), the
+    As in the authors' code (idstcv/CoKe, coke/builder_double_view.py:23-28), the
     projection is Linear, BatchNorm, ReLU, twice, then Linear, BatchNorm; the prediction
     from it is Linear, BatchNorm, ReLU, Linear.
 
@@ -88,7 +88,7 @@ class CokeEncoder(nn.Module):
     def encode(self, views: Sequence[jax.Array], *, train: bool) -> Encoded:
         """Encodes v views, float [b, H, W, C], one after another.
 
-        Each view has BatchNorm's statistics of its own, as in the released code.
+        Each view has BatchNorm's statistics of its own, as in the authors' code.
         """
         found = [self._encode_one(view, train) for view in views]
         return Encoded(*(jnp.stack(x) for x in zip(*found, strict=True)))

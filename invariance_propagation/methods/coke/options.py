@@ -9,7 +9,7 @@ from invariance_propagation.settings import AUTO
 
 VIEWS = ("one", "two", "multi_crop")
 IMAGES_PER_CLUSTER = 15  # of the first clustering, for 'auto' [ours]
-MOST_CLUSTERS = (3000, 4000, 5000)  # the released code's
+MOST_CLUSTERS = (3000, 4000, 5000)  # the authors'
 
 
 class Options(NamedTuple):
@@ -84,7 +84,7 @@ def clusters_for(
 ) -> tuple[int, ...]:
     """Returns K of each clustering; a number alone is one clustering.
 
-    'auto' has three, in the proportion of the released code's 3,000, 4,000 and 5,000, and
+    'auto' has three, in the proportion of the authors' 3,000, 4,000 and 5,000, and
     never more than these.
 
     Raises:

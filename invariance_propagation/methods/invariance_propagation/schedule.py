@@ -67,7 +67,7 @@ def ramp_up(epoch: jax.Array, *, start_epoch: int, ramp: str) -> jax.Array:
 
     'binary' is 0 before `start_epoch` and 1 from there on; 'gaussian' grows as
     exp(-5 (1 - (epoch + 1) / T)^2) and is 1 from epoch T - 1 on. `epoch` counts from 0;
-    the released code, which has both (objective.py, lines 15-21), counts from 1.
+    the authors' code, which has both (objective.py, lines 15-21), counts from 1.
 
     Args:
       epoch: int32 [].

@@ -1,4 +1,4 @@
-"""Online Deep Clustering as the trainer sees it, in the order of the released code.
+"""Online Deep Clustering as the trainer sees it, in the order of the authors' code.
 
 One step, with the numbers that the comments use:
 

@@ -159,7 +159,7 @@ def split_largest(
     """Gives one half of the largest cluster to an empty one (6b).
 
     If 2-means finds no two halves, because all features are equal, every second image goes.
-    (The released code draws a random half.)
+    (The authors' code draws a random half.)
 
     Args:
       clusters: before.
