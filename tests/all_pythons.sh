@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 find_python() {
-    command -v "python$1" && return
+    # A shim of pyenv may be there for a Python that it will not start.
+    "python$1" -c pass 2>/dev/null && command -v "python$1" && return
     ls -d ~/.pyenv/versions/"$1".*/bin/"python$1" 2>/dev/null | tail -n 1 | grep .
 }
 
