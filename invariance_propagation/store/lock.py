@@ -54,7 +54,13 @@ class Lock:
         self._thread.start()
 
     def mark(self) -> None:
-        """Notes in the lock that the run has a checkpoint, for `is_marked`."""
+        """Notes in the lock that the run has a checkpoint, for `is_marked`.
+
+        Raises:
+          TrainingError: as `check`.
+          OSError: it cannot be written.
+        """
+        self.check()
         if not self.held:
             return
         self._owner |= {"saved": True}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def test_it_is_there_while_it_is_held(tmp_path: Path) -> None:
     Lock(tmp_path).release()  # of one that was never held
 
 
+@pytest.mark.parametrize("write", [Lock.check, Lock.mark])
 def test_a_lock_that_was_taken_is_noticed_and_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Lock], None]
 ) -> None:
     monkeypatch.setattr(module, "TOUCHED_EVERY", 0.01)
     lock = Lock(tmp_path)
@@ -59,8 +61,8 @@ def test_a_lock_that_was_taken_is_noticed_and_left_alone(
     time.sleep(0.1)
     assert time.time() - path.stat().st_mtime > 90  # not touched
     with pytest.raises(TrainingError, match="now belongs to process 7 on there since"):
-        lock.check()
-    lock.check()  # whoever holds none has nothing to lose
+        write(lock)
+    write(lock)  # whoever holds none has nothing to lose
     lock.release()
     assert json.loads(path.read_text())["token"] == "other"
 
