@@ -195,9 +195,11 @@ def _check_rate(
         )
     after = f" and optimizer.still_epochs={still_epochs}" if still_epochs else ""
     if not 0 <= warmup_epochs < epochs - still_epochs:
+        most = epochs - still_epochs - 1
+        allowed = f"from 0 to {most}" if most else "to 0"
         raise UserError(
             f"optimizer.warmup_epochs={warmup_epochs}, but train.epochs={epochs}{after}: "
-            f"set it from 0 to {epochs - still_epochs - 1}"
+            f"set it {allowed}, or train.epochs to {still_epochs + warmup_epochs + 1} or more"
         )
 
 

@@ -1,6 +1,6 @@
 """What methods that cluster the training images tell about their clusters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,13 @@ from invariance_propagation.methods.base import (
 from invariance_propagation.methods.measures import most_similar
 
 PANELS = (
+    Panel(
+        "Loss",
+        "per image",
+        {"loss": ""},
+        "The loss that training minimises. It also changes with the clusters, which are "
+        "what it is measured against.",
+    ),
     Panel(
         "Images that changed cluster",
         "% of a batch",
@@ -70,13 +77,15 @@ def cluster_notes(clusters_of: Callable[[Memory], np.ndarray], **more: Any) -> N
         brief=brief,
         measure=partial(measure, clusters_of=clusters_of),
         table=table,
+        outcome=outcome,
         panels=PANELS,
         gallery=Gallery(
             title="Clusters",
-            legend="Some training images, evenly spread, as anchors, each with other "
-            "images of its cluster.",
+            legend="Some clusters, from the largest to the smallest: for each, one of its "
+            "images as anchor, and others of it.",
             marks={},
             strips=partial(strips, clusters_of=clusters_of),
+            anchors=partial(anchors, clusters_of=clusters_of),
         ),
         **more,
     )
@@ -138,6 +147,41 @@ def table(summary: Row) -> list[str]:
         f"  purity: {percent(summary['cluster_purity'])}",
         f"  normalised mutual information: {summary['cluster_nmi']:.3f}",
     ]
+
+
+def outcome(
+    rows: Sequence[Row], summary: Row, options: Mapping[str, Any]
+) -> dict[str, str]:
+    """Says how large the clusters are, and how they compare with the labels."""
+    del options
+    facts = {}
+    logged = [row for row in rows if "largest_cluster" in row]
+    if logged:
+        smallest, largest = (
+            logged[-1]["smallest_cluster"],
+            logged[-1]["largest_cluster"],
+        )
+        facts["images in a cluster"] = f"{smallest:,.0f} to {largest:,.0f}"
+    # The summary measures all images, a row of metrics.jsonl only some.
+    measured = [row for row in (*rows, summary) if "cluster_purity" in row]
+    if measured:
+        facts["purity of the clusters"] = percent(measured[-1]["cluster_purity"])
+        facts["their normalised mutual information with the labels"] = (
+            f"{measured[-1]['cluster_nmi']:.3f}"
+        )
+    return facts
+
+
+def anchors(
+    memory: Memory, most: int, *, clusters_of: Callable[[Memory], np.ndarray]
+) -> np.ndarray:
+    """Returns an image of each of `most` clusters, evenly spread by size, largest first."""
+    clusters = np.asarray(clusters_of(memory))
+    found, first, sizes = np.unique(clusters, return_index=True, return_counts=True)
+    first, sizes = first[found >= 0], sizes[found >= 0]
+    by_size = first[np.argsort(-sizes, kind="stable")]
+    places = np.linspace(0, len(by_size) - 1, min(most, len(by_size)))
+    return by_size[places.round().astype(int)]
 
 
 def strips(

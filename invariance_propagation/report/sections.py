@@ -1,6 +1,7 @@
 """Builds the sections of the page; each gets all runs, and '' means nothing to show."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -185,6 +186,8 @@ def _outcome(record: Record) -> dict[str, str]:
     facts["steps done"] = f"{last['step']:,}"
     facts["epochs done"] = f"{last['step'] / record.steps_per_epoch:g}"
     options = record.config.get("method", {})
+    if "name" in options:
+        facts["method"] = _method_name(options)
     facts |= record.notes.outcome(record.rows, record.summary, options)
     scores = list(filter(has_scores, record.rows))
     shares = {"kNN, raw pixels": record.summary.get("knn_raw_pixels")}
@@ -199,6 +202,12 @@ def _outcome(record: Record) -> dict[str, str]:
     return facts | {
         name: percent(share) for name, share in shares.items() if share is not None
     }
+
+
+def _method_name(options: Mapping[str, Any]) -> str:
+    """Names a method, and the one that it wraps, as --config=CONFIG:METHOD does."""
+    inner = options.get("inner")
+    return options["name"] + (f"+{_method_name(inner)}" if inner else "")
 
 
 def _map(record: Record) -> list[str]:

@@ -46,7 +46,11 @@ def method_gallery(record: Record) -> list[str]:
     if record.memory is None or record.dataset is None:
         return []
     shown = Thumbnails(record.dataset, record.dataset.train)
-    anchors = spread(record.facts["num_examples"], ANCHORS)
+    choose = record.notes.gallery.anchors
+    if choose is None:
+        anchors = spread(record.facts["num_examples"], ANCHORS)
+    else:
+        anchors = choose(record.memory.tree, ANCHORS)
     if record.memory.rows is None:
         return [_anchor(shown, record, index, None) for index in anchors]
     rows = unit_rows(record.memory.rows)

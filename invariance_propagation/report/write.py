@@ -79,7 +79,7 @@ def render(records: Sequence[Record]) -> str:
             if heading == sections.HEALTH:
                 made |= sections.galleries(records)
     shown = " beside ".join(record.name for record in records)
-    return page.page(f"Invariance Propagation: {shown}", made)
+    return page.page(f"Report: {shown}", made)
 
 
 def names(folders: Sequence[Path]) -> list[str]:

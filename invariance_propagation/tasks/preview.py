@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from invariance_propagation.data.views.augment import per_image_keys
-from invariance_propagation.errors import UserError
+from invariance_propagation.errors import UserError, plural
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.methods import Batch
@@ -23,6 +23,7 @@ from invariance_propagation.train.step import moment_of
 
 OUTPUT = "preview.png"
 ROWS, EPOCHS = 12, 7
+MOST_VIEWS = 14  # of an image; a method with many views gets fewer epochs
 # Smaller pictures are enlarged to about this many pixels; larger ones keep their size.
 CELL = 96
 INK, PAPER = "#222222", "#ffffff"
@@ -46,7 +47,8 @@ def draw_preview(config: ConfigDict) -> Path:
     run = build(config)
     indices = np.linspace(0, run.num_examples - 1, min(ROWS, run.num_examples))
     indices = indices.round().astype(np.int32)
-    epochs = range(min(EPOCHS, run.options.epochs))
+    most = max(1, MOST_VIEWS // sum(run.method.requires.views.values()))
+    epochs = range(min(EPOCHS, most, run.options.epochs))
     columns = {"evaluation": visible(run, _plain(run, indices))}
     prepare, made = _prepares(run, indices), []
     for epoch in tqdm.tqdm(epochs, unit="epoch", disable=None, leave=False):
@@ -54,23 +56,26 @@ def draw_preview(config: ConfigDict) -> Path:
         made = [name for name in groups if name not in run.looks]
         for title, views in _titled(groups):
             columns[f"epoch {epoch}\n{title}".strip()] = visible(run, views)
-    size, channels = run.chances["size"], columns["evaluation"].shape[3]
     caption = [
-        f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images "
-        f"as views of {size}x{size} pixels, seed {run.seed}. Evaluation sees the "
-        "first column, training the others, epoch by epoch."
+        f"{run.dataset.name}: {len(indices)} of {run.num_examples:,} training images, "
+        f"seed {run.seed}. Evaluation sees the first column, training the others, epoch "
+        "by epoch."
         + "".join(
             f" The method makes '{name}' of the images in this sheet." for name in made
         ),
-        *describe(run.chances, channels=channels),
     ]
+    for name, look in run.looks.items():
+        on, off = describe(look.chances, channels=columns["evaluation"].shape[3])
+        size = look.chances["size"]
+        title = "Views" if len(run.looks) == 1 else f"'{name}': views"
+        caption += [f"{title} of {size}x{size} pixels. {on}", off]
     drawn = sheet(columns, [f"image {i}" for i in indices], caption)
     try:
         with draft_of(path) as draft:
             drawn.save(draft, format="PNG")
     except OSError as error:
         raise not_writable(path, error, key="--config.output") from error
-    print(f"views of {len(indices)} images in {len(epochs)} epochs: {path}")
+    print(f"views of {len(indices)} images in {plural(len(epochs), 'epoch')}: {path}")
     return path
 
 

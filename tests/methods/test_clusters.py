@@ -61,3 +61,28 @@ def test_rows_and_summary_are_told_in_words() -> None:
     assert clusters.table({}) == []
     sizes = clusters.size_metrics(np.array([3, 40, 9], np.int32))
     assert sizes == {"largest_cluster": 40, "smallest_cluster": 3}
+
+
+def test_anchors_come_from_clusters_of_all_sizes() -> None:
+    def anchors(most: int) -> list[int]:
+        return clusters.anchors(MEMORY, most, clusters_of=clusters_of).tolist()
+
+    # Cluster 3 has four images, 0 three, 1 two, and 2 none.
+    assert anchors(9) == [5, 0, 3]
+    assert anchors(2) == [5, 3]
+    without = {"labels": np.array([-1, 4, -1, 4])}
+    assert clusters.anchors(without, 8, clusters_of=clusters_of).tolist() == [1]
+
+
+def test_the_report_has_sizes_and_scores_of_the_end() -> None:
+    sizes = {"smallest_cluster": 0.0, "largest_cluster": 1200.0}
+    rows = [
+        sizes | {"largest_cluster": 7.0, "cluster_purity": 0.25, "cluster_nmi": 0.125},
+        {"knn": 0.5},
+        sizes,
+    ]
+    found = clusters.outcome(rows, {}, {})
+    assert list(found.values()) == ["0 to 1,200", "25.00 %", "0.125"]
+    summary = {"cluster_purity": 0.5, "cluster_nmi": 0.75}
+    assert [*clusters.outcome(rows, summary, {}).values()][1:] == ["50.00 %", "0.750"]
+    assert clusters.outcome([{"knn": 0.5}], {}, {}) == {}

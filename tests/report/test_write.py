@@ -72,7 +72,7 @@ def page(workdir: Path) -> Page:
 
 def test_every_part_is_there_and_can_be_reached(page: Page) -> None:
     assert page.headings == HEADINGS
-    assert "<title>Invariance Propagation: small</title>" in page.source
+    assert "<title>Report: small</title>" in page.source
     ids = page.values("section", "id")
     assert [f"#{name}" for name in ids] == page.values("a", "href")
 
@@ -96,6 +96,7 @@ def test_figures_are_those_of_the_run(page: Page) -> None:
         "training images": f"{NUM_EXAMPLES} of digits",
         "steps done": "9",
         "epochs done": "3",
+        "method": "invariance_propagation",
         "propagation": "from epoch 1 on",
         "kNN, features": "75.00 %",
         "purity of the positives": "50.00 %",

@@ -12,7 +12,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import default
+from configs import default, digits
 from invariance_propagation.data.views.augment import per_image_keys
 from invariance_propagation.errors import UserError
 from invariance_propagation.methods import Batch, table
@@ -93,6 +93,35 @@ def test_views_are_those_of_the_step(
             assert len(indices) == run.options.batch_size
             found = views_of(run, step // run.steps_per_epoch, indices)["view"][0]
             np.testing.assert_allclose(found, views, atol=1e-4)
+
+
+def test_each_group_of_views_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw(columns: dict, rows: list, caption: list) -> Image.Image:
+        drawn.append((list(columns), caption))
+        return sheet(columns, rows, caption)
+
+    monkeypatch.setattr(preview, "sheet", draw)
+    config = digits.get_config("coke")
+    config.output = str(tmp_path / "sheet.png")
+    config.num_devices, config.data.num_train, config.train.batch_size = 1, 64, 32
+    config.encoder.update(depth=6, width=4, hidden=8)
+    config.method.views = "multi_crop"
+    config.views.second.solarize = 1.0
+    draw_preview(config)
+    ((columns, caption),) = drawn
+    # Two views and six small ones: one epoch is all that a sheet can hold.
+    assert len(columns) == 9 and columns[-1] == "epoch 0\nsmall 6"
+    told = [line for line in caption if "pixels. On: " in line]
+    assert [line.partition(" pixels")[0] for line in told] == [
+        "'first': views of 8x8",
+        "'second': views of 8x8",
+        "'small': views of 6x6",
+    ]
+    assert ["solarize in 100%" in line for line in told] == [False, True, False]
 
 
 def test_the_sheet_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

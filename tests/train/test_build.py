@@ -65,6 +65,10 @@ BAD = {
     "SGD momentum": ({"optimizer__momentum": 1.0}, "optimizer.momentum=1.0"),
     "schedule": ({"optimizer__schedule": "linear"}, "schedule='linear'"),
     "warm-up": ({"optimizer__warmup_epochs": 4}, "warmup_epochs=4, but train.epochs=4"),
+    "no warm-up": (
+        {"optimizer__warmup_epochs": 2, "optimizer__still_epochs": 3},
+        "still_epochs=3: set it to 0, or train.epochs to 6 or more",
+    ),
     "parallel": ({"parallel": "pjit"}, "parallel='pjit': choose one of pmap"),
     "depth": ({"encoder__depth": 34}, "encoder.depth=34: choose one of 6, 18, 50"),
     "stem": ({"encoder__stem": "vit"}, "encoder.stem='vit'"),

@@ -91,6 +91,6 @@ def test_a_config_wraps_any_method() -> None:
     assert config == digits.get_config("unmix")
     assert config.method.inner.num_hops == 3
     assert config.method.inner.temperature == 0.3  # what digits.py says of it
-    assert config.optimizer.learning_rate == 0.12
+    assert config.optimizer.learning_rate == 0.2
     config = digits.get_config("unmix+tests.toys:clustering")
     assert config.method.inner.to_dict() == {"name": "tests.toys:clustering"}
