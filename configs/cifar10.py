@@ -13,6 +13,7 @@ from configs import default, methods
 VALUES = {
     "coke": {
         "method": {"views": "two", "num_clusters": "auto", "dual_rate": 3.0},
+        "encoder": {"norm_group": 0},  # [code]
         # SGD; LARS is for large batches.
         "optimizer": {
             "name": "sgd",

@@ -47,7 +47,8 @@ def get_config(method: str = "") -> ConfigDict:
     """The defaults are ImageNet's; what differs from them is set here."""
     config = default.get_config(method)
     config.data.name = "imagenet"
-    config.encoder.dtype = "bfloat16"  # [ours] the authors' code computes in float32
+    # [ours]: only CoKe's authors compute in 16 bits, the others in float32.
+    config.encoder.dtype = "bfloat16"
     config.train.update(evaluate_every=5)
     config.train.checkpoint_every = 2000
     # A pass over all training images is a third of an epoch.

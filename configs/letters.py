@@ -5,8 +5,10 @@
 
 Other families of fonts are held out.
 
-Time: not measured.
-Result: not measured.
+Time: not measured as it stands; 4 to 8 minutes on one core of an AMD EPYC with 10,000 images of
+14 pixels, width 8 and 20 epochs.
+Result: of that, kNN of held-out families 96.9 %, raw pixels 95.1 % (one seed, 2026-11-29);
+docs/results.md has the other methods.
 """
 
 from ml_collections import ConfigDict

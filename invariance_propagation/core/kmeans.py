@@ -263,5 +263,17 @@ def _farthest(
     return parallel.psum(jnp.where(won, row, 0), axis_name)
 
 
+def kmeans_bytes(num_rows: int, dim: int, num_clusters: int) -> int:
+    """Returns the bytes that `kmeans` holds on its device, but for arrays of [N] and [K, d].
+
+    They are the rows, two copies of them if they are read in several blocks, and the
+    scores or one-hot labels of one block.
+    """
+    block = _block(num_rows, num_clusters)
+    padded = -(-num_rows // block) * block
+    copied = 0 if block == num_rows else num_rows + padded
+    return 4 * ((num_rows + copied) * dim + block * num_clusters)
+
+
 def _block(num_rows: int, num_clusters: int) -> int:
     return max(1, min(num_rows, PAIRS_AT_ONCE // num_clusters))

@@ -181,6 +181,7 @@ class Notes(NamedTuple):
       about: one phrase about the options, printed when a run starts.
       buffers: (batch_size, num_devices, platform) -> bytes by name of the largest arrays
         that `loss` holds on each device; for the memory plan.
+      begin_bytes: bytes that `begin` holds on one device; for the memory plan.
       starts: the epoch in which a part of the loss is switched on; None if there is no
         such part, or if the method itself decides when.
       warnings: (number of epochs) -> sentences about what a run of that length misses.
@@ -205,6 +206,7 @@ class Notes(NamedTuple):
 
     about: str = ""
     buffers: Callable[[int, int, str], dict[str, int]] = _no_facts
+    begin_bytes: int = 0
     starts: int | None = None
     warnings: Callable[[int], list[str]] = _no_lines
     brief: Callable[[Row], list[str]] = _no_lines

@@ -25,6 +25,20 @@ def blobs(
     return (centers + noise).astype(np.float32)
 
 
+@pytest.mark.parametrize(
+    "shape", [(5000, 256, 20), (3000, 16, 300), (200_000, 128, 1000)]
+)
+def test_its_bytes_are_those_of_the_compiled_program(
+    shape: tuple[int, int, int], optimized: None
+) -> None:
+    num_rows, dim, num_clusters = shape
+    rows = jax.ShapeDtypeStruct((num_rows, dim), jnp.float32)
+    lowered = kmeans.lower(jax.random.key(0), rows, num_clusters=num_clusters)
+    found = lowered.compile().memory_analysis()
+    held = found.argument_size_in_bytes + found.temp_size_in_bytes
+    assert module.kmeans_bytes(*shape) == pytest.approx(held, rel=0.05)
+
+
 def start_of(key: jax.Array, rows: np.ndarray, num_clusters: int) -> np.ndarray:
     order = jax.random.permutation(key, jnp.arange(len(rows), dtype=jnp.int32))
     return rows[order[:num_clusters]]

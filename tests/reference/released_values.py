@@ -128,6 +128,9 @@ CONFIGS = {
     "default:coke:encoder.norm_group": Released(
         0, "SyncBatchNorm.convert_sync_batchnorm(model)", "main_single_view.py:179"
     ),
+    "cifar10:coke:encoder.norm_group": Released(
+        0, "SyncBatchNorm.convert_sync_batchnorm(model)", "main_single_view.py:179"
+    ),
     "default:coke:optimizer.name": Released(
         "lars", "coke.optimizer.LARS(...)", "main_single_view.py:212"
     ),

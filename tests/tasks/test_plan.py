@@ -49,9 +49,13 @@ def test_parts_are_what_the_arrays_take(planned: tuple[Run, memory.Plan]) -> Non
 
 def test_the_start_counts_where_it_takes_more() -> None:
     host = {"data set": 5, "copy for a checkpoint": 3}
-    found = memory.Plan({"all": 10}, 30, host, 2, on_cpu=True)
+    found = memory.Plan({"all": 10}, 30, 0, host, 2, on_cpu=True)
     assert (found.training, found.per_device, found.machine) == (10, 30, 65)
     assert found._replace(start=11).machine == 28
+    # k-means, for example, is one device's.
+    assert found._replace(begin=70)[1:3] == (30, 70)
+    assert found._replace(begin=70).per_device == 70
+    assert found._replace(begin=70).machine == 75
     assert found._replace(on_cpu=False).machine == 8
 
 
@@ -62,7 +66,7 @@ def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[memory.Limits], None]:
 
     def make_plan(run: Run) -> memory.Plan:
         size = 1000 + 10 * run.options.batch_size + run.num_examples
-        return memory.Plan({"all": size}, size // 2, {"data set": 1}, 2, True)
+        return memory.Plan({"all": size}, size // 2, 0, {"data set": 1}, 2, True)
 
     def set_limits(limits: memory.Limits) -> None:
         monkeypatch.setattr(memory, "memory_limits", lambda: limits)

@@ -592,7 +592,7 @@ def test_a_start_after_the_end_is_said(
 ) -> None:
     config = tiny_config(train__epochs=1, method__start_epoch=1)
     train_and_evaluate(config, str(tmp_path))
-    assert "trains instance discrimination alone" in capsys.readouterr().out
+    assert "propagation is never trained" in capsys.readouterr().out
 
 
 def test_a_workdir_of_any_name_goes_on(uninterrupted: Path, tmp_path: Path) -> None:

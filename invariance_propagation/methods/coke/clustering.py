@@ -4,7 +4,8 @@ For unit vectors u_i, K centres c_k and labels y_i, k-means with a smallest size
 
     max sum_i <u_i, c_y(i)>   such that every cluster has at least gamma N / K images.
 
-A dual rho_k >= 0 rewards a cluster that is too small. Each step sees a batch of B images:
+A dual rho_k >= 0 rewards a cluster that is too small. Each step sees a batch of B images
+(the numbers of the equations are ours):
 
     y_i    <- argmax_k <u_i, c_k> + rho_k                                       (1)
     rho_k  <- max(0, rho_k - eta (n_k / B - gamma / K)),  n_k images with y = k (2)

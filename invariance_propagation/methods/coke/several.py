@@ -40,7 +40,8 @@ def metrics_of(
     outputs: Outputs, batch: Batch, memory: Memory, found: Found, *, problem: Problem
 ) -> dict[str, jax.Array]:
     """Measures how the first clustering moves, and whether embeddings collapse."""
-    changed = memory.labels[batch.indices, 0] != found.labels[:, 0]
+    before = memory.labels[batch.indices, 0]
+    changed = (before >= 0) & (before != found.labels[:, 0])
     first = outputs.large.projections[0]
     return {
         "label_changes": changed.mean(dtype=jnp.float32),

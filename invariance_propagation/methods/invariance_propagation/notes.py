@@ -123,8 +123,8 @@ def warn_of_no_start(epochs: int, *, starts: int | None) -> list[str]:
         return []
     return [
         f"propagation starts in epoch {starts} (method.start_epoch), but there are only "
-        f"{epochs} epochs (train.epochs), counted from 0: this trains instance "
-        "discrimination alone; lower method.start_epoch, or raise train.epochs"
+        f"{epochs} epochs (train.epochs), counted from 0: propagation is "
+        "never trained; lower method.start_epoch, or raise train.epochs"
     ]
 
 

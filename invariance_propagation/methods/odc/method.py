@@ -25,7 +25,7 @@ from jax import lax
 
 from invariance_propagation import parallel
 from invariance_propagation.core.bank import normalize, update_bank
-from invariance_propagation.core.kmeans import kmeans
+from invariance_propagation.core.kmeans import kmeans, kmeans_bytes
 from invariance_propagation.methods.base import (
     Aux,
     Batch,
@@ -244,6 +244,7 @@ def odc(*, problem: Problem, **options: Any) -> Method:
             lambda memory: part_of(memory, "clusters.labels"),
             about=f"{count:,} clusters",
             buffers=partial(buffers, num_clusters=count),
+            begin_bytes=kmeans_bytes(problem.num_examples, problem.encoder.dim, count),
             rows="bank",
         ),
     )

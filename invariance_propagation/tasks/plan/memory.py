@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     Attributes:
       device: bytes on each device during training, by name of the part.
       start: bytes on each device while network and memory are created.
+      begin: bytes on one device while the method begins, e.g. by k-means.
       host: bytes on the host, by name of the part.
       num_devices: D.
       on_cpu: whether the devices share the host's memory.
@@ -47,6 +48,7 @@ class Plan(NamedTuple):
 
     device: dict[str, int]
     start: int
+    begin: int
     host: dict[str, int]
     num_devices: int
     on_cpu: bool
@@ -60,14 +62,14 @@ class Plan(NamedTuple):
     @property
     def per_device(self) -> int:
         """Returns the largest number of bytes that a device holds at any time."""
-        return max(self.start, self.training)
+        return max(self.start, self.begin, self.training)
 
     @property
     def machine(self) -> int:
         """Returns the largest number of bytes of the host's memory in use at any time."""
         if not self.on_cpu:
             return sum(self.host.values())
-        start = self.host["data set"] + self.num_devices * self.start
+        start = self.host["data set"] + max(self.num_devices * self.start, self.begin)
         return max(start, sum(self.host.values()) + self.num_devices * self.training)
 
 
@@ -126,6 +128,7 @@ def make_plan(run: Run) -> Plan:
     return Plan(
         device,
         start,
+        run.method.notes.begin_bytes,
         host,
         devices,
         on_cpu=run.runner.platform == "cpu",

@@ -94,7 +94,7 @@ def _table(run: Run, plan: Plan, limits: Limits) -> str:
         "on each device",
         *_rows(plan.device),
         _row("total in training", plan.training, limits.device),
-        _row("before: initialising", plan.start, limits.device),
+        _row("before: initialising", max(plan.start, plan.begin), limits.device),
         "",
         "on the host",
         *_rows(plan.host),
