@@ -77,7 +77,7 @@ CELLS = {
         ["method.form=paper"],
     ),
     "auto": Cell(
-        "the same, start by itself",
+        "the same, automatic start",
         "invariance_propagation",
         ["method.form=paper", "method.start=auto"],
     ),
