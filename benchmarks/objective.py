@@ -27,6 +27,8 @@ import numpy as np
 import tqdm
 from provenance import write_result
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 DIM, NEIGHBORS, HOPS, HARD, BACKGROUND, TEMPERATURE = 128, 4, 3, 50, 4096, 0.2
 WEIGHT, MOMENTUM, CENTERS = 0.6, 0.5, 1000
 TORCH = "pytorch"
@@ -106,7 +108,6 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         backend = "gpu" if torch.cuda.is_available() else "cpu"
         make_step = torch_step
     else:
-        sys.path.insert(0, str(Path(__file__).parents[1]))
         import jax
 
         from invariance_propagation import devices
