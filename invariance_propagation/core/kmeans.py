@@ -268,6 +268,10 @@ def kmeans_bytes(num_rows: int, dim: int, num_clusters: int) -> int:
 
     They are the rows, two copies of them if they are read in several blocks, and the
     scores or one-hot labels of one block.
+
+    Args:
+      num_rows, dim: N and d of the float32 rows.
+      num_clusters: K.
     """
     block = _block(num_rows, num_clusters)
     padded = -(-num_rows // block) * block

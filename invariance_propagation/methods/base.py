@@ -147,15 +147,15 @@ class Gallery(NamedTuple):
       strips: (memory, anchor, similarities) -> strips, and a sentence below them.
         `similarities`, float [N], are the cosines of the anchor's row of the memory
         (see `Notes.rows`) with all rows; None for a method without rows.
-      anchors: (memory, most) -> int [n], n <= most, the anchors to show; None for
-        images that are evenly spread.
+      anchors: (memory) -> int [n], the images to choose anchors from, evenly spread in
+        this order; None for all images.
     """
 
     title: str
     legend: str
     marks: Mapping[str, str]
     strips: Callable[[Memory, int, np.ndarray | None], tuple[list[Strip], str]]
-    anchors: Callable[[Memory, int], np.ndarray] | None = None
+    anchors: Callable[[Memory], np.ndarray] | None = None
 
 
 def _none(*args: Any) -> None:

@@ -81,7 +81,7 @@ def cluster_notes(clusters_of: Callable[[Memory], np.ndarray], **more: Any) -> N
         panels=PANELS,
         gallery=Gallery(
             title="Clusters",
-            legend="Some clusters, from the largest to the smallest: for each, one of its "
+            legend="Some clusters of all sizes, large ones first: for each, one of its "
             "images as anchor, and others of it.",
             marks={},
             strips=partial(strips, clusters_of=clusters_of),
@@ -157,11 +157,10 @@ def outcome(
     facts = {}
     logged = [row for row in rows if "largest_cluster" in row]
     if logged:
-        smallest, largest = (
-            logged[-1]["smallest_cluster"],
-            logged[-1]["largest_cluster"],
+        last = logged[-1]
+        facts["images in a cluster"] = (
+            f"{last['smallest_cluster']:,.0f} to {last['largest_cluster']:,.0f}"
         )
-        facts["images in a cluster"] = f"{smallest:,.0f} to {largest:,.0f}"
     # The summary measures all images, a row of metrics.jsonl only some.
     measured = [row for row in (*rows, summary) if "cluster_purity" in row]
     if measured:
@@ -173,15 +172,13 @@ def outcome(
 
 
 def anchors(
-    memory: Memory, most: int, *, clusters_of: Callable[[Memory], np.ndarray]
+    memory: Memory, *, clusters_of: Callable[[Memory], np.ndarray]
 ) -> np.ndarray:
-    """Returns an image of each of `most` clusters, evenly spread by size, largest first."""
+    """Returns the first image of each cluster that has one, int [n], largest cluster first."""
     clusters = np.asarray(clusters_of(memory))
     found, first, sizes = np.unique(clusters, return_index=True, return_counts=True)
     first, sizes = first[found >= 0], sizes[found >= 0]
-    by_size = first[np.argsort(-sizes, kind="stable")]
-    places = np.linspace(0, len(by_size) - 1, min(most, len(by_size)))
-    return by_size[places.round().astype(int)]
+    return first[np.argsort(-sizes, kind="stable")]
 
 
 def strips(

@@ -46,11 +46,12 @@ def method_gallery(record: Record) -> list[str]:
     if record.memory is None or record.dataset is None:
         return []
     shown = Thumbnails(record.dataset, record.dataset.train)
-    choose = record.notes.gallery.anchors
-    if choose is None:
+    known = record.notes.gallery.anchors
+    if known is None:
         anchors = spread(record.facts["num_examples"], ANCHORS)
     else:
-        anchors = choose(record.memory.tree, ANCHORS)
+        anchors = known(record.memory.tree)
+        anchors = anchors[spread(len(anchors), ANCHORS)]
     if record.memory.rows is None:
         return [_anchor(shown, record, index, None) for index in anchors]
     rows = unit_rows(record.memory.rows)
