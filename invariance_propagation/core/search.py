@@ -18,6 +18,7 @@ from invariance_propagation.core.nearest import (
 from invariance_propagation.core.threshold import (
     Threshold,
     background_threshold,
+    parts,
 )
 
 SELECTIONS = ("exact", "approx")
@@ -28,11 +29,12 @@ class Pace(NamedTuple):
     """Holds how a kind of processor goes over the similarities.
 
     Attributes:
-      bytes_at_once: how many bytes of similarities are held at once, if these are at
-        least `fewest` anchors.
+      bytes_at_once: how many bytes of similarities are held at once, if these are from
+        `fewest` to `most` anchors.
       fewest, most: anchors compared at once.
-      axis: along which a pass counts: 1 adds up neighbours in memory, which a CPU does
-        fastest; 0 adds up whole registers with a lane for each anchor, as a TPU does.
+      axis: along which a pass adds up: 1 takes neighbours in memory, which a CPU does
+        fastest; 0 takes whole registers with a lane for each anchor, as a TPU does, and
+        fills all lanes: always `most` anchors.
     """
 
     bytes_at_once: int
@@ -48,9 +50,9 @@ PACES = {
     # Enough for the products to run at full speed. With counts down the columns, XLA makes
     # a kernel that needs more shared memory than there is.
     "gpu": Pace(512 * 2**20, 1, 2**31, 1),
-    # A TPU has 128 lanes: with more anchors, XLA changes the layout of all similarities
-    # before and after it writes a few of them.
-    "tpu": Pace(512 * 2**20, 1, 128, 0),
+    # A TPU has 128 lanes: with more anchors or fewer, XLA changes the layout of all
+    # similarities before and after it writes a few of them.
+    "tpu": Pace(0, 128, 128, 0),
 }
 
 
@@ -176,8 +178,11 @@ def _look_in_chunks(
 def anchors_at_once(anchors: int, columns: int, pace: Pace) -> int:
     """Returns how many of some anchors are compared with `columns` rows at once.
 
-    All anchors are divided into the fewest chunks that fit, and those evenly.
+    All anchors are divided into the fewest chunks that fit, and those evenly, unless the
+    pace needs full ones.
     """
+    if pace.axis == 0:
+        return pace.most
     most = max(pace.fewest, pace.bytes_at_once // (4 * columns))
     chunks = -(-anchors // min(most, pace.most))
     return -(-anchors // chunks)
@@ -236,14 +241,22 @@ def _look(chunk: tuple, *, bank: jax.Array, search: Search, axis: int) -> Look:
         axis,
     )
 
-    largest = jnp.max(maxima, axis=1, keepdims=True)
+    largest = jnp.max(maxima, axis=1)
     largest = jnp.where(largest == -jnp.inf, 0.0, largest)
-    terms = jnp.exp((rest - largest) / search.temperature) * threshold.weights(rest)
-    total = jnp.sum(terms, axis=1)
-    log_rest = jnp.log(total) + largest[:, 0] / search.temperature
+
+    def terms(similarities: jax.Array, axis: int) -> jax.Array:
+        below = similarities - jnp.expand_dims(largest, axis)
+        weights = threshold.weights(similarities, axis)
+        return jnp.exp(below / search.temperature) * weights
+
+    if axis == 1:
+        total = jnp.sum(terms(rest, 1), axis=1)
+    else:
+        total = jnp.sum(sum(terms(x, 0) for x in parts(rest.T)), axis=0)
+    log_rest = jnp.log(total) + largest / search.temperature
     # If the rest is empty, all terms are 0 and so is the pull.
     scale = search.temperature * jnp.where(total == 0, 1.0, total)
-    pull = _product(terms, bank, search.precision) / scale[:, None]
+    pull = _product(terms(rest, 1), bank, search.precision) / scale[:, None]
     return Look(looked_up, log_rest, pull, threshold, nearest_here)
 
 

@@ -12,16 +12,18 @@ from invariance_propagation.core.bank import normalize
 N, DIM, BATCH, OPTIONS = 900, 64, 16, dict(num_hops=2, num_hard=5, background_size=200)
 
 
-def problem() -> tuple[jax.Array, ...]:
+def problem(examples: int = N) -> tuple[jax.Array, ...]:
     keys = jax.random.split(jax.random.key(0), 3)
-    bank = normalize(jax.random.normal(keys[0], (N, DIM)))
-    graph = jax.random.randint(keys[1], (N, 4), 0, N)
+    bank = normalize(jax.random.normal(keys[0], (examples, DIM)))
+    graph = jax.random.randint(keys[1], (examples, 4), 0, examples)
     noise = jax.random.normal(keys[2], (BATCH, DIM))
     return normalize(bank[:BATCH] + 0.1 * noise), jnp.arange(BATCH), bank, graph
 
 
-def losses(embeddings: jax.Array | None = None, **changes: str) -> Losses:
-    own, *others = problem()
+def losses(
+    embeddings: jax.Array | None = None, examples: int = N, **changes: str
+) -> Losses:
+    own, *others = problem(examples)
     embeddings = own if embeddings is None else embeddings
     return jax.jit(lambda *x: invp_losses(*x, **OPTIONS, **changes))(
         embeddings, *others
@@ -52,22 +54,28 @@ def test_high_is_float32_on_a_cpu() -> None:
     np.testing.assert_array_equal(losses().instance, losses(precision="high").instance)
 
 
-# Of 8 anchors, 3 at a time leave a last chunk that is not full.
-@pytest.mark.parametrize("rows", [1, 3, 4, 8])
-@pytest.mark.parametrize("axis", [0, 1])
+# Of 16 anchors, 3 at a time leave a last chunk that is not full, and so does 1 of 24. With
+# 896 images, a pass down the columns takes them in several parts.
+@pytest.mark.parametrize("rows", [1, 3, 4, 8, 24])
+@pytest.mark.parametrize(("axis", "examples"), [(0, N), (0, 896), (1, N)])
 def test_every_pace_sees_the_same(
-    monkeypatch: pytest.MonkeyPatch, rows: int, axis: int
+    monkeypatch: pytest.MonkeyPatch, rows: int, axis: int, examples: int
 ) -> None:
     def both() -> tuple:
         def total(embeddings: jax.Array) -> tuple:
-            found = losses(embeddings)
+            found = losses(embeddings, examples)
             return jnp.sum(found.instance + found.propagation), found
 
-        return jax.grad(total, has_aux=True)(problem()[0])
+        return jax.grad(total, has_aux=True)(problem(examples)[0])
 
     together = both()
-    pace = search.Pace(4 * N * rows + 3, fewest=1, most=99, axis=axis)
-    assert search.anchors_at_once(BATCH, N, pace) == rows
+    if axis == 0:
+        pace = search.Pace(0, fewest=rows, most=rows, axis=0)
+        assert search.anchors_at_once(BATCH, examples, pace) == rows
+    else:
+        pace = search.Pace(4 * N * rows + 3, fewest=1, most=99, axis=1)
+        even = -(-BATCH // -(-BATCH // rows))
+        assert search.anchors_at_once(BATCH, examples, pace) == even
     monkeypatch.setitem(search.PACES, "cpu", pace)
     apart = both()
     np.testing.assert_array_equal(apart[1].neighbors, together[1].neighbors)
@@ -89,10 +97,15 @@ def test_every_pace_sees_the_same(
     ],
 )
 def test_chunks_are_few_and_even(anchors: int, columns: int, together: int) -> None:
-    pace = search.Pace(4 * 10**8 * 104, fewest=1, most=128, axis=0)
+    pace = search.Pace(4 * 10**8 * 104, fewest=1, most=128, axis=1)
     assert search.anchors_at_once(anchors, columns, pace) == together
 
 
 def test_a_cpu_compares_enough_anchors_to_read_the_bank_seldom() -> None:
     assert search.anchors_at_once(64, 10**8, search.PACES["cpu"]) == 32
-    assert search.anchors_at_once(64, 10**8, search.PACES["tpu"]) == 1
+
+
+@pytest.mark.parametrize("anchors", [1, 64, 128, 192, 4096])
+def test_a_tpu_fills_its_lanes(anchors: int) -> None:
+    for columns in (10, 10**8):
+        assert search.anchors_at_once(anchors, columns, search.PACES["tpu"]) == 128

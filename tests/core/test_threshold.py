@@ -27,7 +27,15 @@ def find(x: np.ndarray, size: int, split: int = 0, axis: int = 1) -> Threshold:
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
     ("columns", "size", "split"),
-    [(1, 1, 0), (7, 7, 3), (300, 1, 0), (300, 299, 5), (1000, 10, 7), (1000, 400, 7)],
+    [
+        (1, 1, 0),
+        (7, 7, 3),
+        (300, 1, 0),
+        (300, 299, 5),
+        (1000, 10, 7),
+        (1000, 400, 7),
+        (1031, 400, 7),  # 1,024 columns, in several parts down the columns
+    ],
 )
 def test_threshold_is_that_of_a_sort(
     kind: str, axis: int, columns: int, size: int, split: int
