@@ -19,6 +19,13 @@ COMPILERS = {
     "tpu": ("plan-tpu", "libtpu"),
     "cuda": ("plan-cuda", "jax_plugins.xla_cuda12"),
 }
+# What the TPU's compiler asks of the machine that it takes this one for.
+LOADING = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 class Chip(NamedTuple):
@@ -156,10 +163,11 @@ def described_devices(name: str) -> list[jax.Device]:
             raise UserError(missing)
     except ModuleNotFoundError as error:
         raise UserError(missing) from error
-    # Read when the compiler is loaded: no TPU is to be looked for, and other processes
-    # may compile as well.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # Read when the compilers are loaded. No GPU or TPU is looked for, which would end in an
+    # error or a warning where there is none, and other processes may compile as well.
+    jax.config.update("jax_platforms", "cpu")
+    for variable, value in LOADING.items():
+        os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
     try:

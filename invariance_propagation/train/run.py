@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import ClosedJaxpr
 
 from invariance_propagation.data import sources
 from invariance_propagation.data.load.feed import Input, ViewGroup
@@ -90,6 +91,7 @@ class Programs(NamedTuple):
       create_network: makes parameters, statistics and the optimiser's state.
       create_memory: makes the memory.
       step: takes a training step.
+      traced: what the step computes, before any compiler sees it.
     """
 
     state: TrainState
@@ -99,6 +101,7 @@ class Programs(NamedTuple):
     create_network: jax.stages.Lowered
     create_memory: jax.stages.Lowered
     step: jax.stages.Lowered
+    traced: ClosedJaxpr
 
 
 def init_state(run: Run, start: tuple[dict, dict] | None = None) -> TrainState:
@@ -158,6 +161,7 @@ def lower(run: Run) -> Programs:
         create_network.lower(params_key),
         create_memory.lower(memory_key, variables),
         run.step.lower(*arguments),
+        jax.make_jaxpr(run.step)(*arguments),
     )
 
 

@@ -64,7 +64,7 @@ def by_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[memory.Limits], None]:
     """Replaces the compiler by a formula: 1 kB, 10 bytes for each image of the batch, 1
     for each of the data set."""
 
-    def make_plan(run: Run) -> memory.Plan:
+    def make_plan(run: Run, start: int | None = None) -> memory.Plan:
         size = 1000 + 10 * run.options.batch_size + run.num_examples
         return memory.Plan({"all": size}, size // 2, 0, {"data set": 1}, 2, True)
 

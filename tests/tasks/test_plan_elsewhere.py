@@ -1,6 +1,9 @@
 """Plans for devices that are not here; CPU devices stand for them."""
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from invariance_propagation.data import sources
@@ -75,7 +78,7 @@ def test_a_program_that_the_compiler_refuses_is_advice(
         memory.compile_program(Refused())
     assert caught.value.share == pytest.approx(1.516, abs=1e-3)
 
-    def make_plan(run) -> memory.Plan:
+    def make_plan(run, start: int | None = None) -> memory.Plan:
         raise memory.TooLargeError(run.options.batch_size / 20)
 
     monkeypatch.setattr(memory, "make_plan", make_plan)
@@ -94,3 +97,120 @@ def test_the_largest_batch_is_found_by_few_trials(most: int) -> None:
     found = advice.largest_batch(tiny_config(), run, 32 / most, share_with)
     assert 0.9 * most <= found <= most
     assert len(trials) <= 9
+
+
+def test_trials_of_a_batch_compile_only_the_step(
+    elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def compile_program(program: jax.stages.Lowered) -> jax.stages.Compiled:
+        compiled.append(program)
+        return program.compile()
+
+    def largest_batch(config, run, share: float, share_with) -> int:
+        assert len(compiled) == 3
+        assert 0 < share < share_with("train.batch_size", 64) < 1
+        assert len(compiled) == 4
+        share_with("data.num_examples", 2000)
+        assert len(compiled) == 7
+        return 64
+
+    monkeypatch.setattr(memory, "compile_program", compile_program)
+    monkeypatch.setattr(task, "largest_batch", largest_batch)
+    print_plan(
+        tiny_config(
+            topology="v5e-4",
+            num_devices=None,
+            data__num_train=0,
+            data__num_examples=1000,
+        )
+    )
+    assert len(compiled) == 7
+
+
+def xla_flops(fn, *shapes: tuple[int, ...]) -> tuple[int, float]:
+    arrays = [jnp.zeros(shape) for shape in shapes]
+    lowered = jax.jit(fn).lower(*arrays)
+    traced = jax.make_jaxpr(jax.jit(fn))(*arrays)
+    return work.flops_of(traced.jaxpr), lowered.cost_analysis()["flops"]
+
+
+def test_products_are_counted_as_xla_does() -> None:
+    found, expected = xla_flops(
+        lambda x, y: jnp.einsum("bij,bjk->bik", x, y), (3, 4, 5), (3, 5, 6)
+    )
+    assert found == expected == 2 * 3 * 4 * 5 * 6
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_convolutions_and_their_gradients_are_counted_as_xla_does(
+    groups: int, strides: int, padding: str
+) -> None:
+    def loss(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        outputs = jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            (strides, 1),
+            padding,
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return jnp.sum(outputs**2)
+
+    shapes = (8, 21, 18, 16), (3, 3, 16 // groups, 32)
+    for fn in (loss, jax.grad(loss, argnums=(0, 1))):
+        found, expected = xla_flops(fn, *shapes)
+        # XLA counts what is done to each output as well.
+        assert found <= expected < 1.02 * found
+
+
+def test_loops_count_as_often_as_they_run_and_branches_once() -> None:
+    def product(x: jax.Array) -> jax.Array:
+        return x @ x
+
+    once = 2 * 8**3
+    cases = {
+        once: product,
+        5 * once: lambda x: jax.lax.fori_loop(0, 5, lambda _, y: product(y), x),
+        3 * once: lambda x: jax.lax.map(product, jnp.stack([x, x, x])),
+        2 * once: lambda x: jax.lax.cond(
+            x[0, 0] > 0, lambda y: product(product(y)), product, x
+        ),
+    }
+    for expected, fn in cases.items():
+        found = work.flops_of(jax.make_jaxpr(jax.jit(fn))(jnp.ones((8, 8))).jaxpr)
+        assert found == expected
+
+
+def test_work_inside_of_a_mapped_function_is_that_of_one_device() -> None:
+    mapped = jax.pmap(lambda x: x @ x.T, devices=jax.devices()[:4])
+    traced = jax.make_jaxpr(mapped)(jnp.ones((4, 8, 16)))
+    assert work.flops_of(traced.jaxpr) == 2 * 8 * 8 * 16
+
+
+class Uncounted(NamedTuple):
+    """Stands for a program of a GPU, whose compiler counts nothing."""
+
+    compiled: jax.stages.Compiled
+
+    def cost_analysis(self) -> None:
+        return None
+
+    def memory_analysis(self) -> object:
+        return self.compiled.memory_analysis()
+
+    def as_text(self) -> str:
+        return self.compiled.as_text()
+
+
+def test_a_gpu_counts_what_is_held() -> None:
+    lowered = jax.jit(lambda x: x @ x).lower(jnp.ones((64, 64)))
+    traced = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((64, 64)))
+    found = work.work_of(traced, Uncounted(lowered.compile()))
+    assert found.flops == 2 * 64**3
+    assert found.bytes_read >= 2 * 64 * 64 * 4
+    assert work.shortest_step(found, CHIPS["h100"]) > 0

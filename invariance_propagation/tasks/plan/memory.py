@@ -85,12 +85,16 @@ class Limits(NamedTuple):
     machine: int | None
 
 
-def make_plan(run: Run) -> Plan:
+def make_plan(run: Run, *, start: int | None = None) -> Plan:
     """Adds up what one training step holds at its peak, according to XLA.
 
     Creating network and memory may need more than that, before training starts: drawing
     random numbers takes several times their size, and the memory that one program frees
     is not always available to the next.
+
+    Args:
+      run: the run.
+      start: bytes on each device while network and memory are created, if they are known.
 
     Raises:
       TooLargeError: the compiler refuses the step.
@@ -98,14 +102,14 @@ def make_plan(run: Run) -> Plan:
     batch_size, devices = run.options.batch_size, run.runner.num_devices
     programs = lower(run)
     state = programs.state
-    programs_to_compile = (
-        programs.step,
-        programs.create_network,
-        programs.create_memory,
-    )
-    bar = tqdm.tqdm(programs_to_compile, unit="program", disable=None, leave=False)
+    to_compile = [programs.step]
+    if start is None:
+        to_compile += [programs.create_network, programs.create_memory]
+    bar = tqdm.tqdm(to_compile, unit="program", disable=None, leave=False)
     compiled = [compile_program(program) for program in bar]
     step, *starting = (program.memory_analysis() for program in compiled)
+    if start is None:
+        start = sum(x.output_size_in_bytes + x.temp_size_in_bytes for x in starting)
     buffers = run.method.notes.buffers(batch_size, devices, run.runner.platform)
     new = step.output_size_in_bytes - step.alias_size_in_bytes
     rest = step.temp_size_in_bytes + new - sum(buffers.values())
@@ -119,7 +123,6 @@ def make_plan(run: Run) -> Plan:
         **buffers,
         "activations, gradients": max(0, rest),
     }
-    start = sum(x.output_size_in_bytes + x.temp_size_in_bytes for x in starting)
     splits = (run.dataset.train, run.dataset.held_out)
     host = {
         "data set": sum(split.images.nbytes for split in splits if split),
@@ -132,7 +135,7 @@ def make_plan(run: Run) -> Plan:
         host,
         devices,
         on_cpu=run.runner.platform == "cpu",
-        work=work_of(compiled[0]),
+        work=work_of(programs.traced, compiled[0]),
     )
 
 

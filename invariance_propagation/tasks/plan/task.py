@@ -38,6 +38,7 @@ def print_plan(config: ConfigDict) -> Plan:
         limits = memory.memory_limits()
     else:
         limits = Limits(topology.chip.memory, None)
+    plan = None
     try:
         with phase("compiling the training step to measure it"):
             plan = memory.make_plan(run)
@@ -47,9 +48,11 @@ def print_plan(config: ConfigDict) -> Plan:
         share = error.share
 
     def share_with(name: str, value: int) -> float:
+        # A batch has no part in what is created before the first.
+        start = plan.start if plan and name == "train.batch_size" else None
         try:
             other = _build(changed(config, **{name: value}), devices)
-            return memory.fullness(memory.make_plan(other), limits)
+            return memory.fullness(memory.make_plan(other, start=start), limits)
         except TooLargeError as error:
             return error.share
 
@@ -109,10 +112,8 @@ def _speed(run: Run, plan: Plan, topology: Topology) -> str:
     """Says what a step computes and sends, and how fast it could be at most."""
     work, chip = plan.work, topology.chip
     lines = ["", "each step, on each device"]
-    if work.flops is not None:
-        lines.append(f"  {'computes':24}{work.flops / 1e9:>9,.0f} GFLOP")
-    if work.bytes_read is not None:
-        lines.append(_row("reads and writes", int(work.bytes_read)))
+    lines.append(f"  {'computes':24}{work.flops / 1e9:>9,.0f} GFLOP")
+    lines.append(_row("reads and writes, at least", work.bytes_read))
     lines += [_row(f"sends, {kind}", size) for kind, size in work.sent.items()]
     seconds = shortest_step(work, chip)
     lines += [
