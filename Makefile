@@ -29,7 +29,8 @@ torture: $(VENV)/installed-dev  ## Kills runs, damages their files and fills the
 COMPILE := .venv-compile
 
 compile: $(COMPILE)/installed  ## What the compilers of TPUs and GPUs make of objective and step.
-	$(COMPILE)/bin/python -m pytest --noconftest -rs tests/compiled/check_programs.py
+	$(COMPILE)/bin/python -m pytest --noconftest --numprocesses=auto --maxprocesses=2 -rs \
+		tests/compiled/check_programs.py
 
 $(COMPILE)/installed: requirements-compile.txt requirements.txt
 	$(PYTHON) -m venv $(COMPILE)
