@@ -1,7 +1,11 @@
 """Exceptions whose messages are for users, and how text and numbers are shown to them."""
 
+import codecs
 from collections.abc import Collection
 from typing import Any
+
+# Names how text is escaped that an encoding lacks: `str.encode(errors=ENCODABLE)`.
+ENCODABLE = "invariance_propagation.encodable"
 
 
 def printable(text: str) -> str:
@@ -13,6 +17,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _encodable(error: UnicodeError) -> tuple[str, int]:
+    """Escapes what an encoding lacks; for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = printable(error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error(ENCODABLE, _encodable)
 
 
 def percent(share: float | None) -> str:

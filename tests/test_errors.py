@@ -2,7 +2,7 @@
 
 import pytest
 
-from invariance_propagation.errors import in_bytes, percent
+from invariance_propagation.errors import ENCODABLE, in_bytes, percent
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,18 @@ def test_bytes_for_people(size: int, text: str) -> None:
 
 def test_shares_for_people() -> None:
     assert percent(0.5) == "50.00 %" and percent(None) == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "shown"),
+    [
+        ("w\udcff", "utf-8", "w\\xff"),  # a name's byte that is no UTF-8
+        ("é\udcff\n", "ascii", "\\xe9\\xff\n"),
+        ("é\n", "utf-8", "é\n"),
+        ("\ud800", "utf-8", "\\ud800"),
+    ],
+)
+def test_what_cannot_be_encoded_is_escaped(
+    text: str, encoding: str, shown: str
+) -> None:
+    assert text.encode(encoding, ENCODABLE).decode(encoding) == shown

@@ -16,7 +16,12 @@ from ml_collections import ConfigDict
 
 from invariance_propagation import signals
 from invariance_propagation.cli import flags, keys, tasks
-from invariance_propagation.errors import Stopped, TrainingError, UserError
+from invariance_propagation.errors import (
+    ENCODABLE,
+    Stopped,
+    TrainingError,
+    UserError,
+)
 
 
 def run() -> None:
@@ -117,7 +122,7 @@ def _exit_if_joined(error: Exception) -> None:
 def _show_all(stream: TextIO) -> None:
     """Escapes what a stream cannot encode: no name and no terminal may end a run."""
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors=ENCODABLE)
 
 
 def _is_not_orbaxs(record: Any) -> bool:

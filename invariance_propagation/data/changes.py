@@ -30,7 +30,7 @@ class Changes(NamedTuple):
       rows: int32 [n], for each image the row of the same image in the earlier set; `GONE`
         for new images.
       added: names of images whose name and content are both new.
-      removed: names of the earlier set whose content is gone too.
+      removed: names of the earlier set whose content is gone too, or cannot be used.
       renamed: earlier and present name of the same content.
       changed: names whose content has changed.
       by_content: whether contents were compared, or only names.
@@ -46,7 +46,7 @@ class Changes(NamedTuple):
     def __str__(self) -> str:
         """Counts each kind of change and names the first few images, in one line."""
         renamed = [f"{old} -> {new}" for old, new in self.renamed]
-        kinds = ("added", "removed", "renamed", "changed")
+        kinds = ("added", "gone", "renamed", "changed")
         names = self.added, self.removed, renamed, self.changed
         counts = [
             f"{len(x):,} {kind} ({_first(x)})"

@@ -79,6 +79,12 @@ class Split(NamedTuple):
             state.update(os.fsencode(name) + np.ascontiguousarray(column).tobytes())
         return state.hexdigest()[:16]
 
+    def labels_digest(self) -> str | None:
+        """Names the labels by 16 hex digits of SHA-256; None if there are none."""
+        if self.labels is None:
+            return None
+        return hashlib.sha256(np.ascontiguousarray(self.labels)).hexdigest()[:16]
+
     def checksums(self) -> np.ndarray | None:
         """Returns the CRC-32 of each image's content, without reading a file.
 

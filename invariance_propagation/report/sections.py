@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from invariance_propagation.errors import percent
+from invariance_propagation.evaluation import meaning
 from invariance_propagation.report import curves, draw, embedding_map, health, page
 from invariance_propagation.report.provenance import cards, config
 from invariance_propagation.report.record import Record
@@ -28,7 +29,13 @@ def summary(records: Sequence[Record]) -> str:
         for record in records
         for sentence in record.missing
     ]
-    return page.block("", [page.columns(runs, [*map(_outcome, records)]), *missing])
+    remarks = [
+        page.note(page.attributed(runs, record.name, f"{sentence}."))
+        for record in records
+        for sentence in _remarks(record)
+    ]
+    table = page.columns(runs, [*map(_outcome, records)])
+    return page.block("", [table, *remarks, *missing])
 
 
 def curve_plots(records: Sequence[Record]) -> str:
@@ -202,6 +209,16 @@ def _outcome(record: Record) -> dict[str, str]:
     return facts | {
         name: percent(share) for name, share in shares.items() if share is not None
     }
+
+
+def _remarks(record: Record) -> list[str]:
+    """Returns what limits the meaning of the scores, as far as it is known."""
+    known = list(record.summary.get("remarks", ()))
+    if record.dataset is not None and record.dataset.held_out is not None:
+        labels = record.dataset.train.labels, record.dataset.held_out.labels
+        if all(x is not None for x in labels):
+            known += meaning.remarks(*labels)
+    return list(dict.fromkeys(known))
 
 
 def _method_name(options: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tqdm
 
-from invariance_propagation.errors import UserError, printable
+from invariance_propagation.errors import ENCODABLE, UserError, printable
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import check_file, local, reason
 from invariance_propagation.phases import phase
@@ -100,7 +100,7 @@ def _write(path: Path, html: str) -> None:
     try:
         with draft_of(path) as draft:
             # Names of files and folders may hold bytes that are not UTF-8.
-            draft.write_text(html, encoding="utf-8", errors="backslashreplace")
+            draft.write_text(html, encoding="utf-8", errors=ENCODABLE)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({reason(error)}): set --config.output to another "

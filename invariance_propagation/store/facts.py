@@ -42,7 +42,8 @@ class Facts(TypedDict, total=False):
     digest_version: int  # how `digest` is made; 1 where it is missing
     batch_size: int
     steps_per_epoch: int  # see `noted_steps_per_epoch`; may be missing
-    held_out: dict[str, Any] | None  # their num_examples and digest; may be missing
+    labels: str | None  # digest of the training images' labels; may be missing
+    held_out: dict[str, Any] | None  # num_examples, digest, labels; may be missing
 
     # Which images the rows of the memory belong to; missing for images without names.
     sample_ids: str  # see `pack_ids`

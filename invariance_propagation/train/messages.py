@@ -38,9 +38,7 @@ def say(text: str) -> None:
 
 
 def run_prepares(run: Run) -> None:
-    """Prints the data set, the number of steps and the devices."""
-    for note in run.dataset.notes:
-        print(note)
+    """Prints the number of images and steps, and the devices."""
     print(
         f"{printable(run.dataset.name)}: {run.num_examples:,} training images; "
         f"{run.total_steps:,} steps of {run.options.batch_size} images "

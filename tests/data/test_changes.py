@@ -17,20 +17,20 @@ def known(text: str, *, contents: bool = True) -> Known:
     ("before", "now", "rows", "said"),
     [
         ("a1 b2", "a1 b2 c3", [0, 1, GONE], "1 added (c)"),
-        ("a1 b2 c3", "a1 c3", [0, 2], "1 removed (b)"),
+        ("a1 b2 c3", "a1 c3", [0, 2], "1 gone (b)"),
         ("a1 b2", "a1 c2", [0, 1], "1 renamed (b -> c)"),
         ("a1 b2", "a1 b3", [0, GONE], "1 changed (b)"),
         ("a1 b2", "b2 a1", [1, 0], "the same images in another order"),
         # Two that have changed places are renamed, not changed.
         ("a1 b2", "a2 b1", [1, 0], "2 renamed (b -> a, a -> b)"),
         # All numbers move up: the contents tell.
-        ("a1 b2 c3", "a2 b3 c4", [1, 2, GONE], "1 added (c), 1 removed (a), "),
+        ("a1 b2 c3", "a2 b3 c4", [1, 2, GONE], "1 added (c), 1 gone (a), "),
         # What has the name now is new, and the old content is elsewhere.
         ("a1", "a2 b1", [GONE, 0], "1 added (a), 1 renamed (a -> b)"),
         # Copies: each row goes to one image.
-        ("a1 b1", "c1", [0], "1 removed (b), 1 renamed (a -> c)"),
+        ("a1 b1", "c1", [0], "1 gone (b), 1 renamed (a -> c)"),
         ("a1", "a1 b1", [0, GONE], "1 added (b)"),
-        ("a1", "b2", [GONE], "1 added (b), 1 removed (a)"),
+        ("a1", "b2", [GONE], "1 added (b), 1 gone (a)"),
     ],
 )
 def test_contents_go_before_names(
@@ -46,7 +46,7 @@ def test_names_alone_where_contents_are_not_known(known_before: bool) -> None:
     before = known("a1 b2", contents=known_before)
     changes = compare(before, known("a9 c2", contents=not known_before))
     assert changes.rows.tolist() == [0, GONE]
-    assert str(changes) == "1 added (c), 1 removed (b); compared by names only"
+    assert str(changes) == "1 added (c), 1 gone (b); compared by names only"
     # A digest has told that it is another set: what stays the same is not known.
     changes = compare(before, known("a1 b2", contents=not known_before))
     assert changes.rows.tolist() == [GONE, GONE]
@@ -58,7 +58,7 @@ def test_the_first_few_are_named_in_one_line() -> None:
         [f"{i}\n.png" for i in range(2000)], np.arange(2000, dtype=np.uint32)
     )
     changes = compare(before, Known(["x"], np.array([5000], np.uint32)))
-    expected = "1 added (x), 2,000 removed (0\\n.png, 1\\n.png, 2\\n.png, ...)"
+    expected = "1 added (x), 2,000 gone (0\\n.png, 1\\n.png, 2\\n.png, ...)"
     assert str(changes) == expected
 
 

@@ -13,11 +13,13 @@ import pytest
 
 from invariance_propagation import phases
 from invariance_propagation.data import sources
+from invariance_propagation.data.dataset import Dataset
 from invariance_propagation.errors import UserError
 from invariance_propagation.evaluation.cards import write_card
 from invariance_propagation.report import write as module
 from invariance_propagation.report import write_report
 from invariance_propagation.report.write import names
+from invariance_propagation.train.monitor import write_summary
 from tests.made_card import make_card
 from tests.report.finished_run import finish_run
 from tests.stored_run import NUM_EXAMPLES
@@ -104,6 +106,33 @@ def test_figures_are_those_of_the_run(page: Page) -> None:
         assert f'<th scope="row">{name}</th><td>{value}</td>' in summary
     assert "method.num_hops = 3" in page.section("Config and versions")
     assert "<td>1.2.3</td>" in page.section("Config and versions")
+
+
+def test_what_limits_the_meaning_of_scores_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = finish_run(tmp_path / "alike")
+    whole = sources.load
+
+    @functools.wraps(whole)
+    def of_one_class(*given, **options) -> Dataset:
+        dataset = whole(*given, **options)
+        alike = [
+            x._replace(labels=np.zeros_like(x.labels))
+            for x in (dataset.train, dataset.held_out)
+        ]
+        return dataset._replace(train=alike[0], held_out=alike[1])
+
+    monkeypatch.setattr(sources, "load", of_one_class)
+    write_report(workdir=str(workdir), output="")
+    of_labels = "one class: every answer is right, whatever was learnt."
+    assert of_labels in Page(workdir / "report.html").section("Summary")
+    # Of a run whose images are gone, what it noted itself is known.
+    monkeypatch.undo()
+    write_summary(workdir, {"remarks": ["the graph never settled"]})
+    write_report(workdir=str(workdir), output="")
+    summary = Page(workdir / "report.html").section("Summary")
+    assert "the graph never settled." in summary and of_labels not in summary
 
 
 def test_galleries_show_anchors_and_held_out_images(page: Page) -> None:

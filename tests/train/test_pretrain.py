@@ -496,6 +496,13 @@ def test_a_finished_run_on_a_disk_that_takes_no_files_says_so(
     assert files_of(uninterrupted) == before
 
 
+def test_fewer_epochs_than_were_trained_are_refused(uninterrupted: Path) -> None:
+    before = files_of(uninterrupted)
+    with pytest.raises(UserError, match=r"ends at \d+ \(train.epochs=1, before \d+\)"):
+        train_and_evaluate(tiny_config(train__epochs=1), str(uninterrupted))
+    assert files_of(uninterrupted) == before
+
+
 def test_a_run_killed_before_its_summary_still_makes_it(uninterrupted: Path) -> None:
     summary = uninterrupted / "summary.json"
     before = read_summary(uninterrupted)

@@ -48,7 +48,8 @@ def knn_predict(
     A vote weighs exp(similarity / temperature).
 
     Args:
-      features: float [n, d], normalised here.
+      features: float [n, d], normalised here. The longest may be up to 10^50 times as
+        long as the shortest.
       labels: int [n], in [0, num_classes).
       queries: float [q, d], normalised here.
       num_neighbors: K, from 1 to n.

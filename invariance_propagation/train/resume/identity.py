@@ -31,10 +31,12 @@ class Difference(NamedTuple):
     Attributes:
       train: changes of the training images; None if they are the same.
       held_out: describes the changes of the held-out images; '' if there are none.
+      labels: whether the training images are the same, but their labels are not.
     """
 
     train: Changes | None
     held_out: str
+    labels: bool = False
 
 
 def identity_of(run: Run) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def identity_of(run: Run) -> dict[str, Any]:
         "num_examples": run.num_examples,
         "digest": run.dataset.digest(),
         "digest_version": DIGEST_VERSION,
+        "labels": run.dataset.train.labels_digest(),
         "batch_size": run.options.batch_size,
         "steps_per_epoch": run.steps_per_epoch,
         "held_out": _about(run.dataset.held_out),
@@ -140,13 +143,16 @@ def check_same_run(
         )
     held_out = _compare_held_out(saved, facts, run.dataset.held_out)
     if same_images(saved, facts, run):
-        if held_out and not _matches(facts) and (run.has_knn or saved.get("untrained")):
+        labels = _other_labels(saved, facts)
+        scored = run.has_knn or saved.get("untrained")
+        if not _matches(facts) and (labels or (held_out and scored)):
+            what = "labels" if labels else f"held-out images ({held_out})"
             raise UserError(
-                f"{folder} holds a checkpoint with other held-out images, so kNN before "
-                f"and after could not be compared ({held_out}): set them back, "
-                f"add {MATCH} to continue all the same, or choose another --workdir"
+                f"{folder} holds a checkpoint with other {what}, so kNN before and "
+                f"after could not be compared: set them back, add {MATCH} to continue "
+                "all the same, or choose another --workdir"
             )
-        return Difference(None, held_out) if held_out else None
+        return Difference(None, held_out, labels) if held_out or labels else None
     known = images_of(saved, "sample")
     names = run.dataset.train.ids
     if known is None or names is None:
@@ -199,7 +205,17 @@ def _hindrance(run: Run) -> str:
 def _about(split: Split | None) -> dict[str, Any] | None:
     if split is None:
         return None
-    return {"num_examples": len(split.images), "digest": split.digest()}
+    return {
+        "num_examples": len(split.images),
+        "digest": split.digest(),
+        "labels": split.labels_digest(),
+    }
+
+
+def _other_labels(saved: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    # A run may go on without labels, and earlier versions noted none.
+    before, now = saved.get("labels"), facts["labels"]
+    return before is not None and now is not None and before != now
 
 
 def _names(kind: str, split: Split | None) -> dict[str, str]:
@@ -216,11 +232,15 @@ def _compare_held_out(
     saved: Mapping[str, Any], facts: Mapping[str, Any], split: Split | None
 ) -> str:
     """Says what has changed; '' for nothing, or if an earlier version noted nothing."""
-    if "held_out" not in saved or saved["held_out"] == facts["held_out"]:
+    if "held_out" not in saved:
         return ""
-    before, now = (
-        x and x["num_examples"] for x in (saved["held_out"], facts["held_out"])
-    )
+    both = saved["held_out"], facts["held_out"]
+    if None not in both and both[0]["digest"] == both[1]["digest"]:
+        other = _other_labels(*both)
+        return "the same images with other labels" if other else ""
+    if both == (None, None):
+        return ""
+    before, now = (x and x["num_examples"] for x in both)
     text = f"{before or 'none'} then, {now or 'none'} now"
     known = images_of(saved, "held_out")
     if known is None or split is None or split.ids is None:

@@ -147,10 +147,15 @@ def tell(difference: Difference, run: Run, step: int, *, scored: bool) -> list[s
             f"the held-out images have changed since step {step:,}: "
             f"{difference.held_out}; scores before and after cannot be compared"
         )
+    if difference.labels:
+        lines.append(
+            f"the labels have changed since step {step:,}; scores before and after "
+            "cannot be compared"
+        )
     if scored:
         lines.append(
             "the summary leaves out kNN of the untrained network, which was measured "
-            "with the earlier images"
+            "with the earlier images and labels"
         )
     return lines
 
@@ -158,6 +163,7 @@ def tell(difference: Difference, run: Run, step: int, *, scored: bool) -> list[s
 def counts(difference: Difference, step: int) -> dict[str, Any]:
     """Returns what checkpoints note about a change, as JSON."""
     known: dict[str, Any] = {"step": step, "held_out": difference.held_out}
+    known |= {"labels": True} if difference.labels else {}
     if difference.train is not None:
         kinds = ("added", "removed", "renamed", "changed")
         known |= {kind: len(getattr(difference.train, kind)) for kind in kinds}

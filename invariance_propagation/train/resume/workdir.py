@@ -172,6 +172,12 @@ def _check_changes(
     """Says which settings have changed, and refuses a jump of the learning rate."""
     before, now = settings.by_new_names(saved["config"]), facts["config"]
     finished = saved["step"] >= run.total_steps
+    if saved["step"] > run.total_steps:
+        raise UserError(
+            f"{folder} holds a checkpoint of step {saved['step']:,}, and this config "
+            f"ends at {run.total_steps:,} (train.epochs={run.options.epochs}, before "
+            f"{before['train']['epochs']}): set it back, or choose another --workdir"
+        )
     messages.changed_settings(before, now, finished=finished)
     if finished:
         return

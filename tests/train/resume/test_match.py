@@ -109,7 +109,7 @@ def change(place: Path) -> None:
 
 
 CHANGED = (
-    f"2 added ({NEW[0]}, {NEW[1]}), 1 removed ({TRAINED[4]}), "
+    f"2 added ({NEW[0]}, {NEW[1]}), 1 gone ({TRAINED[4]}), "
     f"1 renamed ({TRAINED[9]} -> {NEW[2]}), 1 changed ({TRAINED[20]})"
 )
 
@@ -343,10 +343,10 @@ def test_records_are_told_by_names_alone() -> None:
 def test_a_method_that_cannot_match_its_memory_is_named() -> None:
     one = run_of(Split(ARRAYS[:3], None, ["a", "b", "c"]), match=None)
     other = run_of(Split(ARRAYS[:2], None, ["a", "b"]), match=None)
-    with pytest.raises(UserError, match=r"1 removed \(c\); .* no `match`"):
+    with pytest.raises(UserError, match=r"1 gone \(c\); .* no `match`"):
         compared(one, other)
     other.method.memory_spec = ()  # then there is nothing to match
-    assert str(compared(one, other).train) == "1 removed (c)"
+    assert str(compared(one, other).train) == "1 gone (c)"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_method_that_cannot_match_its_memory_is_named() -> None:
     [
         (None, 3, "none then, 3 now"),
         (3, None, "3 then, none now"),
-        (3, 2, "3 then, 2 now: 1 removed (c)"),
+        (3, 2, "3 then, 2 now: 1 gone (c)"),
     ],
 )
 def test_held_out_images_may_come_and_go(before, now, said: str) -> None:
@@ -372,7 +372,44 @@ def test_a_run_of_before_is_not_asked_for_what_it_has_not_noted() -> None:
     loop, held_out = (Split(ARRAYS[x:], None, list("abcde")[x:]) for x in (0, 3))
     now = run_of(loop, held_out=held_out)
     own = identity_of(now) | {"config": {"data": {"num_train": 0}}}
-    old = {name: own[name] for name in own if name not in ("held_out", "config")}
+    unknown = ("held_out", "labels", "config")
+    old = {name: own[name] for name in own if name not in unknown}
     del old["steps_per_epoch"]
     assert check_same_run(old, own, now, Path("runs/some")) is None
     assert steps_per_epoch_of(old, now) == 2
+
+
+def labelled(*labels: int) -> Split:
+    ids = list("abcde")[: len(labels)]
+    return Split(ARRAYS[: len(labels)], np.array(labels, np.int32), ids)
+
+
+def test_other_labels_are_refused_or_dropped_with_the_scores() -> None:
+    one, other = run_of(labelled(0, 1, 1)), run_of(labelled(1, 1, 0))
+    assert compared(one, run_of(labelled(0, 1, 1)), "refuse") is None
+    with pytest.raises(UserError, match="other labels, so kNN .*on_change=match"):
+        compared(one, other, "refuse")
+    found = compared(one, other)
+    assert found.train is None and found.labels and not found.held_out
+    said = match.tell(found, other, 7, scored=True)
+    assert said[0].startswith("the labels have changed since step 7; scores")
+    assert "summary leaves out kNN" in said[1]
+    assert match.counts(found, 7) == {"step": 7, "held_out": "", "labels": True}
+
+
+def test_a_run_may_go_on_without_labels() -> None:
+    with_labels, without = run_of(labelled(0, 1)), run_of(Split(ARRAYS[:2], None))
+    assert compared(with_labels, without, "refuse") is None
+    assert compared(without, with_labels, "refuse") is None
+
+
+def test_other_labels_of_held_out_images_are_noticed() -> None:
+    one, other, more = (
+        run_of(labelled(0, 1), held_out=labelled(*x))
+        for x in ((0, 1, 1), (1, 1, 0), (0, 1, 1, 1))
+    )
+    assert compared(one, one, "refuse") is None
+    with pytest.raises(UserError, match=r"other held-out images \(.*other labels\)"):
+        compared(one, other, "refuse")
+    assert compared(one, other).held_out == "the same images with other labels"
+    assert compared(one, more).held_out == "3 then, 4 now: 1 added (d)"

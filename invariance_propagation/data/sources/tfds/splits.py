@@ -26,7 +26,7 @@ from invariance_propagation.files.archives import open_file
 HELD_OUT = ("validation", "test")  # the first of these that a set has
 # Images of one known size up to this many bytes are kept on every device.
 RESIDENT_BYTES = 1_000_000_000
-# Evaluation shows the whole image up to this size, and the middle of larger ones.
+# Evaluation shows a square image whole up to this size, and the middle of others.
 WHOLE_UP_TO = 128  # pixels
 TFDS_MODULE = "tensorflow_datasets."
 
@@ -73,12 +73,13 @@ def open_set(place: Path, train: str, *, size: int, stretch_depth: bool) -> Data
 def share_of(shape: tuple[int | None, ...]) -> float:
     """Returns the share of an image's shorter side that evaluation shows.
 
-    Small images of one size are shown whole; of pictures and large images, the middle.
+    Small square images of one size are shown whole; of all others, the middle.
 
     Args:
       shape: (H, W, C) as TFDS declares it, None where it varies.
     """
-    small = None not in shape and max(shape[:2]) <= WHOLE_UP_TO
+    height, width, _ = shape
+    small = height is not None and height == width <= WHOLE_UP_TO
     return 1.0 if small else CENTRAL
 
 

@@ -249,7 +249,9 @@ def test_both_splits_are_seen_in_one_way(
 @pytest.mark.parametrize(
     ("shape", "share"),
     [((32, 32, 3), 1), ((128, 128, 3), 1), ((256, 256, 3), 7 / 8)]
-    + [((None, None, 3), 7 / 8), ((28, 300, 1), 7 / 8)],
+    + [((None, None, 3), 7 / 8), ((28, 300, 1), 7 / 8)]
+    # A square cut of it is not the whole.
+    + [((64, 96, 3), 7 / 8), ((96, 64, 3), 7 / 8), ((None, 64, 3), 7 / 8)],
 )
 def test_what_is_looked_at_follows_the_kind_of_images(
     shape: tuple, share: float
