@@ -83,7 +83,7 @@ class Split(NamedTuple):
         """Names the labels by 16 hex digits of SHA-256; None if there are none."""
         if self.labels is None:
             return None
-        return hashlib.sha256(np.ascontiguousarray(self.labels)).hexdigest()[:16]
+        return hashlib.sha256(np.ascontiguousarray(self.labels).data).hexdigest()[:16]
 
     def checksums(self) -> np.ndarray | None:
         """Returns the CRC-32 of each image's content, without reading a file.
