@@ -12,9 +12,8 @@ from typing import Any
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    records = {
-        path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")
-    }
+    paths = [*folder.glob("*.json"), *folder.glob("*.failed")]
+    records = {path.stem: json.loads(path.read_text()) for path in paths}
     if not records:
         sys.exit(f"{folder} holds no results: run benchmarks/accelerator.py first")
     print("\n".join(page(records)))

@@ -19,20 +19,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import tqdm
 from provenance import write_result
+from steps import Step, jax_step, problem, products_step, torch_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-DIM, NEIGHBORS, HOPS, HARD, BACKGROUND, TEMPERATURE = 128, 4, 3, 50, 4096, 0.2
-WEIGHT, MOMENTUM, CENTERS = 0.6, 0.5, 1000
-TORCH = "pytorch"
-PRODUCTS = "products"
+TORCH, COMPILED, PRODUCTS = "pytorch", "pytorch-compiled", "products"
 VARIANTS = {
     TORCH: {},
     PRODUCTS: {},
@@ -41,16 +37,8 @@ VARIANTS = {
     "paper-high": {"precision": "high"},
     "paper-bfloat16": {"precision": "bfloat16"},
     "paper-approx": {"selection": "approx"},
+    COMPILED: {"compiled": True},
 }
-
-
-class Step(NamedTuple):
-    """take: does it, and waits; peak: bytes, None if the device does not say;
-    program: the compiled text, '' where there is none."""
-
-    take: Callable[[], None]
-    peak: Callable[[], int | None]
-    program: Callable[[], str] = str
 
 
 def main() -> None:
@@ -95,14 +83,14 @@ def start_child(name: str, options: argparse.Namespace) -> dict[str, Any] | None
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode == 0:
         return json.loads(process.stdout.splitlines()[-1])
-    if name == TORCH and "No module named 'torch'" in process.stderr:
+    if "No module named 'torch'" in process.stderr:
         return None
     sys.exit(f"{process.stderr.strip()}\nwhile measuring {name!r}")
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Median seconds of a step, and how far it made the memory grow."""
-    if name == TORCH:
+    if name in (TORCH, COMPILED):
         import torch
 
         backend = "gpu" if torch.cuda.is_available() else "cpu"
@@ -118,7 +106,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         backend = jax.default_backend()
         make_step = products_step if name == PRODUCTS else jax_step
     before = resident()
-    step = make_step(*problem(options), **VARIANTS[name])
+    step = make_step(*problem(options.examples, options.batch), **VARIANTS[name])
     forget_peak()
     step.take(), step.take()
     times: list[float] = []
@@ -132,23 +120,29 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": statistics.median(times),
         "steps": len(times),
         "peak_bytes": step.peak() or grown,
-        "traffic": traffic(step.program()),
+        **compiled_facts(step),
     }
 
 
-def traffic(program: str) -> list[dict[str, Any]]:
-    """What every collective of a compiled program yields on each device."""
+def compiled_facts(step: Step) -> dict[str, Any]:
+    """What the compiler says: bytes, and what every collective yields on each device."""
     from invariance_propagation.tasks.plan.collectives import collectives_of
 
-    return [
+    compiled = step.compiled()
+    if compiled is None:
+        return {"compiled_bytes": None, "traffic": []}
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    traffic = [
         {
             "kind": collective.kind,
             "arrays": list(collective.arrays),
             "bytes": collective.num_bytes,
             "in_loop": collective.is_in_loop,
         }
-        for collective in collectives_of(program)
+        for collective in collectives_of(compiled.as_text())
     ]
+    return {"compiled_bytes": held, "traffic": traffic}
 
 
 def resident() -> int:
@@ -165,149 +159,6 @@ def forget_peak() -> None:
 def peak_resident() -> int:
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
-
-
-def problem(options: argparse.Namespace) -> tuple[np.ndarray, ...]:
-    """Embeddings, indices, bank and graph: rows around centres, as after training."""
-    rng = np.random.default_rng(0)
-    count, batch = options.examples, options.batch
-    centers = rng.standard_normal((CENTERS, DIM), dtype=np.float32)
-    center = rng.integers(0, CENTERS, count)
-    bank = rng.standard_normal((count, DIM), dtype=np.float32)
-    bank += centers[center]
-    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    indices = rng.permutation(count)[:batch].astype(np.int32)
-    graph = rng.integers(0, count, (count, NEIGHBORS), dtype=np.int32)
-    noise = rng.standard_normal((batch, DIM), dtype=np.float32)
-    return bank[indices] + 0.05 * noise, indices, bank, graph
-
-
-def total_loss(
-    embeddings, indices, bank, graph, *, temperature: float = TEMPERATURE, **options
-):
-    """Mean of both losses, and what `invp_losses` returns."""
-    from invariance_propagation import invp_losses
-
-    losses = invp_losses(
-        embeddings,
-        indices,
-        bank,
-        graph,
-        num_hops=HOPS,
-        num_hard=HARD,
-        background_size=BACKGROUND,
-        temperature=temperature,
-        **options,
-    )
-    return (losses.instance + WEIGHT * losses.propagation).mean(), losses
-
-
-def jax_step(embeddings, indices, bank, graph, **options) -> Step:
-    import jax
-
-    from invariance_propagation import update_bank, update_graph
-    from invariance_propagation.devices.runner import make_runner
-    from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
-    from invariance_propagation.train.step import zero_unless_finite
-
-    def step(memory, embeddings, indices):
-        bank, graph = memory
-
-        gradient, losses = jax.grad(total_loss, has_aux=True)(
-            embeddings, indices, bank, graph, axis_name=AXIS, **options
-        )
-        embeddings = zero_unless_finite(embeddings, gradient)
-        graph = update_graph(graph, indices, losses.neighbors, axis_name=AXIS)
-        bank = update_bank(bank, indices, embeddings, momentum=MOMENTUM, axis_name=AXIS)
-        return (bank, graph), gradient
-
-    runner = make_runner("pmap")
-    memory_spec = (SHARDED, REPLICATED)
-    mapped = runner.compile(
-        step, (memory_spec, SHARDED, SHARDED), (memory_spec, SHARDED), donate=(0,)
-    )
-    memory = runner.put((bank, graph), memory_spec)
-    placed = runner.put((embeddings, indices), (SHARDED, SHARDED))
-
-    def take() -> None:
-        nonlocal memory
-        memory, gradient = mapped(memory, *placed)
-        jax.block_until_ready((memory, gradient))
-
-    def program() -> str:
-        return mapped.lower(memory, *placed).compile().as_text()
-
-    return Step(take, peak_of_device, program)
-
-
-def products_step(embeddings, indices, bank, graph) -> Step:
-    """Similarities, and as large a product back: what no implementation can avoid."""
-    import jax
-    import jax.numpy as jnp
-    from jax import lax
-
-    from invariance_propagation.devices.runner import make_runner
-    from invariance_propagation.parallel import AXIS, SHARDED, all_gather
-
-    def step(embeddings, bank):
-        anchors = all_gather(embeddings, AXIS)
-        similarities = jnp.matmul(anchors, bank.T, precision=lax.Precision.HIGHEST)
-        return jnp.matmul(similarities, bank, precision=lax.Precision.HIGHEST)
-
-    runner = make_runner("pmap")
-    mapped = runner.compile(step, (SHARDED, SHARDED), SHARDED)
-    placed = runner.put((embeddings, bank), (SHARDED, SHARDED))
-    return Step(lambda: jax.block_until_ready(mapped(*placed)), peak_of_device)
-
-
-def peak_of_device() -> int | None:
-    import jax
-
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use")
-
-
-def torch_step(embeddings, indices, bank, graph) -> Step:
-    """The authors' formulas (WangFeng18/InvariancePropagation), written as one does."""
-    import torch
-    from torch.nn.functional import normalize
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    embeddings, indices, bank, graph = (
-        torch.tensor(x, device=device) for x in (embeddings, indices, bank, graph)
-    )
-    indices, graph = indices.long(), graph.long()
-    rows = torch.arange(len(indices), device=device)
-
-    def step() -> None:
-        leaf = embeddings.clone().requires_grad_()
-        anchors = normalize(leaf, dim=1)
-        scores = torch.exp(anchors @ bank.T / TEMPERATURE)
-        own = scores[rows, indices]
-        background, order = scores.topk(BACKGROUND, dim=1)
-        frontier, hops = indices[:, None], []
-        for _ in range(HOPS):
-            frontier = graph[frontier].reshape(len(indices), -1)
-            hops.append(frontier)
-        slots = torch.gather(scores, 1, torch.cat(hops, dim=1))
-        hard = slots.topk(HARD, dim=1, largest=False).values
-        total = background.sum(1)
-        instance = -torch.log(own / total + 1e-7)
-        propagation = -torch.log(hard.sum(1) / (total - own) + 1e-7)
-        (instance + WEIGHT * propagation).mean().backward()
-        with torch.no_grad():
-            found = order[:, : NEIGHBORS + 1]
-            found = torch.where(found == indices[:, None], found[:, NEIGHBORS:], found)
-            graph[indices] = found[:, :NEIGHBORS]
-            moved = MOMENTUM * bank[indices] + (1 - MOMENTUM) * anchors
-            bank[indices] = normalize(moved, dim=1)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def peak() -> int | None:
-        return torch.cuda.max_memory_allocated() if device == "cuda" else None
-
-    return Step(step, peak)
 
 
 def table(runs: dict[str, list[dict[str, Any]]], examples: int) -> str:

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from objective import (
+from provenance import write_result
+from steps import (
     BACKGROUND,
     HOPS,
     NEIGHBORS,
@@ -32,7 +33,6 @@ from objective import (
     problem,
     total_loss,
 )
-from provenance import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from invariance_propagation.core import search
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=60_000, help="N")
     parser.add_argument("--batch", type=int, default=256, help="B")
     options = parser.parse_args()
-    embeddings, indices, bank, graph = problem(options)
+    embeddings, indices, bank, graph = problem(options.examples, options.batch)
     walk_true_neighbors(bank, graph, indices)
     anchors = normalize(embeddings)
     _, wanted = lax.top_k(exact(anchors, bank.T), BACKGROUND)

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
-from invariance_propagation.errors import ENCODABLE
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Clusters send SIGKILL 30 seconds after SIGTERM.
 SAVE_WITHIN = 25.0  # seconds
@@ -167,7 +165,7 @@ def _write(file: int, line: str) -> None:
     """Writes a line, unless nobody reads it: that would block this thread."""
     with contextlib.suppress(OSError):
         if select.select([], [file], [], 1.0)[1]:
-            os.write(file, f"{line}\n".encode(errors=ENCODABLE))
+            os.write(file, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def _last_words(number: signal.Signals) -> str:

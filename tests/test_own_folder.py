@@ -20,7 +20,7 @@ from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import pack_ids, unpack_ids
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.train.build import build
-from invariance_propagation.train.messages import run_prepares
+from invariance_propagation.train.messages import data_found, run_prepares
 from invariance_propagation.train.pretrain import train_and_evaluate
 from tests.tiny_run import ROOT
 
@@ -69,7 +69,9 @@ def run(place: Path) -> Path:
 
 def test_the_first_lines_say_what_was_found(place: Path, capsys) -> None:
     config = config_of(place / os.fsdecode(b"pictures \xff"))
-    run_prepares(build(config))
+    run = build(config)
+    data_found(run)
+    run_prepares(run)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("found 80 pictures, in ")
     assert lines[0].endswith("pictures \\xff")

@@ -20,7 +20,7 @@ METHODS = Path(__file__).parents[1] / "methods"
 # `devices.topologies` has them too, but imports JAX; a test compares.
 TOPOLOGIES = {
     "v3": "8, 32 (TPU cores)",
-    "v4, v5p": "8, 16, 32, 64, 128, 256, 512, 1024 (TPU cores, two a device)",
+    "v4, v5p": "8, 16, 32, 64, 128, 256, 512, 1024, 2048 (TPU cores, two a device)",
     "v5e, v6e": "1, 4, 8, 16, 32, 64, 128, 256 (TPU chips)",
     "a100, h100": "1, 2, 4, 8 (NVIDIA GPUs with 80 GB)",
 }

@@ -37,6 +37,12 @@ def say(text: str) -> None:
         phases.say(text)
 
 
+def data_found(run: Run) -> None:
+    """Prints what was found in the data set and what is left out of it."""
+    for note in run.dataset.notes:
+        say(note)
+
+
 def run_prepares(run: Run) -> None:
     """Prints the number of images and steps, and the devices."""
     print(

@@ -76,8 +76,7 @@ def go_on(run: Run, config: ConfigDict, folder: Path) -> dict[str, Any]:
     """
     processes.announce()
     with opened(folder, keep=run.options.keep_checkpoints) as place:
-        for note in run.dataset.notes:
-            messages.say(note)
+        messages.data_found(run)
         run = with_noted_steps(run, config, place.checkpoints)
         with phase("comparing the images with the checkpoint's", messages.say):
             facts = identity_of(run)

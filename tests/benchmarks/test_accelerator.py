@@ -4,9 +4,11 @@ import argparse
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from tests.tiny_run import ROOT
@@ -37,7 +39,7 @@ def test_a_stage_is_measured_once_and_kept(
 ) -> None:
     arguments = ["--small", f"--output={tmp_path}"]
     monkeypatch.setattr(sys, "argv", [accelerator.__file__, *arguments])
-    monkeypatch.setattr(accelerator, "STAGES", {"oracle": accelerator.oracle})
+    monkeypatch.setattr(accelerator, "STAGES", {"oracle": None})
     accelerator.main()
     record = json.loads((tmp_path / "oracle.json").read_text())
     assert record["stage"] == "oracle" and record["devices"]
@@ -64,27 +66,81 @@ def test_without_time_nothing_is_begun(
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_stage_that_fails_leaves_its_last_lines(
+def test_a_stage_that_fails_is_tried_again_after_the_others(
     accelerator: ModuleType,
     accelerator_page: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "argv", [accelerator.__file__, "--minutes=x"])
-    accelerator.run_stage("oracle", tmp_path / "oracle.json", 60)
-    record = json.loads((tmp_path / "oracle.json").read_text())
+    accelerator.run_stage("oracle", tmp_path, 60)
+    assert not (tmp_path / "oracle.json").exists()
+    record = json.loads((tmp_path / "oracle.failed").read_text())
     assert "invalid float value" in record["failed"][-1]
     assert any("invalid float" in x for x in accelerator_page.page({"oracle": record}))
+    (tmp_path / "resume.json").write_text("{}")
+    left = accelerator.waiting(tmp_path)
+    assert left[0] == "digits" and left[-1] == "oracle" and "resume" not in left
+    monkeypatch.setattr(
+        sys, "argv", [accelerator.__file__, "--small", f"--output={tmp_path}"]
+    )
+    accelerator.run_stage("peaks", tmp_path, 60)
+    assert [x.name for x in tmp_path.glob("p*")] == ["peaks.json"]
+    assert json.loads((tmp_path / "peaks.json").read_text())["gigabytes_per_second"] > 0
 
 
-def test_a_step_is_timed_beside_its_plan(
+def test_a_stage_that_takes_too_long_leaves_no_process(
+    accelerator: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    # The stage starts a process of its own, which starts another.
+    script = tmp_path / "stage.py"
+    pids = tmp_path / "pids"
+    script.write_text(
+        "import os, subprocess, time\n"
+        f"child = subprocess.Popen(['sleep', '60'])\n"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(accelerator, "__file__", str(script))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    accelerator.run_stage("oracle", tmp_path, 5)
+    assert "oracle: not done in 5 s" in capsys.readouterr().out
+    assert not [*tmp_path.glob("oracle.*")]
+    ends = time.monotonic() + 5
+    for pid in map(int, pids.read_text().split()):
+        while psutil.pid_exists(pid) and time.monotonic() < ends:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                break
+            time.sleep(0.05)
+        else:
+            assert not psutil.pid_exists(pid)
+
+
+def test_without_its_files_fashion_is_asked_for_again(
+    accelerator: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", f"--output={tmp_path}"])
+    monkeypatch.setattr(accelerator, "STAGES", {"fashion": None})
+    accelerator.main()
+    assert "fashion: left out; --fashion=DIR" in capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_step_is_timed_beside_its_plan_and_its_parts(
     accelerator: ModuleType,
     accelerator_page: ModuleType,
     options: argparse.Namespace,
 ) -> None:
-    found = accelerator.time_step(options, 8)
+    found = accelerator.STAGES["step-128"](options)
     assert found["seconds"] > 0 and found["planned_bytes"] > 0
     assert found["images_per_second"] == pytest.approx(8 / found["seconds"])
+    assert 0 < found["share_of_views"] and 0 < found["share_of_objective"]
     record = {
         "seconds": 1.0,
         "machine": "m",
