@@ -249,14 +249,15 @@ def _look(chunk: tuple, *, bank: jax.Array, search: Search, axis: int) -> Look:
         weights = threshold.weights(similarities, axis)
         return jnp.exp(below / search.temperature) * weights
 
+    of_rows = terms(rest, 1)
     if axis == 1:
-        total = jnp.sum(terms(rest, 1), axis=1)
+        total = jnp.sum(of_rows, axis=1)
     else:
         total = jnp.sum(sum(terms(x, 0) for x in parts(rest.T)), axis=0)
     log_rest = jnp.log(total) + largest / search.temperature
     # If the rest is empty, all terms are 0 and so is the pull.
     scale = search.temperature * jnp.where(total == 0, 1.0, total)
-    pull = _product(terms(rest, 1), bank, search.precision) / scale[:, None]
+    pull = _product(of_rows, bank, search.precision) / scale[:, None]
     return Look(looked_up, log_rest, pull, threshold, nearest_here)
 
 
