@@ -33,7 +33,7 @@ def install_missing(*extras: str) -> None:
     Raises:
       RuntimeError: what may not be replaced is too old, or pip failed.
     """
-    missing = [need for need in _needs(extras) if not _is_there(need)]
+    missing = [need for need in needs_of(extras) if not _is_there(need)]
     if not missing:
         print("all packages are there already")
         return
@@ -51,7 +51,8 @@ def install_missing(*extras: str) -> None:
     importlib.invalidate_caches()
 
 
-def _needs(extras: Iterable[str]) -> list[Requirement]:
+def needs_of(extras: Iterable[str]) -> list[Requirement]:
+    """Reads from pyproject.toml what the package needs, with some of its extras."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     lines = list(project["dependencies"])
     for extra in extras:

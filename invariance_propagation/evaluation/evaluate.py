@@ -217,7 +217,7 @@ def _measure(
         for seed in sorted(set().union(*due.values())):
             subject = row.make(bench, seed)
             for i in (i for i in due if seed in due[i]):
-                cards[i][-1] = _with_seed(cards[i][-1], jobs[i], subject, seed)
+                cards[i][-1] = measure_seed(cards[i][-1], jobs[i], subject, seed)
                 with writing(folder / FOLDER / cards[i][-1].name()):
                     write_card(cards[i][-1], folder)
     return list(cards.values())
@@ -238,7 +238,7 @@ def _card(job: Job, row: Row, folder: Path) -> Card:
     return read_card(path) if path.exists() else card
 
 
-def _with_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
+def measure_seed(card: Card, job: Job, subject: Subject, seed: int) -> Card:
     """Measures a subject with one more seed and adds the scores to its card."""
     start = time.monotonic()
     with phase(f"{subject.name}: {job.protocol}, seed {seed}"):

@@ -62,14 +62,14 @@ def verify_resume(config: ConfigDict) -> None:
     with tempfile.TemporaryDirectory(prefix="verify-resume-") as place:
         whole, resumed = Path(place, "whole"), Path(place, "resumed")
         print(f"1 of 2: {STEPS} steps without a break, in {place}", flush=True)
-        _train_elsewhere(config, whole, STEPS)
+        train_elsewhere(config, whole, STEPS)
         _interrupt(whole, resumed)
         print(
             f"2 of 2: a new process resumes from the checkpoint of step {SAVED_AT}, as "
             "after a crash",
             flush=True,
         )
-        _train_elsewhere(config, resumed, STEPS - SAVED_AT)
+        train_elsewhere(config, resumed, STEPS - SAVED_AT)
         differing = compare(*(x / FOLDER / str(STEPS) for x in (whole, resumed)))
     backend = jax.default_backend()
     if differing:
@@ -143,7 +143,7 @@ def compare(folder: Path, other: Path) -> int:
     return len(differing)
 
 
-def _train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
+def train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
     """Runs `train_steps` in another process, which ends when this one ends."""
     failure = workdir.parent / "failure.json"
     environment = os.environ | {

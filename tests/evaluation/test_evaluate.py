@@ -202,7 +202,7 @@ def test_what_is_on_a_card_is_not_measured_again(
         raise AssertionError("measured again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_with_seed", refuse)
+        patched.setattr(module, "measure_seed", refuse)
         again = run(stored, "knn,linear,semi,svm")
     assert [card.scores for card in again] == [card.scores for card in all_of_digits]
     tables = capsys.readouterr().out
@@ -211,9 +211,9 @@ def test_what_is_on_a_card_is_not_measured_again(
     assert f"cards: {stored / 'cards'}" in tables
 
     seeds = []
-    measure = module._with_seed
+    measure = module.measure_seed
     monkeypatch.setattr(
-        module, "_with_seed", lambda *a: seeds.append(a[-1]) or measure(*a)
+        module, "measure_seed", lambda *a: seeds.append(a[-1]) or measure(*a)
     )
     run(stored, "knn", num_seeds=3)
     assert seeds == [2]  # of the random encoder
@@ -277,7 +277,7 @@ def test_nowhere_to_write_is_said_before_anything_is_measured(
     stored: Path, tmp_path: Path, monkeypatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(module, "_with_seed", None)
+    monkeypatch.setattr(module, "measure_seed", None)
     with pytest.raises(UserError, match="cannot be written .*--config.output"):
         run(stored, "knn", output=str(tmp_path / "file"))
 

@@ -9,7 +9,7 @@ import pytest
 
 from notebooks import install
 
-ALL = {need.name: "99" for need in install._needs(["export"])}
+ALL = {need.name: "99" for need in install.needs_of(["export"])}
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         else:
             verify.train_steps(config, workdir, steps)
 
-    monkeypatch.setattr(verify, "_train_elsewhere", train)
+    monkeypatch.setattr(verify, "train_elsewhere", train)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
