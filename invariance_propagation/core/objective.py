@@ -39,6 +39,9 @@ from invariance_propagation.core.search import Reading, Search, read_bank
 class Losses(NamedTuple):
     """Holds the two losses of each anchor, and its neighbours.
 
+    An embedding with NaN has losses of NaN and no neighbours: their ids are 2^31 - 1,
+    which `update_graph` refuses outside of `jit`.
+
     Attributes:
       instance: float32 [b].
       propagation: float32 [b].
