@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Suite and demo on each Python, each in an environment of its own: make test-all.
-# A demo that prints a warning fails.
+# A demo that prints a warning fails. 'tests/all_pythons.sh 3.13' tests on one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,9 @@ find_python() {
     ls -d ~/.pyenv/versions/"$1".*/bin/"python$1" 2>/dev/null | tail -n 1 | grep .
 }
 
-for version in 3.11 3.13; do
+mkdir -p runs
+[ $# -gt 0 ] || set -- 3.11 3.13
+for version; do
     if ! python=$(find_python "$version"); then
         echo "error: there is no python$version in PATH or ~/.pyenv/versions. On Debian," \
             "'debootstrap trixie DIR' makes a root that has 3.13, bookworm one that has" \
