@@ -109,12 +109,11 @@ def run_all_pythons(folder: Path, *, versions: tuple[str, ...], demo: str):
     (programs / "make").write_text(make)
     (programs / "make").chmod(0o755)
     (folder / "tests").mkdir()
-    (folder / "runs").mkdir()
     script = folder / "tests" / "all_pythons.sh"
     script.write_text((ROOT / "tests" / "all_pythons.sh").read_text())
     tools = folder / "tools"
     tools.mkdir()
-    for name in ("dirname", "tail", "ls", "grep", "rm", "tee", "bash"):
+    for name in ("dirname", "tail", "ls", "grep", "rm", "mkdir", "tee", "bash"):
         place = next(
             path
             for path in (Path(x, name) for x in os.environ["PATH"].split(":"))

@@ -214,9 +214,14 @@ WHOLE = {"v5e-4": 2200, "v5e-8": 1300, "h100-4": 2300}
 def test_the_step_of_imagenet_fits_and_updates_its_state_in_place(
     topology: str,
 ) -> None:
-    memory = imagenet_step(topology)().memory_analysis()
+    step = imagenet_step(topology)()
+    memory, sent = step.memory_analysis(), sent_by(step.as_text())
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    print(topology, held / MB)
+    print(topology, held / MB, sent)
     assert held <= WHOLE[topology] * MB
     rows = rows_of(topology)
     assert memory.alias_size_in_bytes >= rows * DIM * 4
+    # The gradient of 28 million parameters, once; statistics of BatchNorm where a group
+    # spans two devices; and what the objective sends.
+    assert sent.pop("all-reduce") <= 115 * MB
+    assert sum(sent.values()) <= 3 * MB
