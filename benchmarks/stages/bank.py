@@ -1,12 +1,11 @@
 """The objective over the bank, beside what the device can do at best."""
 
 import argparse
-import time
 from typing import Any
 
 import objective as bench
 
-from stages.card import card
+from stages.card import card, times_of
 
 VARIANTS = ("pytorch", "pytorch-compiled", "products", "released", "paper")
 SHOWN = ("seconds", "peak_bytes", "compiled_bytes", "backend")
@@ -57,12 +56,7 @@ def peaks(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def fastest(run: Any, given: Any) -> float:
-    """Returns the seconds of the fastest of ten calls, after two that do not count."""
+    """Returns the seconds of the fastest call."""
     import jax
 
-    times = []
-    for _ in range(12):
-        begun = time.perf_counter()
-        jax.block_until_ready(run(given))
-        times.append(time.perf_counter() - begun)
-    return min(times[2:])
+    return min(times_of(lambda: jax.block_until_ready(run(given))))

@@ -4,17 +4,13 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import steps
 
-from stages.card import card
-
-STEPS = 10  # timed, after two that are not
+from stages.card import card, times_of
 
 
 def step(options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
@@ -64,13 +60,15 @@ def step(options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
         state, metrics = run.step(state, indices, images, {})
         jax.block_until_ready((state, metrics))
 
-    seconds = median_seconds(take)
+    seconds = statistics.median(times_of(take))
     stats = jax.local_devices()[0].memory_stats() or {}
     pictures = random.integers(0, 255, (batch, size, size, 3)).astype(np.uint8)
     keys, views = per_image_keys(0, 0, order), jax.jit(run.input.views)
-    of_views = median_seconds(lambda: jax.block_until_ready(views(keys, pictures)))
+    of_views = statistics.median(
+        times_of(lambda: jax.block_until_ready(views(keys, pictures)))
+    )
     over_bank = steps.jax_step(*steps.problem(count, batch))
-    of_objective = median_seconds(over_bank.take)
+    of_objective = statistics.median(times_of(over_bank.take))
     return card() | {
         "seconds": seconds,
         "images_per_second": batch / seconds,
@@ -80,16 +78,6 @@ def step(options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
         "peak_bytes": stats.get("peak_bytes_in_use"),
         "loss": float(metrics["loss"]),
     }
-
-
-def median_seconds(take: Callable[[], Any]) -> float:
-    """Returns the median seconds of a step that waits for its end."""
-    times = []
-    for _ in range(2 + STEPS):
-        begun = time.perf_counter()
-        take()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times[2:])
 
 
 def torch_step(options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
@@ -119,7 +107,7 @@ def torch_step(options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    seconds = median_seconds(take)
+    seconds = statistics.median(times_of(take))
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
     return {
         "device": device,
