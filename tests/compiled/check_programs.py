@@ -35,7 +35,7 @@ from invariance_propagation.parallel import (
     put_rows,
     rows_per_device,
 )
-from invariance_propagation.tasks.plan.collectives import ARRAY, sent_by, size_of
+from invariance_propagation.tasks.plan.collectives import sent_by
 from invariance_propagation.train.build import build
 from invariance_propagation.train.run import lower
 
@@ -108,13 +108,10 @@ def objective(
 
 
 def large_copies(program: str, rows: int) -> list[str]:
-    """Returns results of copies, transposes and reshapes as large as half of the bank."""
+    """Returns copies, transposes and reshapes of arrays with an axis of `rows`."""
     moved = re.compile(r"= (\(.*?\)|\S+) (?:copy|transpose|reshape|copy-start)\(")
-    return [
-        result
-        for result in moved.findall(program)
-        if any(size_of(x) >= rows * DIM // 2 for x in ARRAY.findall(result))
-    ]
+    axis = re.compile(rf"[\[,]{rows}[\],]")
+    return [x for x in moved.findall(program) if axis.search(x)]
 
 
 class Case(NamedTuple):
@@ -190,7 +187,10 @@ def test_a_billion_images_fit_1024_chips() -> None:
     rows, sent = rows_of("v4-2048", examples), sent_by(program)
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     print(memory, sent)
-    assert not large_copies(program, rows)
+    # A v4 fetches its part of the graph, 16 MB, into a faster memory of 128 MB beforehand.
+    graph = re.compile(rf"\[(?:1,)?{rows},{NEIGHBORS}\]")
+    copies = large_copies(program, rows)
+    assert all(graph.search(x) and "S(3)" in x for x in copies)
     assert held <= 1100 * MB
     assert memory.alias_size_in_bytes >= rows * (DIM + NEIGHBORS) * 4
     for kind, size in sent.items():
