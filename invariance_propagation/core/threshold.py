@@ -27,7 +27,7 @@ STRAYS = (-4.0, -1.6, -0.6, 0.0, 0.6, 1.6, 4.0)
 # With few entries left in a bracket, a standard deviation is as wide as the bracket. The
 # values are then spread over it.
 MOST_STRAY, EDGE = 0.14, 0.02
-# Rows that are added up side by side where a pass goes down the columns.
+# How many parts of the rows a pass down the columns adds up side by side.
 PARTS = 8
 
 

@@ -19,7 +19,8 @@ COMPILERS = {
     "tpu": ("plan-tpu", "libtpu"),
     "cuda": ("plan-cuda", "jax_plugins.xla_cuda12"),
 }
-# What the TPU's compiler asks of the machine that it takes this one for.
+# With these, the TPU's compiler asks no server what this machine is, prints no errors about
+# it, and lets other processes compile as well.
 LOADING = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -163,8 +164,8 @@ def described_devices(name: str) -> list[jax.Device]:
             raise UserError(missing)
     except ModuleNotFoundError as error:
         raise UserError(missing) from error
-    # Read when the compilers are loaded. No GPU or TPU is looked for, which would end in an
-    # error or a warning where there is none, and other processes may compile as well.
+    # Before the compilers are loaded. JAX looks for no GPU or TPU, which would end in an
+    # error or a warning where there is none.
     jax.config.update("jax_platforms", "cpu")
     for variable, value in LOADING.items():
         os.environ.setdefault(variable, value)

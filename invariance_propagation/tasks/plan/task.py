@@ -113,7 +113,7 @@ def _speed(run: Run, plan: Plan, topology: Topology) -> str:
     work, chip = plan.work, topology.chip
     lines = ["", "each step, on each device"]
     lines.append(f"  {'computes':24}{work.flops / 1e9:>9,.0f} GFLOP")
-    lines.append(_row("reads and writes, at least", work.bytes_read))
+    lines.append(_row("reads, writes (at least)", work.bytes_read))
     lines += [_row(f"sends, {kind}", size) for kind, size in work.sent.items()]
     seconds = shortest_step(work, chip)
     lines += [
