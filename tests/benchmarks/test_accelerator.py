@@ -106,7 +106,10 @@ def test_a_stage_that_takes_too_long_leaves_no_process(
     )
     monkeypatch.setattr(accelerator, "__file__", str(script))
     monkeypatch.setattr(sys, "argv", ["x"])
+    begun = time.monotonic()
     accelerator.run_stage("oracle", tmp_path, 5)
+    # A process that stayed would hold the pipe for its whole minute.
+    assert time.monotonic() - begun < 30
     assert "oracle: not done in 5 s" in capsys.readouterr().out
     assert not [*tmp_path.glob("oracle.*")]
     ends = time.monotonic() + 5
@@ -125,7 +128,7 @@ def test_without_its_files_fashion_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["x", f"--output={tmp_path}"])
+    monkeypatch.setattr(sys, "argv", ["x", "--minutes=0.1", f"--output={tmp_path}"])
     monkeypatch.setattr(accelerator, "STAGES", {"fashion": None})
     accelerator.main()
     assert "fashion: left out; --fashion=DIR" in capsys.readouterr().out
