@@ -252,7 +252,7 @@ def change_facts(folder: Path, change: Callable[[dict], None]) -> None:
     [
         ("dtype", "object", "Python objects among its arrays"),
         ("dtype", "O,O", "Python objects among its arrays"),
-        ("shape", [2**40, 2**40], "out of memory"),
+        ("shape", [2**20, 2**20], "its arrays take 4,398 GB"),
         ("shape", [-1], ""),
         ("dtype", "no type", ""),
     ],

@@ -92,7 +92,7 @@ def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
     """
     for cause in causes(error):
         if isinstance(cause, MemoryError):
-            return "out of memory"
+            return str(cause) or "out of memory"
     # TensorStore hides these words in the long text of another type of error.
     words = reason(error)
     of_system = {os.strerror(x) for x in errno.errorcode if x not in OF_CONTENT}

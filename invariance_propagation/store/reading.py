@@ -97,8 +97,12 @@ def _read_fields(
         dtypes[path].itemsize * math.prod(x["shape"]) for path, x in wanted.items()
     ]
     # Otherwise the process would grow until the system kills it.
-    if sum(sizes) > psutil.virtual_memory().total:
-        raise MemoryError
+    total = psutil.virtual_memory().total
+    if sum(sizes) > total:
+        raise MemoryError(
+            f"by its own facts its arrays take {sum(sizes) / 1e9:,.0f} GB, and this "
+            f"machine has {total / 1e9:,.0f} GB of memory"
+        )
     if not wanted:  # a method without memory
         return {}
     target = {path: np.empty(x["shape"], dtypes[path]) for path, x in wanted.items()}
