@@ -56,7 +56,7 @@ def jax_step(embeddings, indices, bank, graph, **options) -> Step:
     import jax
 
     from invariance_propagation import update_bank, update_graph
-    from invariance_propagation.devices.runner import make_runner
+    from invariance_propagation.devices import make_runner
     from invariance_propagation.parallel import AXIS, REPLICATED, SHARDED
     from invariance_propagation.train.step import zero_unless_finite
 
@@ -93,7 +93,7 @@ def products_step(embeddings, indices, bank, graph) -> Step:
     import jax.numpy as jnp
     from jax import lax
 
-    from invariance_propagation.devices.runner import make_runner
+    from invariance_propagation.devices import make_runner
     from invariance_propagation.parallel import AXIS, SHARDED, all_gather
 
     def step(embeddings, bank):

@@ -16,8 +16,8 @@ from configs import image_folder
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.evaluation.evaluate import evaluate
 from invariance_propagation.report.write import write_report
-from invariance_propagation.store.checkpoint import Checkpoints
 from invariance_propagation.store.facts import pack_ids, unpack_ids
+from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.tasks.embed import embed_folder
 from invariance_propagation.train.build import build
 from invariance_propagation.train.messages import data_found, run_prepares
@@ -83,7 +83,7 @@ def test_the_first_lines_say_what_was_found(place: Path, capsys) -> None:
 
 
 def test_the_rows_of_the_bank_are_the_usable_pictures(run: Path) -> None:
-    ids = Checkpoints(run, keep=1).sample_ids()
+    ids = restore_memory(run).sample_ids
     assert set(ids) < set(USABLE) and ids == sorted(ids)
 
 
@@ -97,7 +97,7 @@ def test_a_renamed_folder_is_the_same_and_another_picture_is_not(
     fill(tmp_path / "renamed")
     train_and_evaluate(config_of(tmp_path / "renamed"), str(run))
     assert "is finished" in capsys.readouterr().out
-    train, *_ = Checkpoints(run, keep=1).sample_ids()
+    train, *_ = restore_memory(run).sample_ids
     pixels = np.zeros((12, 14, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "renamed" / train)
     with pytest.raises(UserError, match="digest .* choose another --workdir"):

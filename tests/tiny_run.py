@@ -76,6 +76,7 @@ def rows_without_times(workdir: Path) -> list[dict[str, Any]]:
 OUTSIDE_THE_STEP = {
     "checkpoint_every",
     "evaluate_every",
+    "gather_checkpoints",
     "keep_checkpoints",
     "log_every",
     "num_threads",

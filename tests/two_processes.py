@@ -61,6 +61,11 @@ def check_talking() -> None:
         with pytest.raises(type(raised), match=str(raised)) as caught:
             processes.from_first(fail, raised)
         assert vars(caught.value) == vars(raised)
+    # One is longer than what others send at once.
+    for value in ([own, None], {"rows": np.arange(5000 * own)}):
+        mine = processes.from_each(value)[own]
+        assert jax.tree.all(jax.tree.map(np.array_equal, mine, value))
+    assert processes.from_each("a" * own) == ["", "a"]
     processes.check_same({"digest": 1}, "data set")
     with pytest.raises(UserError, match="process 1 has another data set"):
         processes.check_same({"digest": own}, "data set")
@@ -80,6 +85,15 @@ def check_runner(mode: str) -> None:
     share = runner.put_share(whole[runner.share(8)])
     for placed in (share, runner.put(whole, SHARDED)):
         np.testing.assert_array_equal(runner.fetch(placed, SHARDED, 8), whole)
+    # 13 rows on four devices: four each, and a last one with a single row.
+    rows = np.arange(26, dtype=np.float32).reshape(13, 2)
+    mine = runner.own_rows(13)
+    assert (mine.start, mine.stop) == ((0, 8), (8, 13))[jax.process_index()]
+    given, specs = (rows[0], rows[mine]), (REPLICATED, SHARDED)
+    placed = runner.put_own(given, specs, 13)
+    np.testing.assert_array_equal(runner.fetch(placed, specs, 13)[1], rows)
+    for found, expected in zip(runner.fetch_own(placed, specs, 13), given, strict=True):
+        np.testing.assert_array_equal(found, expected)
     copies = runner.local(runner.put(whole, REPLICATED))
     np.testing.assert_array_equal(copies, whole)
     create = partial(jax.random.normal, shape=(9, 3))

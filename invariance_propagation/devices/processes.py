@@ -37,7 +37,6 @@ Result = TypeVar("Result")
 
 PIECE_BYTES = 2**26  # sent at once
 LEAVE_SECONDS = 10.0
-TEXT_BYTES = 1024
 _all_came = threading.Event()
 
 
@@ -197,16 +196,25 @@ def everywhere(work: Callable[..., Result], *args: Any) -> Result:
         result = work(*args)
     except UserError as error:
         message = str(error)
-    text = np.zeros((1, TEXT_BYTES), np.uint8)
-    encoded = message.encode()[:TEXT_BYTES]
-    text[0, : len(encoded)] = list(encoded)
-    texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gather(text)]
+    messages = from_each(message)
     if message:
         raise UserError(message)
-    for process, text in enumerate(texts):
+    for process, text in enumerate(messages):
         if text:
             raise UserError(f"process {process}: {text}")
     return result
+
+
+def from_each(value: Any) -> list[Any]:
+    """Returns the values of all processes, in order; `packing.pack` must take them."""
+    if not several():
+        return [value]
+    content = np.frombuffer(pack(value), np.uint8)
+    sizes = gather(np.array([len(content)], np.int32))
+    padded = np.zeros((1, _few_lengths(int(sizes.max()))), np.uint8)
+    padded[0, : len(content)] = content
+    rows = zip(gather(padded), sizes, strict=True)
+    return [unpack(row[:size].tobytes()) for row, size in rows]
 
 
 def check_same(facts: dict[str, Any], what: str) -> None:
@@ -266,8 +274,7 @@ def announce() -> None:
 
 def _from_first(content: bytes) -> bytes:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    # Round up to few lengths, because JAX compiles a program for each length.
-    length = min(PIECE_BYTES, max(1024, 1 << (size - 1).bit_length()))
+    length = min(PIECE_BYTES, _few_lengths(size))
     received = bytearray()
     for start in range(0, size, length):
         piece = np.zeros(length, np.uint8)
@@ -276,6 +283,11 @@ def _from_first(content: bytes) -> bytes:
             piece[: len(some)] = some
         received += bytes(multihost_utils.broadcast_one_to_all(piece))
     return bytes(received[:size])
+
+
+def _few_lengths(size: int) -> int:
+    """Rounds up to few lengths, because JAX compiles a program for each."""
+    return max(1024, 1 << (size - 1).bit_length())
 
 
 def _say_goodbye() -> None:

@@ -1,6 +1,6 @@
 """Maps a function for one device over all devices of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,15 +9,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invariance_propagation.devices import processes
-from invariance_propagation.errors import UserError
 from invariance_propagation.parallel import (
     AXIS,
     REPLICATED,
     SHARDED,
     rows_per_device,
 )
-
-MODES = ("pmap", "shard_map")
 
 
 class Runner(NamedTuple):
@@ -30,7 +27,7 @@ class Runner(NamedTuple):
     """
 
     mesh: Mesh
-    mode: str
+    mode: str  # see `mesh.MODES`
 
     @property
     def num_devices(self) -> int:
@@ -115,6 +112,32 @@ class Runner(NamedTuple):
         size = length // jax.process_count()
         return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
+    def own_rows(self, length: int) -> slice:
+        """Returns the rows of [length, ...], laid out by `put`, that this process holds."""
+        share = self.share(self._padded(length))
+        return slice(min(share.start, length), min(share.stop, length))
+
+    def put_own(self, tree: Any, specs: Any, length: int) -> Any:
+        """Does what `put` does, without a process that has all rows.
+
+        Args:
+          tree: host arrays; of a sharded array, only this process's `own_rows`.
+          specs: of the arrays.
+          length: the rows of a sharded array in all processes.
+        """
+        size = self._padded(length) // jax.process_count()
+
+        def place(x: np.ndarray) -> jax.Array:
+            rest = [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)
+            return self.put_share(np.pad(x, rest))
+
+        def put(spec: PartitionSpec, part: Any) -> Any:
+            if spec == REPLICATED:
+                return self.put(part, REPLICATED)
+            return jax.tree.map(place, part)
+
+        return jax.tree.map(put, specs, tree)
+
     def put_share(self, rows: np.ndarray) -> jax.Array:
         """Puts this process's `share` of a sharded host array on the devices.
 
@@ -153,14 +176,12 @@ class Runner(NamedTuple):
         With several processes, all must call this, and all get the same arrays.
         """
 
-        def whole(spec: PartitionSpec, part: Any) -> Any:
-            if spec == REPLICATED:
-                return jax.tree.map(_host_copy, part)
-            return jax.tree.map(
-                lambda x: processes.gather(self._unstack(_host_copy(x)))[:length], part
-            )
+        return self._copy(tree, specs, lambda x: processes.gather(x)[:length])
 
-        return jax.tree.map(whole, specs, tree)
+    def fetch_own(self, tree: Any, specs: Any, length: int) -> Any:
+        """Does what `fetch` does, but of a sharded array copies only `own_rows`."""
+        rows = self.own_rows(length)
+        return self._copy(tree, specs, lambda x: x[: rows.stop - rows.start])
 
     def local(self, tree: Any) -> Any:
         """Returns what the first device of this process holds; replicated arrays whole."""
@@ -181,6 +202,14 @@ class Runner(NamedTuple):
 
         return jax.tree.map(whole, specs, tree)
 
+    def _copy(self, tree: Any, specs: Any, sharded: Callable) -> Any:
+        def copy(spec: PartitionSpec, part: Any) -> Any:
+            if spec == REPLICATED:
+                return jax.tree.map(_host_copy, part)
+            return jax.tree.map(lambda x: sharded(self._unstack(_host_copy(x))), part)
+
+        return jax.tree.map(copy, specs, tree)
+
     def _layout(self, tree: Any, specs: Any, stack: Callable) -> Any:
         def place(spec: PartitionSpec, part: Any) -> Any:
             return part if spec == REPLICATED else jax.tree.map(stack, part)
@@ -188,11 +217,14 @@ class Runner(NamedTuple):
         return jax.tree.map(place, specs, tree)
 
     def _stack(self, x: Any) -> Any:
-        length = self.num_devices * rows_per_device(
-            len(x), self.num_devices, self.platform
-        )
+        length = self._padded(len(x))
         xp = np if isinstance(x, np.ndarray) else jax.numpy
         return self._divide(xp.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1)))
+
+    def _padded(self, length: int) -> int:
+        return self.num_devices * rows_per_device(
+            length, self.num_devices, self.platform
+        )
 
     def _divide(self, x: Any) -> Any:
         if self.mode == "shard_map":
@@ -217,46 +249,6 @@ class Runner(NamedTuple):
     def _home(self) -> Mesh:
         """The devices that hold an array between two steps."""
         return self.mesh.local_mesh if self.mode == "pmap" else self.mesh
-
-
-def make_runner(
-    mode: str,
-    num_devices: int | None = None,
-    *,
-    described: Sequence[jax.Device] | None = None,
-) -> Runner:
-    """Makes a runner over the first `num_devices` devices, by default over all.
-
-    With several processes, it takes equally many devices of each, side by side.
-
-    Args:
-      mode: 'pmap' or 'shard_map'.
-      num_devices: D; None for all.
-      described: devices to compile for, which are not here; None for those that are.
-
-    Raises:
-      UserError: an unknown mode, more devices than there are, or a number that the
-        processes cannot share equally.
-    """
-    if mode not in MODES:
-        raise UserError(f"--config.parallel={mode!r}: choose one of {', '.join(MODES)}")
-    # The sort is stable, so JAX's order within a process stays.
-    devices = sorted(described or jax.devices(), key=lambda x: x.process_index)
-    if num_devices is not None and not 1 <= num_devices <= len(devices):
-        raise UserError(
-            f"--config.num_devices={num_devices}, but "
-            f"{'the topology has' if described else 'JAX sees'} {len(devices)}: "
-            f"set it from 1 to {len(devices)}, or to None for all of them"
-        )
-    count, hosts = num_devices or len(devices), jax.process_count()
-    processes.check_devices()
-    if count % hosts:
-        raise UserError(
-            f"--config.num_devices={count}, but there are {hosts} processes: set it to a "
-            f"multiple of {hosts}, over all of them, or to None for all devices"
-        )
-    each = np.array(devices).reshape(hosts, -1)[:, : count // hosts]
-    return Runner(Mesh(each.reshape(-1), (AXIS,)), mode)
 
 
 def _pmap_axes(specs: Any) -> Any:

@@ -8,17 +8,15 @@ import contextlib
 import logging
 import os
 import re
-import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from invariance_propagation.errors import TrainingError, UserError
 from invariance_propagation.files.paths import plain, reason, remedy
-from invariance_propagation.store.damage import check_machine
+from invariance_propagation.store.damage import check_machine, check_there, set_aside
 from invariance_propagation.store.facts import (
     check_contents,
     check_shapes,
@@ -26,7 +24,13 @@ from invariance_propagation.store.facts import (
     digest_of_facts,
     read_facts,
     single_process,
-    unpack_ids,
+)
+from invariance_propagation.store.rows import (
+    describe_rows,
+    fill_rows,
+    folder_of,
+    forget_rows,
+    to_read,
 )
 
 FOLDER = "checkpoints"
@@ -60,20 +64,24 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self._plain = contextlib.ExitStack()
 
-    def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, facts: dict[str, Any], rows: Sequence = ()
+    ) -> None:
         """Starts to write a checkpoint; returns once the caller may change the arrays.
 
         Args:
           step: steps done.
-          state: pytree of NumPy arrays.
+          state: pytree of NumPy arrays; None for arrays whose rows are in files.
           facts: JSON about the run.
+          rows: what `write_rows` returned in all processes.
 
         Raises:
           TrainingError: this or the previous save failed; the message names its step.
         """
         self._check_folder()
-        self.finish()
-        facts = facts | {"step": step, "arrays": describe_arrays(state)}
+        self.finish(pending=[step])
+        arrays = describe_arrays(state) | describe_rows(rows)
+        facts = facts | {"step": step, "arrays": arrays}
         stored = {"facts": facts, "digest": digest_of_facts(facts)}
         try:
             saved = self._open().save(
@@ -91,8 +99,11 @@ class Checkpoints:
                 f"step {self._open().latest_step()} is there; choose another --workdir"
             )
 
-    def finish(self) -> None:
-        """Waits until everything is on disk.
+    def finish(self, *, pending: Sequence[int] = ()) -> None:
+        """Waits until everything is on disk, and removes rows that no checkpoint lists.
+
+        Args:
+          pending: steps whose rows are written, and their checkpoint is not yet.
 
         Raises:
           TrainingError: a save failed in the background.
@@ -104,6 +115,7 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(self.newest, error) from error
         self.on_disk = self.newest
+        forget_rows(self.folder, keep=[*pending, *steps_in(self.workdir)])
 
     def check(self) -> None:
         """Checks without waiting whether the last save failed.
@@ -147,22 +159,23 @@ class Checkpoints:
                 self.unread[step] = reason(error)
         return None
 
-    def sample_ids(self) -> list[str] | None:
-        """Returns the source's name of each row's image; None if it has no names."""
-        facts = self.facts() or {}
-        packed = facts.get("sample_ids")
-        return packed and unpack_ids(packed, count=facts.get("num_examples"))
-
     def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """Reads the newest checkpoint that is whole.
+        """Finds the newest checkpoint that is whole, as `find` does, and settles on it."""
+        damaged: dict[int, str] = {}
+        found = self.find(target, damaged)
+        if found is not None:
+            self.settle(found[0], damaged)
+        return found
 
-        Skips checkpoints that cannot be decoded or do not match their checksums. If an
-        older checkpoint is whole, the damaged ones are moved to `damaged_checkpoints`
-        with a warning; otherwise nothing is moved.
+    def find(
+        self, target: Any, damaged: dict[int, str], *, rows: Any = True
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Reads the newest checkpoint that can be decoded and matches its checksums.
 
         Args:
-          target: pytree of jax.ShapeDtypeStruct, or a function from the facts of a
-            checkpoint to that.
+          target, rows: as for `read`.
+          damaged: why checkpoints are not whole, by step; these are not read, and others
+            are added.
 
         Returns:
           Step, state as NumPy arrays, and facts; None if there is no checkpoint.
@@ -172,33 +185,51 @@ class Checkpoints:
           NoneWhole: there are checkpoints, and all are damaged.
           TrainingError: the machine cannot read one now.
         """
-        damaged: dict[int, str] = {}
         for step in steps_in(self.workdir):
+            if step in damaged:
+                continue
             try:
-                state, facts = self.read(step, target)
+                return step, *self.read(step, target, rows=rows)
             except UserError:
                 raise
             except Exception as error:
                 check_machine(error, self.folder / str(step))
                 damaged[step] = reason(error)
-                continue
-            for damaged_step, why in damaged.items():
-                self._set_aside(damaged_step, why)
-            self.newest = self.on_disk = step
-            return step, state, facts
         if damaged:
-            step, why = next(iter(damaged.items()))
-            raise NoneWhole(
-                f"no checkpoint in {self.folder} is whole (step {step}: {why})"
-            )
+            step, why = max(damaged.items())
+            where = f"no checkpoint in {self.folder} is whole"
+            raise NoneWhole(f"{where} (step {step}: {why})")
         return None
 
-    def read(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+    def settle(self, step: int, damaged: Mapping[int, str]) -> None:
+        """Takes a checkpoint for the newest; moves damaged ones to `damaged_checkpoints`.
+
+        Raises:
+          TrainingError: one cannot be moved.
+        """
+        aside = self.workdir / DAMAGED
+        for number, why in damaged.items():
+            logging.warning(
+                f"checkpoint of step {number} is damaged ({why}); moved to {aside}, "
+                "trying the one before"
+            )
+            self.close()
+            set_aside(
+                [self.folder / str(number), folder_of(self.folder, number)], aside
+            )
+        self.newest = self.on_disk = step
+
+    def read(
+        self, step: int, target: Any, *, rows: Any = True
+    ) -> tuple[Any, dict[str, Any]]:
         """Reads and checks one checkpoint; moves nothing.
 
         Args:
           step: of the checkpoint.
-          target: as for `restore`.
+          target: pytree of jax.ShapeDtypeStruct, or a function from the facts of a
+            checkpoint to that.
+          rows: whether arrays whose rows are in files are read, or None; or a function
+            from the facts to that.
 
         Returns:
           State as NumPy arrays, and facts.
@@ -210,11 +241,12 @@ class Checkpoints:
         facts = read_facts(self.folder / str(step))
         target = target(facts) if callable(target) else target
         check_shapes(facts["arrays"], target, step)
-        # NumPy leaves make Orbax return NumPy arrays, whatever devices wrote them.
-        target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        state = self._open().restore(step, args=args).state
+        args = ocp.args.StandardRestore(to_read(target, facts["arrays"]))
+        restored = self._open().restore(step, args=ocp.args.Composite(state=args))
+        state = restored.state
         check_contents(facts["arrays"], state)
+        if rows(facts) if callable(rows) else rows:
+            state = fill_rows(state, folder_of(self.folder, step), facts["arrays"])
         return state, facts
 
     def _open(self) -> ocp.CheckpointManager:
@@ -231,46 +263,13 @@ class Checkpoints:
             )
         return self._manager
 
-    def _set_aside(self, step: int, why: str) -> None:
-        logging.warning(
-            "checkpoint of step %d is damaged (%s); moved to %s, trying the one before",
-            step,
-            why,
-            self.workdir / DAMAGED,
-        )
-        self.close()
-        place = self.workdir / DAMAGED / str(step)
-        try:
-            place.parent.mkdir(exist_ok=True)
-            while place.exists():
-                place = place.with_name(place.name + "_")
-            (self.folder / str(step)).rename(place)
-        except OSError as error:
-            raise TrainingError(
-                f"{self.folder / str(step)} is damaged, and cannot be moved to {place} "
-                f"({reason(error)}): move it away, and run the same command again"
-            ) from error
-
     def _check_folder(self) -> None:
-        """Raises TrainingError if somebody has removed the folder since the last save.
-
-        Orbax would create it again, and the run would continue without its old checkpoints.
-        """
-        if self._manager is None:
-            return
         try:
-            there = stat.S_ISDIR(os.stat(self.folder).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            there = False
-        except OSError:  # the machine may have recovered by the next save
-            return
-        if not there:
+            if self._manager is not None:
+                check_there(self.folder)
+        except TrainingError:
             self._has_failed = True
-            raise TrainingError(
-                f"{self.folder} is gone: it was removed or replaced while the run was "
-                "writing to it; put it back, and run the same command to continue from "
-                "what is in it"
-            )
+            raise
 
     def _failed(self, step: int | None, error: Exception) -> TrainingError:
         self._has_failed = True

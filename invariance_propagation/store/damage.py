@@ -1,9 +1,9 @@
-"""Tells whether a checkpoint is damaged, or the machine cannot read it at the moment."""
+"""Tells damage of a checkpoint from trouble of the machine, and moves what is damaged."""
 
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,24 @@ def check_files(folder: Path) -> None:
             raise ValueError(f"{path.relative_to(folder)} is a pipe, socket or device")
 
 
+def check_there(folder: Path) -> None:
+    """Raises TrainingError if somebody has removed a folder that a run writes to.
+
+    Orbax would create it again, and the run would continue without its old checkpoints.
+    """
+    try:
+        there = stat.S_ISDIR(os.stat(folder).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError:  # the machine may have recovered by the next save
+        return
+    if not there:
+        raise TrainingError(
+            f"{folder} is gone: it was removed or replaced while the run was writing to "
+            "it; put it back, and run the same command to continue from what is in it"
+        )
+
+
 def check_machine(error: BaseException, folder: Path) -> None:
     """Raises TrainingError if the machine is why a checkpoint cannot be read.
 
@@ -104,6 +122,26 @@ def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
         if trouble.errno not in OF_CONTENT:
             return reason(trouble)
     return None
+
+
+def set_aside(paths: Iterable[Path], aside: Path) -> None:
+    """Moves those of `paths` that exist into a folder, beside what lies there.
+
+    Raises:
+      TrainingError: one cannot be moved, with the system's reason.
+    """
+    for path in filter(Path.exists, paths):
+        place = aside / path.name
+        try:
+            aside.mkdir(exist_ok=True)
+            while place.exists():
+                place = place.with_name(place.name + "_")
+            path.rename(place)
+        except OSError as error:
+            raise TrainingError(
+                f"{path} is damaged, and cannot be moved to {place} ({reason(error)}): "
+                "move it away, and run the same command again"
+            ) from error
 
 
 def _read_all(folder: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,7 +31,7 @@ class Facts(TypedDict, total=False):
     """
 
     step: int  # steps done
-    arrays: dict[str, dict[str, Any]]  # see `describe_arrays`
+    arrays: dict[str, dict[str, Any]]  # see `describe_arrays` and `describe_rows`
     config: dict[str, Any]  # of the run, as JSON
     versions: dict[str, str]  # of Python and the libraries
 
@@ -121,6 +121,15 @@ def leaves_of(tree: Any) -> dict[str, Any]:
     """
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:
+    """Maps fn(name, leaf) over a tree, with the names of `leaves_of`; None is a leaf."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: fn(jax.tree_util.keystr(path), leaf),
+        tree,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def path_of(name: str) -> tuple[str, ...]:

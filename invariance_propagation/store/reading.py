@@ -25,6 +25,7 @@ from invariance_propagation.store.facts import (
     read_facts,
     read_item,
 )
+from invariance_propagation.store.rows import folder_of, read_rows
 from invariance_propagation.store.weights import SUFFIXES, check_no_pickle
 
 KEY = "--config.checkpoint"
@@ -51,7 +52,7 @@ def read_checkpoint(
     for folder in _step_folders(local(path, key=KEY)):
         try:
             facts = read_facts(folder)
-            state = _read_fields(folder / "state", fields, facts["arrays"])
+            state = _read_fields(folder, fields, facts)
         except Exception as error:
             check_machine(error, folder)
             reasons.append(f"{folder} cannot be read ({reason(error)})")
@@ -85,10 +86,10 @@ def _step_folders(path: Path) -> list[Path]:
 
 
 def _read_fields(
-    folder: Path, fields: tuple[str, ...], arrays: Mapping[str, Any]
+    folder: Path, fields: tuple[str, ...], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Reads arrays; raises ValueError if one has changed since it was written."""
-    noted = {path_of(name): fact for name, fact in arrays.items()}
+    noted = {path_of(name): fact for name, fact in facts["arrays"].items()}
     wanted = {path: fact for path, fact in noted.items() if path[0] in fields}
     dtypes = {path: np.dtype(fact["dtype"]) for path, fact in wanted.items()}
     if any(dtype.hasobject for dtype in dtypes.values()):
@@ -103,21 +104,35 @@ def _read_fields(
             f"by its own facts its arrays take {sum(sizes) / 1e9:,.0f} GB, and this "
             f"machine has {total / 1e9:,.0f} GB of memory"
         )
-    if not wanted:  # a method without memory
+    filed = {path: fact for path, fact in wanted.items() if "rows" in fact}
+    target = {
+        path: np.empty(x["shape"], dtypes[path])
+        for path, x in wanted.items()
+        if path not in filed
+    }
+    found = _read_state(folder / "state", target)
+    # For a missing array, Orbax returns whatever was in the target's memory.
+    for path, x in found.items():
+        if checksum(x) != wanted[path]["crc32"]:
+            raise ValueError(f"{'.'.join(path)} has changed since it was written")
+    place = folder_of(folder.parent, facts["step"])
+    found |= {path: read_rows(place, fact) for path, fact in filed.items()}
+    return unflatten_dict(found)
+
+
+def _read_state(
+    folder: Path, target: dict[tuple[str, ...], np.ndarray]
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Reads those arrays of a state that the target has, by the keys of their names."""
+    if not target:  # a method without memory
         return {}
-    target = {path: np.empty(x["shape"], dtypes[path]) for path, x in wanted.items()}
     state = read_item(
         ocp.PyTreeCheckpointHandler(),
         folder,
         item=_with_lists(unflatten_dict(target)),
         partial_restore=True,
     )
-    state = _without_lists(state)
-    # For a missing array, Orbax returns whatever was in the target's memory.
-    for path, x in flatten_dict(state).items():
-        if checksum(x) != wanted[path]["crc32"]:
-            raise ValueError(f"{'.'.join(path)} has changed since it was written")
-    return state
+    return flatten_dict(_without_lists(state))
 
 
 def _with_lists(tree: Any) -> Any:

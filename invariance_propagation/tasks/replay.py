@@ -16,7 +16,7 @@ from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.build import build
 from invariance_propagation.train.resume import failure
 from invariance_propagation.train.resume.identity import check_same_run, identity_of
-from invariance_propagation.train.resume.saver import check_finite, try_step
+from invariance_propagation.train.resume.saver import first_broken, try_step
 from invariance_propagation.train.resume.workdir import with_noted_steps
 from invariance_propagation.train.run import Run, state_shapes
 from invariance_propagation.train.step import TrainState
@@ -85,7 +85,9 @@ def _replay(run: Run, state: TrainState, start: int, facts: dict[str, Any]) -> b
         largest = _largest_weight(run, state)
         # The run checks this before it saves: metrics can be finite although the step
         # breaks the weights.
-        check_finite(end, run.runner.fetch(state, run.spec, run.num_examples))
+        broken = first_broken(run.runner.fetch(state, run.spec, run.num_examples))
+        if broken:
+            raise NotFinite(end - 1, broken)
         try_step(run, end, state, given)
     except NotFinite as error:
         _print_images(facts)

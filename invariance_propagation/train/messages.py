@@ -25,7 +25,8 @@ NO_MATTER |= {"data.outside_links", "data.scan", "data.max_unreadable"}
 NO_MATTER |= {"data.on_change", "data.num_examples", "topology"}
 NO_MATTER |= {"data.folder", "train.epochs", "train.evaluate_every", "train.log_every"}
 NO_MATTER |= {"train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard"}
-NO_MATTER |= {"train.num_threads", "train.num_workers", "train.start_over"}
+NO_MATTER |= {"train.gather_checkpoints", "train.num_threads", "train.num_workers"}
+NO_MATTER |= {"train.start_over"}
 NO_MATTER |= {"train.stop_after_steps", "train.stop_after_hours"}
 # `schedule.check_horizon` compares where the schedule ends and starts again.
 NO_MATTER |= {"optimizer.restart_epochs", "optimizer.restart_rates"}

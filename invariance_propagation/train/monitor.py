@@ -64,8 +64,8 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
     Returns:
       With `knn.embed_anew`: `knn`, by the features of the backbone, and `knn_embedding`,
       by the output of the head, both against training images embedded for this. If the
-      method's memory holds a row for each image: embeddings against these rows, under a
-      name such as `knn_ROWS`. If all held-out images have the same features, which no
+      method's memory holds a row for each image, and the run gathers them: embeddings
+      against these rows, under a name such as `knn_ROWS`. If all held-out images have the same features, which no
       score shows: `knn_all_alike`, 1.
 
     Raises:
@@ -77,7 +77,7 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
         scores["knn"] = _accuracy(run, trained.features, queries.features)
         scores["knn_embedding"] = _accuracy(run, trained.embedding, queries.embedding)
     rows = run.method.notes.rows
-    if rows:
+    if rows and run.gathers:
         memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
         score = _accuracy(run, part_of(memory, rows), queries.embedding)
         scores[f"{PREFIX}_{rows}"] = score

@@ -14,6 +14,7 @@ class TrainOptions(NamedTuple):
     evaluate_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    gather_checkpoints: bool
     log_every: int
     tensorboard: bool
     num_threads: int

@@ -74,6 +74,11 @@ class Run(NamedTuple):
         return next(iter(self.looks.values())).chances
 
     @property
+    def gathers(self) -> bool:
+        """Whether all rows of the memory may come together on one host."""
+        return self.options.gather_checkpoints
+
+    @property
     def has_labels(self) -> bool:
         return self.dataset.train.labels is not None
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, PartitionSpec
 from configs import imagenet
 from invariance_propagation import invp_losses, update_bank, update_graph
 from invariance_propagation.data import sources
-from invariance_propagation.devices.runner import MODES, Runner
+from invariance_propagation.devices import MODES, Runner
 from invariance_propagation.devices.topologies import described_devices
 from invariance_propagation.errors import UserError
 from invariance_propagation.parallel import (

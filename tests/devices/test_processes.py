@@ -13,18 +13,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import UserError
 from invariance_propagation.store.checkpoint import FOLDER, steps_in
-from invariance_propagation.store.facts import read_item
 from invariance_propagation.train import pretrain
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
-from tests.tiny_run import ROOT, TINY, rows_without_times, tiny_config
+from tests.tiny_run import ROOT, TINY, final_state, rows_without_times, tiny_config
 
 # Sums are in another order over two processes, and where two images are as near as their
 # rounding can tell, another is the neighbour; then two runs are no longer one. Where
@@ -33,6 +31,7 @@ from tests.tiny_run import ROOT, TINY, rows_without_times, tiny_config
 # over all devices.)
 CHANGES = {
     "encoder__norm_group": 16,
+    "method__graph": "sharded",
     "train__batch_size": 64,
     "optimizer__learning_rate": 1e-6,
     "train__epochs": 10,
@@ -83,9 +82,11 @@ def by_slurm(address: str, own: int) -> tuple[list[str], dict[str, str]]:
     }
 
 
-def start_two(mode: str, workdir: Path, meet: Callable) -> list[subprocess.Popen]:
+def start_two(
+    mode: str, workdir: Path, meet: Callable, *more: str
+) -> list[subprocess.Popen]:
     """Starts two processes; `meet`: (address, number) -> flags and variables."""
-    shared = [*TINY, *FLAGS, f"--workdir={workdir}", f"--config.parallel={mode}"]
+    shared = [*TINY, *FLAGS, *more, f"--workdir={workdir}", f"--config.parallel={mode}"]
     address, started = free_address(), []
     for own in range(2):
         flags, variables = meet(address, own)
@@ -116,16 +117,16 @@ def finish(started: list[subprocess.Popen]) -> list[tuple[int, list[str], str]]:
 def same_run(workdir: Path, other: Path) -> None:
     """Compares within what another order of sums changes."""
     rows, expected = rows_without_times(workdir), rows_without_times(other)
+    for row in (rows[-1], expected[-1]):  # a run that does not gather the bank has none
+        row.pop("knn_bank", None)
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
         for name, value in wanted.items():
             assert row[name] == pytest.approx(value, rel=1e-5), (row["step"], name)
-    states = [
-        read_item(
-            ocp.PyTreeCheckpointHandler(), folder / FOLDER / str(LAST_STEP) / "state"
-        )
-        for folder in (workdir, other)
-    ]
+    steps, states = zip(
+        *(final_state(folder, **CHANGES) for folder in (workdir, other)), strict=True
+    )
+    assert steps == (LAST_STEP, LAST_STEP)
     for leaf, wanted in zip(*map(jax.tree.leaves, states), strict=True):
         scale = np.abs(wanted).max() if wanted.dtype.kind == "f" else 0
         np.testing.assert_allclose(leaf, wanted, rtol=0, atol=3e-5 * scale)
@@ -135,12 +136,12 @@ def same_run(workdir: Path, other: Path) -> None:
 def one_process(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, ConfigDict]]:
-    """Trains on four devices of one process without interruption.
+    """Trains on four devices of one process without interruption, rows in files.
 
     What is trained by this config then is so by the same programs.
     """
     workdir = tmp_path_factory.mktemp("one_process")
-    config = tiny_config(num_devices=4, **CHANGES)
+    config = tiny_config(num_devices=4, train__gather_checkpoints=False, **CHANGES)
     run = build(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrain, "build", lambda config: run)
@@ -171,7 +172,7 @@ def test_a_signal_at_one_stops_both_and_one_process_goes_on(
         assert status == 128 + signal.SIGTERM, errors
         stopped.add(re.search(r"stopped by SIGTERM at step (\d+) of 40", errors)[1])
     assert len(stopped) == 1
-    saved = sorted(int(path.name) for path in tmp_path.glob(f"{FOLDER}/*"))
+    saved = sorted(int(path.name) for path in tmp_path.glob(f"{FOLDER}/[0-9]*"))
     assert saved[-1] == int(stopped.pop()) < LAST_STEP
     expected, config = one_process
     pretrain.train_and_evaluate(config, str(tmp_path))
@@ -182,9 +183,11 @@ def test_two_processes_go_on_where_one_stopped(
     one_process: tuple[Path, ConfigDict], tmp_path: Path
 ) -> None:
     expected, _ = one_process
-    shutil.copytree(expected / FOLDER / "24", tmp_path / FOLDER / "24")
+    for name in ("24", "rows_24"):
+        shutil.copytree(expected / FOLDER / name, tmp_path / FOLDER / name)
     shutil.copy(expected / METRICS_FILE, tmp_path)
-    first, second = finish(start_two("shard_map", tmp_path, by_slurm))
+    own = "--config.train.gather_checkpoints=False"
+    first, second = finish(start_two("shard_map", tmp_path, by_slurm, own))
     assert first[0] == second[0] == 0, first[2] + second[2]
     # Reading the data comes before, and is named where it takes more than a second.
     told = [line for line in first[1] if not line.startswith("reading the data")]
@@ -193,6 +196,9 @@ def test_two_processes_go_on_where_one_stopped(
     assert any("knn trained" in line for line in first[1])
     assert second[1] == ["process 1 of 2 with 2 of 4 devices"]
     assert first[2] == second[2] == ""
+    # Each wrote its rows of bank and graph; one process reads them all.
+    written = {path.name for path in (tmp_path / FOLDER / "rows_40").iterdir()}
+    assert written == {"0_0", "0_1", "1_0", "1_1"}
     same_run(tmp_path, expected)
 
 

@@ -29,7 +29,7 @@ from invariance_propagation.store.checkpoint import (
     NoneWhole,
     steps_in,
 )
-from invariance_propagation.store.facts import pack_ids, unpack_ids
+from invariance_propagation.store.facts import images_of, pack_ids, unpack_ids
 from tests import tiny
 from tests.odd_names import ODD_NAMES
 
@@ -461,10 +461,11 @@ def test_facts_are_json(tmp_path: Path) -> None:
 def test_a_checkpoint_knows_which_image_a_row_is_of(tmp_path: Path) -> None:
     ids = ["a/1.png", "b/\u00e4\n2.png"] + [f"a.array_record__{i}" for i in range(9999)]
     checkpoints = Checkpoints(tmp_path, keep=3)
-    assert checkpoints.sample_ids() is None
     packed = pack_ids(ids)
     assert unpack_ids(packed) == ids and len(packed) < 40_000
     checkpoints.save(1, state_of(1), {"step": 1, "sample_ids": packed})
     checkpoints.finish()
-    assert checkpoints.sample_ids() == ids
+    facts = checkpoints.facts()
     checkpoints.close()
+    assert images_of(facts, "sample").ids == ids
+    assert images_of(facts, "held_out") is None

@@ -72,8 +72,8 @@ def test_what_is_read_back_must_be_what_was_written(
 ) -> None:
     finish = Checkpoints.finish
 
-    def finish_and_damage(self: Checkpoints) -> None:
-        finish(self)
+    def finish_and_damage(self: Checkpoints, **pending: Any) -> None:
+        finish(self, **pending)
         for path in self.folder.rglob("d/*"):
             path.write_bytes(path.read_bytes()[:-4])
 

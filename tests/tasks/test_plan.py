@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -45,6 +46,22 @@ def test_parts_are_what_the_arrays_take(planned: tuple[Run, memory.Plan]) -> Non
     whole = run.runner.fetch(state, run.spec, run.num_examples)
     copied = sum(x.nbytes for x in jax.tree.leaves(whole))
     assert found.host["copy for a checkpoint"] == copied
+
+
+def test_a_host_copies_only_its_rows_where_nothing_is_gathered(
+    planned: tuple[Run, memory.Plan],
+) -> None:
+    run, found = planned
+    hosts = np.array([SimpleNamespace(process_index=i // 2) for i in range(4)])
+    runner = run.runner._replace(mesh=SimpleNamespace(devices=hosts))
+    several = run._replace(runner=runner)
+    state = init_state(run)
+    whole = found.host["copy for a checkpoint"]
+    assert memory.copy_bytes(several, state) == whole
+    options = run.options._replace(gather_checkpoints=False)
+    own = memory.copy_bytes(several._replace(options=options), state)
+    # The graph is not sharded here.
+    assert own == whole - 255 * 128 * 4 // 2
 
 
 def test_the_start_counts_where_it_takes_more() -> None:

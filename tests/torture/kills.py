@@ -16,6 +16,7 @@ from invariance_propagation.train.journal import METRICS_FILE
 from tests.tiny_run import TINY
 from tests.torture.runs import (
     COMPILED_ONCE,
+    OWN_ROWS,
     Outcome,
     begin,
     end,
@@ -62,10 +63,16 @@ MOMENTS: tuple[Callable, ...] = (wait_for_time, wait_for_save, wait_for_row)
 
 
 def kill_each_method(folder: Path, *, count: int) -> Outcome:
-    """Kills runs of every method but the usual one, `count` times each."""
+    """Kills runs of every method but the usual one, `count` times each.
+
+    The last one is the usual method, with its rows in files.
+    """
+    others = sorted(METHODS.keys() - {methods.DEFAULT})
+    kinds = {method: flags_by(method) for method in others}
+    kinds["rows in files"] = [*TINY, *OWN_ROWS]
     failures, tried = [], 0
-    for method in sorted(METHODS.keys() - {methods.DEFAULT}):
-        own, flags = folder / method, flags_by(method)
+    for method, flags in kinds.items():
+        own = folder / method
         own.mkdir()
         status, errors = finish(own / "finished", flags=flags)
         tried += count
@@ -75,7 +82,7 @@ def kill_each_method(folder: Path, *, count: int) -> Outcome:
         expected = result_of(own / "finished")
         outcome = kill(own, expected, count=count, flags=flags)
         failures += [f"{method}: {failure}" for failure in outcome.failures]
-    return Outcome("SIGKILL, each other method", tried, failures)
+    return Outcome("SIGKILL, each other method, and rows in files", tried, failures)
 
 
 def kill(

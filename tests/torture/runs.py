@@ -24,6 +24,11 @@ COMPILED_ONCE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
 }
 
+# Every process writes the rows of bank and graph that it has.
+OWN_ROWS = [
+    "--config.method.graph=sharded",
+    "--config.train.gather_checkpoints=False",
+]
 
 # What other methods need to fit the few images of `TINY`.
 FITTED = {

@@ -9,7 +9,9 @@ import numpy as np
 import psutil
 import tqdm
 
+from invariance_propagation.store.facts import leaves_of
 from invariance_propagation.tasks.plan.work import Work, work_of
+from invariance_propagation.train.resume.saver import sharded_names
 from invariance_propagation.train.run import Run, lower
 
 # Memory limit of a container, in cgroups version 2 and 1.
@@ -126,7 +128,7 @@ def make_plan(run: Run, *, start: int | None = None) -> Plan:
     splits = (run.dataset.train, run.dataset.held_out)
     host = {
         "data set": sum(split.images.nbytes for split in splits if split),
-        "copy for a checkpoint": _global_bytes(run, state),
+        "copy for a checkpoint": copy_bytes(run, state),
     }
     return Plan(
         device,
@@ -190,9 +192,15 @@ def _bytes(tree: Any) -> int:
     )
 
 
-def _global_bytes(run: Run, state: Any) -> int:
+def copy_bytes(run: Run, state: Any) -> int:
+    """Returns the bytes of a state that a host holds while it writes a checkpoint."""
     whole = run.runner.shapes(state, run.spec, run.num_examples)
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(whole))
+    hosts = len({device.process_index for device in run.runner.mesh.devices.flat})
+    shared = set() if run.gathers else sharded_names(run.spec, whole)
+    return sum(
+        x.size * x.dtype.itemsize // (hosts if name in shared else 1)
+        for name, x in leaves_of(whole).items()
+    )
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -1,6 +1,6 @@
 """Finds the point where a run begins or continues: its step, its state and its facts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -9,12 +9,18 @@ import numpy as np
 
 from invariance_propagation.devices import processes
 from invariance_propagation.errors import TrainingError
+from invariance_propagation.files.paths import reason
 from invariance_propagation.phases import phase
 from invariance_propagation.store.checkpoint import Checkpoints, NoneWhole
 from invariance_propagation.store.claim import move_aside
+from invariance_propagation.store.damage import check_machine
+from invariance_propagation.store.facts import map_named
+from invariance_propagation.store.rows import folder_of, in_files, leave_out, read_rows
 from invariance_propagation.train import messages
 from invariance_propagation.train.averages import Window
+from invariance_propagation.train.resume.identity import same_images
 from invariance_propagation.train.resume.match import carry_over, stored_shapes
+from invariance_propagation.train.resume.saver import put, sharded_names
 from invariance_propagation.train.resume.start import Start
 from invariance_propagation.train.resume.workdir import MOVED, START_OVER, Workdir
 from invariance_propagation.train.run import Run, init_state, state_shapes
@@ -57,36 +63,106 @@ def first_point(
     # Traces the network, which a new run does not need.
     shapes = cache(partial(state_shapes, run))
     with phase("reading the checkpoint", messages.say):
-        restored = processes.from_first(
-            _restore,
-            place.checkpoints,
-            lambda saved: stored_shapes(shapes(), facts, run, saved),
-            run.options.start_over,
-        )
-    if restored is None:
+        found = _find(run, place.checkpoints, shapes, facts)
+    if found is None:
         if start is not None:
             facts = facts | {"started_from": start.facts}
         with phase("making the network and the method's memory", messages.say):
             state = init_state(run, start and start[:2])
             jax.block_until_ready(state)
         return Point(0, state, Window(), facts, is_new=True)
-    step, leaves, saved = restored
-    arrays = jax.tree.unflatten(jax.tree.structure(shapes()), leaves)
+    step, arrays, saved = found
     folder = place.checkpoints.workdir
     arrays, noted = carry_over(run, arrays, shapes(), facts, saved, folder)
     facts = facts | noted
     if "started_from" in saved:  # those weights may be gone by now
         facts = facts | {"started_from": saved["started_from"]}
-    state = run.runner.put(arrays, run.spec)
-    return Point(step, state, Window(**saved["window"]), facts, is_new=False)
+    return Point(step, put(run, arrays), Window(**saved["window"]), facts, is_new=False)
+
+
+def _find(
+    run: Run, checkpoints: Checkpoints, shapes: Callable[[], Any], facts: dict[str, Any]
+) -> tuple[int, Any, dict[str, Any]] | None:
+    """Reads the newest checkpoint that every process finds whole.
+
+    Returns:
+      Step, state as `put` takes it, and facts; None if there is no checkpoint.
+    """
+
+    def whole(saved: Mapping[str, Any]) -> bool:
+        """Whether all rows of a checkpoint must come together, as to be matched."""
+        return run.gathers or not same_images(saved, facts, run)
+
+    damaged: dict[int, str] = {}
+    while True:
+        restored = processes.from_first(
+            partial(_restore, rows=whole, start_over=run.options.start_over),
+            checkpoints,
+            lambda saved: stored_shapes(shapes(), facts, run, saved),
+            damaged,
+        )
+        if restored is None:
+            return None
+        step, leaves, saved = restored
+        absent = set() if whole(saved) else in_files(saved["arrays"])
+        tree = jax.tree.structure(leave_out(absent, shapes()))
+        state = jax.tree.unflatten(tree, leaves)
+        if absent:
+            state, why = _own_rows(run, checkpoints, shapes(), state, saved)
+            if why:
+                damaged[step] = why
+                continue
+        processes.from_first(checkpoints.settle, step, damaged)
+        return step, state, saved
+
+
+def _own_rows(
+    run: Run, checkpoints: Checkpoints, shapes: Any, state: Any, saved: dict[str, Any]
+) -> tuple[Any, str]:
+    """Adds the rows of this process to a state.
+
+    Returns:
+      The state; and, if the rows of any process are damaged, why they are.
+
+    Raises:
+      TrainingError: a machine cannot read them now.
+    """
+    folder, arrays = folder_of(checkpoints.folder, saved["step"]), saved["arrays"]
+    own = run.runner.own_rows(run.num_examples)
+    sharded, filed = sharded_names(run.spec, shapes), in_files(arrays)
+
+    def fill(name: str, x: np.ndarray | None) -> np.ndarray | None:
+        if name not in filed:
+            return x
+        return read_rows(folder, arrays[name], own if name in sharded else None)
+
+    why = trouble = ""
+    try:
+        state = map_named(fill, state)
+    except Exception as error:
+        why = reason(error)
+        try:
+            check_machine(error, folder)
+        except TrainingError as of_machine:
+            trouble = str(of_machine)
+    told = processes.from_each((why, trouble))
+    for process, (_, trouble) in enumerate(told):
+        if trouble:
+            raise TrainingError(f"process {process}: {trouble}")
+    return state, next((why for why, _ in told if why), "")
 
 
 def _restore(
-    checkpoints: Checkpoints, shapes: Callable[[Any], Any], start_over: bool
+    checkpoints: Checkpoints,
+    shapes: Callable[[Any], Any],
+    damaged: dict[int, str],
+    *,
+    rows: Callable[[Any], bool],
+    start_over: bool,
 ) -> tuple[int, list[np.ndarray], dict[str, Any]] | None:
     """Reads step, leaves of the state and facts of the newest whole checkpoint."""
     try:
-        restored = checkpoints.restore(shapes)
+        restored = checkpoints.find(shapes, damaged, rows=rows)
     except NoneWhole as error:
         if not start_over:
             raise TrainingError(

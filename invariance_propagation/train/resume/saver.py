@@ -11,9 +11,18 @@ import jax
 import numpy as np
 
 from invariance_propagation.devices import processes
+from invariance_propagation.errors import TrainingError
+from invariance_propagation.files.paths import writing
+from invariance_propagation.parallel import SHARDED
 from invariance_propagation.store.checkpoint import Checkpoints
-from invariance_propagation.store.facts import leaves_of
+from invariance_propagation.store.facts import leaves_of, map_named
 from invariance_propagation.store.lock import Lock
+from invariance_propagation.store.rows import (
+    check_seen,
+    folder_of,
+    leave_out,
+    write_rows,
+)
 from invariance_propagation.train.averages import NotFinite, Window
 from invariance_propagation.train.run import Run
 from invariance_propagation.train.step import TrainState
@@ -51,8 +60,13 @@ class Saver:
           NotFinite: the state has NaN or infinity.
         """
         run = self._run
-        host_state = run.runner.fetch(state, run.spec, run.num_examples)
-        check_finite(step, host_state)
+        fetch = run.runner.fetch if run.gathers else run.runner.fetch_own
+        host_state = fetch(state, run.spec, run.num_examples)
+        broken = first_broken(host_state)
+        if not run.gathers:  # each process has other rows
+            broken = next(filter(None, processes.from_each(broken)), None)
+        if broken:
+            raise NotFinite(step - 1, broken)
         self._waiting = Waiting(step, host_state, facts)
 
     def write(self) -> None:
@@ -65,13 +79,45 @@ class Saver:
         """
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
-            processes.from_first(self._save, *waiting)
+            rows = []
+            if not self._run.gathers:
+                waiting, rows = self._write_own(waiting)
+            processes.from_first(self._save, *waiting, rows)
             if not processes.is_first():
                 self._checkpoints.on_disk = waiting.step
 
-    def _save(self, *waiting: Any) -> None:
+    def _save(self, step: int, state: Any, facts: dict, rows: list) -> None:
         self._lock.check()
-        self._checkpoints.save(*waiting)
+        check_seen(folder_of(self._checkpoints.folder, step), rows)
+        self._checkpoints.save(step, state, facts, rows)
+
+    def _write_own(self, waiting: Waiting) -> tuple[Waiting, list[dict[str, Any]]]:
+        """Writes this process's rows; returns what is left, and the files of all."""
+        folder = folder_of(self._checkpoints.folder, waiting.step)
+        names = sharded_names(self._run.spec, waiting.state)
+        leaves = leaves_of(waiting.state)
+        own = {name: leaves[name] for name in leaves if name in names}
+        rest = leave_out(names, waiting.state)
+        try:
+            with writing(folder):
+                # Nobody writes before the first process has come here, which removes
+                # rows without a checkpoint while it takes steps.
+                processes.from_first(self._lock.check)
+                written = write_rows(
+                    folder,
+                    own,
+                    process=jax.process_index(),
+                    first=self._run.runner.own_rows(self._run.num_examples).start,
+                )
+            failure = ""
+        except TrainingError as error:
+            written, failure = [], str(error)
+        told = processes.from_each((written, failure))
+        for process, (_, failure) in enumerate(told):
+            if failure:
+                raise TrainingError(f"process {process}: {failure}")
+        pieces = [piece for written, _ in told for piece in written]
+        return waiting._replace(state=rest), pieces
 
     def try_and_write(self, state: TrainState, batch: tuple) -> TrainState:
         """Tries the waiting state by one more step, writes it, and waits for the disk.
@@ -91,7 +137,39 @@ class Saver:
         try_step(self._run, waiting.step, state, batch)
         self.write()
         processes.from_first(self._checkpoints.finish)
-        return self._run.runner.put(waiting.state, self._run.spec)
+        return put(self._run, waiting.state)
+
+
+def put(run: Run, state: Any) -> TrainState:
+    """Puts a state on the devices.
+
+    Args:
+      run: the run of the state.
+      state: NumPy arrays; sharded ones with all rows or, unless the run gathers them,
+        with those of this process.
+    """
+    if run.gathers:
+        return run.runner.put(state, run.spec)
+    own = run.runner.own_rows(run.num_examples)
+    names = sharded_names(run.spec, state)
+
+    def cut(name: str, x: np.ndarray) -> np.ndarray:
+        return x[own] if name in names and len(x) == run.num_examples else x
+
+    return run.runner.put_own(map_named(cut, state), run.spec, run.num_examples)
+
+
+def sharded_names(spec: Any, state: Any) -> set[str]:
+    """Names the arrays of a state, as `leaves_of` does, of which a process has a part.
+
+    Args:
+      spec: which parts of the state are sharded.
+      state: pytree of arrays or their shapes.
+    """
+    of_leaf = jax.tree.map(
+        lambda spec, part: jax.tree.map(lambda _: spec, part), spec, state
+    )
+    return {name for name, spec in leaves_of(of_leaf).items() if spec == SHARDED}
 
 
 def try_step(run: Run, step: int, state: TrainState, batch: tuple) -> None:
@@ -116,11 +194,10 @@ def try_step(run: Run, step: int, state: TrainState, batch: tuple) -> None:
         raise NotFinite(step - 1, after) from error
 
 
-def check_finite(step: int, state: Any) -> None:
-    """Raises NotFinite for the first array of a state that has NaN or infinity.
+def first_broken(state: Any) -> dict[str, float] | None:
+    """Returns the first NaN or infinity of a state by the name of its array, or None.
 
     Args:
-      step: the number of steps taken, at least 1; the last one made the state.
       state: pytree of NumPy arrays.
     """
     for name, leaf in leaves_of(state).items():
@@ -128,4 +205,5 @@ def check_finite(step: int, state: Any) -> None:
             # NumPy does not count bfloat16 among its floating types.
             broken = ~np.isfinite(leaf.astype(np.float32, copy=False))
             if broken.any():
-                raise NotFinite(step - 1, {name: float(leaf[broken][0])})
+                return {name: float(leaf[broken][0])}
+    return None

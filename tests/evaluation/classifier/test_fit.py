@@ -8,7 +8,7 @@ import optax
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from invariance_propagation.devices.runner import make_runner
+from invariance_propagation.devices import make_runner
 from invariance_propagation.errors import TrainingError
 from invariance_propagation.evaluation.classifier.fit import make_fit
 from invariance_propagation.evaluation.classifier.head import Head, apply_head

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from invariance_propagation.devices.runner import make_runner
+from invariance_propagation.devices import make_runner
 from invariance_propagation.evaluation.classifier.fit import (
     FitState,
     learnt_features,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from invariance_propagation.data.sources.folder import image_folder
-from invariance_propagation.devices.runner import make_runner
+from invariance_propagation.devices import make_runner
 from invariance_propagation.evaluation.bench import Bench, View, make_bench
 from invariance_propagation.evaluation.classifier import training
 from invariance_propagation.evaluation.protocols import linear, semi

@@ -13,7 +13,7 @@ from configs.evaluate import get_config
 from invariance_propagation.data import sources
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.sources.tfds import records
-from invariance_propagation.devices.runner import make_runner
+from invariance_propagation.devices import make_runner
 from invariance_propagation.evaluation.bench import View, make_bench
 from invariance_propagation.evaluation.protocols.base import Request
 from tests.tiny_run import ROOT

@@ -183,7 +183,12 @@ def test_it_goes_on_to_the_end(place: Path, capsys) -> None:
         (place / "pictures" / old).unlink()
         draw(place / "pictures" / new, 2000 + COUNT + int(new[-5]))
     folder, workdir = place / "pictures", str(place / "run")
-    matched = config_of(folder, data__on_change="match", train__stop_after_steps=2)
+    matched = config_of(
+        folder,
+        data__on_change="match",
+        train__stop_after_steps=2,
+        train__gather_checkpoints=False,
+    )
     with pytest.raises(Stopped, match=f"at step {STEP + 2} of 8"):
         train_and_evaluate(matched, workdir)
     assert "3 added (" in capsys.readouterr().out
