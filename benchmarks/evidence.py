@@ -88,7 +88,7 @@ CELLS = {
 # What each cell needs on a set beyond the set's config: the best of four settings by
 # benchmarks/folds.py, on a part of the training images that the network did not see;
 # benchmarks/results/folds.jsonl has them all. Where a cell is missing, the config itself is
-# the best. Un-Mix takes what its inner method has.
+# the best. Un-Mix takes weights, temperature and start from its inner method.
 _STEEP = "optimizer.learning_rate=0.12"
 _WARM, _COLD = "{}.temperature=0.3", "{}.temperature=0.1"
 _STRONG = ["{}.propagation_weight=2.0", "{}.start_epoch=10"]
@@ -98,14 +98,14 @@ CHOSEN = {
         "instance": [_STEEP, _WARM],
         "paper": [_STEEP, _WARM, *_STRONG],
         "auto": [_STEEP, _WARM, *_STRONG],
-        "unmix": [_STEEP, _WARM, *_STRONG],
+        "unmix": [_STEEP, _WARM, *_STRONG, "method.global_probability=1.0"],
         "released": [_STEEP, _WARM, *_STRONG],
     },
     "fashion_mnist": {
         "instance": [_STEEP, _COLD],
         "paper": [_STEEP, _COLD, *_WEAK],
         "auto": [_STEEP, _COLD, *_WEAK],
-        "unmix": [_STEEP, _COLD, *_WEAK],
+        "unmix": ["optimizer.learning_rate=0.06", _COLD, *_WEAK],
         "released": [_STEEP, _COLD, *_STRONG],
     },
 }

@@ -54,10 +54,10 @@ Figures are in percent. kNN, the linear probe and fine-tuning on 1 % of the labe
 the backbone's features on the held-out images, by the protocols of `configs/evaluate.py`,
 at the last step. Letters and Fashion-MNIST are small here: 10,000 images of 14 pixels, a network
 of width 8, batches of 32, 20 epochs. For these two sets, instance discrimination, both forms of
-Invariance Propagation, ODC and CoKe each had four settings compared, by kNN of 2,000 training
+Invariance Propagation, Un-Mix, ODC and CoKe each had four settings compared, by kNN of 2,000 training
 images after training on 4,000 others; `benchmarks/results/folds.jsonl` has all of them, and
 `benchmarks/evidence.py` the best. Both forms use the learning rate and temperature that were best
-for instance discrimination. Un-Mix uses the paper form's settings. On digits the settings are
+for instance discrimination, and Un-Mix the paper form's weight, start and temperature. On digits the settings are
 those of the config, and only those of Invariance Propagation were compared on folds.
 
 The K of kNN is 15 % of a class ('auto'); what a run prints while it trains uses another K, and so
