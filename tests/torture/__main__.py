@@ -20,8 +20,17 @@ from tests.torture import damage, disk, growth, hosts, kills, pictures
 from tests.torture.runs import Outcome, finish, result_of
 
 
-def trials(folder: Path, finished: Path, share: float) -> dict[str, Callable]:
-    """Returns each trial by name, with `share` of its full count."""
+def trials(
+    folder: Path, finished: Path, seconds: float, share: float
+) -> dict[str, Callable]:
+    """Returns each trial by name, with `share` of its full count.
+
+    Args:
+      folder: for the runs of the trials.
+      finished: the workdir of a run without trouble.
+      seconds: what that run took.
+      share: in (0, 1].
+    """
     expected = result_of(finished)
 
     def some(count: int) -> int:
@@ -30,7 +39,9 @@ def trials(folder: Path, finished: Path, share: float) -> dict[str, Callable]:
     return {
         "kills": lambda: kills.kill(folder, expected, count=some(50)),
         "methods": lambda: kills.kill_each_method(folder, count=some(10)),
-        "signals": lambda: kills.stop(folder, expected, count=some(20)),
+        "signals": lambda: kills.stop(
+            folder, expected, count=some(20), seconds=seconds
+        ),
         "damage": lambda: damage.files(folder, finished, flips=some(5)),
         "disk": lambda: disk.full(folder, expected, finished=finished, count=some(20)),
         "pictures": lambda: pictures.mutate(count=some(10_000)),
@@ -54,7 +65,8 @@ def main() -> int:
     if status:
         print(f"the run without trouble failed: {errors}", file=sys.stderr)
         return 1
-    tried = trials(folder, finished, 0.1 if chosen.quick else 1.0)
+    seconds = time.monotonic() - began
+    tried = trials(folder, finished, seconds, 0.1 if chosen.quick else 1.0)
     if unknown := set(chosen.names) - set(tried):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(tried)}")
     outcomes: dict[str, Outcome] = {}

@@ -93,39 +93,53 @@ def kill(
     flags: Sequence[str] = TINY,
 ) -> Outcome:
     """Kills runs with SIGKILL `count` times; each must end as one that was not killed."""
-    chance, failures, done, landed = random.Random(0), [], 0, 0
+    chance, failures, done, number = random.Random(0), [], 0, 0
     while done < count:
-        workdir = folder / f"killed_{done}"
+        workdir, number = folder / f"killed_{number}", number + 1
         moments = []
-        for _ in range(min(KILLS_OF_A_RUN, count - done)):
+        while done < count and len(moments) < KILLS_OF_A_RUN:
             moment = MOMENTS[done % len(MOMENTS)]
-            moments.append(moment.__name__)
             # Killed at any time it compiles, as the first run of a user does.
             quick = {} if moment is wait_for_time else COMPILED_ONCE
             process = begin(workdir, flags=flags, **quick)
             moment(workdir, process, chance)
-            landed += process.poll() is None
+            was_alive = process.poll() is None
             process.send_signal(signal.SIGKILL)
             end(process)
+            if not was_alive:  # it ended before the moment came
+                break
+            moments.append(moment.__name__)
             done += 1
         if wrong := finish_as(workdir, expected, flags=flags):
             failures.append(f"{', '.join(moments)}: {wrong}")
+            if not moments:  # it ends by itself, and would do so again
+                break
         else:
             shutil.rmtree(workdir)
-    note = f"{landed} hit a living process; each run ended bit for bit as without"
-    return Outcome("SIGKILL at any moment", count, failures, note)
+    note = f"{number} runs; each ended bit for bit as without"
+    return Outcome("SIGKILL at any moment", done, failures, note)
 
 
-def stop(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
-    """Sends SIGTERM, SIGINT and SIGHUP at any moment: obeyed within 30 s, in a line."""
-    chance, failures, slowest = random.Random(1), [], 0.0
+def stop(
+    folder: Path, expected: dict[str, Any], *, count: int, seconds: float
+) -> Outcome:
+    """Sends SIGTERM, SIGINT and SIGHUP at any moment: obeyed within 30 s, in a line.
+
+    Args:
+      folder: an empty folder.
+      expected: `result_of` a run without trouble.
+      count: how many signals.
+      seconds: what a run takes.
+    """
+    chance, failures, slowest, living = random.Random(1), [], 0.0, 0
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     for number in range(count):
         workdir, sent = folder / f"stopped_{number}", numbers[number % 3]
         process = begin(workdir)
         # Evenly from the first moment on, so that imports and compiling are met too.
-        time.sleep(0.05 + (number + chance.random()) * 15 / count)
+        time.sleep(0.05 + (number + chance.random()) * seconds / count)
         asked = time.monotonic()
+        living += process.poll() is None
         process.send_signal(sent)
         status, errors = end(process, limit=60)
         took = time.monotonic() - asked
@@ -144,5 +158,5 @@ def stop(folder: Path, expected: dict[str, Any], *, count: int) -> Outcome:
             failures.append(f"{sent.name}: {'; '.join(wrong)}")
         else:
             shutil.rmtree(workdir)
-    note = f"the slowest took {slowest:.1f} s"
+    note = f"{living} met a living run; the slowest took {slowest:.1f} s"
     return Outcome("SIGTERM, SIGINT, SIGHUP at any moment", count, failures, note)
