@@ -29,12 +29,13 @@ torture: $(VENV)/installed-dev  ## Kills runs, damages their files and fills the
 COMPILE := .venv-compile
 
 compile: $(COMPILE)/installed  ## What the compilers of TPUs and GPUs make of objective and step.
-	$(COMPILE)/bin/python -m pytest --noconftest --numprocesses=auto --maxprocesses=2 -rs \
+	$(COMPILE)/bin/python -m pytest --noconftest --numprocesses=auto --maxprocesses=2 \
+		--maxschedchunk=1 -rs \
 		tests/compiled/check_programs.py
 
 $(COMPILE)/installed: requirements-compile.txt requirements.txt
 	$(PYTHON) -m venv $(COMPILE)
-	$(COMPILE)/bin/python $(PIP_INSTALL) -r requirements-compile.txt
+	$(COMPILE)/bin/python $(PIP_INSTALL) --no-compile -r requirements-compile.txt
 	touch $@
 
 lint: $(VENV)/installed-dev  ## What pre-commit checks, and types.
@@ -81,5 +82,5 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
+	$(BIN)/python $(PIP_INSTALL) --no-compile -r requirements-dev.txt
 	touch $@

@@ -171,8 +171,9 @@ def get_config(method: str = "") -> ConfigDict:
     config.train.evaluate_every = 10
     config.train.checkpoint_every = 1000  # steps between checkpoints
     config.train.keep_checkpoints = 2  # how many of the newest to keep
-    # False: every process writes and reads its own rows of the memory, for a memory that no
-    # single host can hold; --workdir must be a folder that all of them share.
+    # Whether every host copies the whole memory for a checkpoint. False, for a memory that
+    # no single host can hold: each process writes and reads its own rows, in a --workdir
+    # that all of them share.
     config.train.gather_checkpoints = True
     config.train.log_every = 100  # steps per row of metrics.jsonl, at most an epoch
     config.train.tensorboard = False  # event files for TensorBoard too

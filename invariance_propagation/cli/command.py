@@ -89,15 +89,16 @@ def _check(config: ConfigDict) -> str:
 
 def _join_processes() -> None:
     """Waits for the processes of the other hosts, if there are any."""
+    if flags.COORDINATOR.value is None:
+        return
     from invariance_propagation.devices import processes
 
-    if flags.COORDINATOR.value is not None:
-        processes.join(
-            coordinator=flags.COORDINATOR.value,
-            num_processes=flags.NUM_PROCESSES.value,
-            process_id=flags.PROCESS_ID.value,
-            timeout=flags.JOIN_TIMEOUT.value,
-        )
+    processes.join(
+        coordinator=flags.COORDINATOR.value,
+        num_processes=flags.NUM_PROCESSES.value,
+        process_id=flags.PROCESS_ID.value,
+        timeout=flags.JOIN_TIMEOUT.value,
+    )
 
 
 def _exit_if_joined(error: Exception) -> None:

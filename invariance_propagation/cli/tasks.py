@@ -1,5 +1,6 @@
 """The tasks: what each is called, does, and takes."""
 
+import os
 import pkgutil
 from collections.abc import Collection
 from pathlib import Path
@@ -20,12 +21,15 @@ class Task(NamedTuple):
         argument; else configs/ holds a config of its name, whose keys are the arguments.
       run_key: the config key that --workdir sets; '' where --workdir is an argument
         of the function; None where the task has no use for a run.
+      warns: whether XLA's own warnings are shown. They tell of every program that is
+        compiled, and a task that tries programs out says itself what came of them.
     """
 
     about: str
     function: str
     of_training: bool = True
     run_key: str | None = None
+    warns: bool = True
 
 
 TASKS = {
@@ -34,7 +38,9 @@ TASKS = {
         "train.pretrain:train_and_evaluate",
         run_key="",
     ),
-    "plan": Task("print the memory that a run would take", "tasks.plan:print_plan"),
+    "plan": Task(
+        "print the memory that a run would take", "tasks.plan:print_plan", warns=False
+    ),
     "preview": Task("draw augmented views of images", "tasks.preview:draw_preview"),
     "scan": Task("list the pictures that cannot be used", "tasks.scan:print_scan"),
     "replay": Task(
@@ -80,6 +86,8 @@ def start(name: str, config: ConfigDict, workdir: str | None) -> None:
       workdir: value of --workdir.
     """
     task = TASKS[name]
+    if not task.warns:  # read when JAX is imported
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     function = pkgutil.resolve_name(f"invariance_propagation.{task.function}")
     if not task.of_training:
         function(**arguments(config))

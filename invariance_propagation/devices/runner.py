@@ -128,8 +128,7 @@ class Runner(NamedTuple):
         size = self._padded(length) // jax.process_count()
 
         def place(x: np.ndarray) -> jax.Array:
-            rest = [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)
-            return self.put_share(np.pad(x, rest))
+            return self.put_share(_extended(x, size))
 
         def put(spec: PartitionSpec, part: Any) -> Any:
             if spec == REPLICATED:
@@ -144,6 +143,7 @@ class Runner(NamedTuple):
         Rows of zeros pad it to a multiple of this process's devices.
         """
         count = self._home.size // (1 if self.mode == "pmap" else jax.process_count())
+        # Padding copies: the device may keep what it is given, and a step donates that.
         rest = [(0, -len(rows) % count)] + [(0, 0)] * (rows.ndim - 1)
         rows = np.pad(rows, rest)
         if self.mode == "pmap":
@@ -267,6 +267,12 @@ def _host_copy(x: jax.Array) -> np.ndarray:
     if x.ndim == 0:
         return np.array(shards[0])
     return np.concatenate([shards[first] for first in sorted(shards)])
+
+
+def _extended(x: np.ndarray, length: int) -> np.ndarray:
+    """Adds rows of zeros; copies nothing if there are enough."""
+    missing = length - len(x)
+    return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
 
 
 def _first_row(shard: Any) -> int:

@@ -30,6 +30,7 @@ from invariance_propagation.store.rows import (
     fill_rows,
     folder_of,
     forget_rows,
+    paths_of,
     to_read,
 )
 
@@ -100,7 +101,7 @@ class Checkpoints:
             )
 
     def finish(self, *, pending: Sequence[int] = ()) -> None:
-        """Waits until everything is on disk, and removes rows that no checkpoint lists.
+        """Waits until everything is on disk, and removes rows without a checkpoint.
 
         Args:
           pending: steps whose rows are written, and their checkpoint is not yet.
@@ -214,9 +215,7 @@ class Checkpoints:
                 "trying the one before"
             )
             self.close()
-            set_aside(
-                [self.folder / str(number), folder_of(self.folder, number)], aside
-            )
+            set_aside(paths_of(self.folder, number), aside)
         self.newest = self.on_disk = step
 
     def read(

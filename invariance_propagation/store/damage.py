@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,15 @@ def check_machine(error: BaseException, folder: Path) -> None:
     """
     trouble = trouble_of_machine(error, folder)
     if trouble is not None:
-        raise TrainingError(
-            f"{folder} cannot be read now ({trouble}); nothing was moved: fix that, and "
-            "run the same command again"
-        ) from error
+        raise unreadable(str(folder), trouble) from error
+
+
+def unreadable(what: str, trouble: str) -> TrainingError:
+    """Makes the error that says why the machine cannot read a checkpoint."""
+    return TrainingError(
+        f"{what} cannot be read now ({trouble}); nothing was moved: fix that, and run "
+        "the same command again"
+    )
 
 
 def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
@@ -124,18 +129,19 @@ def trouble_of_machine(error: BaseException, folder: Path) -> str | None:
     return None
 
 
-def set_aside(paths: Iterable[Path], aside: Path) -> None:
-    """Moves those of `paths` that exist into a folder, beside what lies there.
+def set_aside(paths: Sequence[Path], aside: Path) -> None:
+    """Moves what belongs together into a folder, beside what lies there.
 
     Raises:
-      TrainingError: one cannot be moved, with the system's reason.
+      TrainingError: something cannot be moved, with the system's reason.
     """
-    for path in filter(Path.exists, paths):
-        place = aside / path.name
+    suffix = ""
+    while any((aside / (path.name + suffix)).exists() for path in paths):
+        suffix += "_"
+    for path in paths:
+        place = aside / (path.name + suffix)
         try:
             aside.mkdir(exist_ok=True)
-            while place.exists():
-                place = place.with_name(place.name + "_")
             path.rename(place)
         except OSError as error:
             raise TrainingError(

@@ -115,8 +115,8 @@ def _read_fields(
     for path, x in found.items():
         if checksum(x) != wanted[path]["crc32"]:
             raise ValueError(f"{'.'.join(path)} has changed since it was written")
-    place = folder_of(folder.parent, facts["step"])
-    found |= {path: read_rows(place, fact) for path, fact in filed.items()}
+    for path, fact in filed.items():
+        found[path] = read_rows(folder_of(folder.parent, facts["step"]), fact)
     return unflatten_dict(found)
 
 

@@ -1,12 +1,13 @@
 """Rows of sharded arrays in a checkpoint, each written by the process that holds them.
 
-An array that outgrows one host cannot pass through the first process. With
-`train.gather_checkpoints=False`, every process first writes files of its own rows, and then
-the first process writes the checkpoint, whose facts list these files with their first row,
-shape and CRC-32. Files that no checkpoint lists mean nothing, and are removed.
+An array that outgrows one host cannot pass through process 0. With
+`train.gather_checkpoints=False`, every process first writes files of its own rows. Then
+process 0 writes the checkpoint, whose facts list these files with their first row, shape
+and CRC-32. Nothing reads a file that no facts list.
 """
 
 import math
+import os
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,6 +22,14 @@ from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.store.facts import checksum, map_named
 
 PREFIX = "rows_"
+SHARE = (
+    "use a --workdir that all processes share, or "
+    "--config.train.gather_checkpoints=True"
+)
+
+
+class MissingRows(ValueError):
+    """Reports that a file of rows is not where the facts of a checkpoint say."""
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -28,15 +37,27 @@ def folder_of(folder: Path, step: int) -> Path:
     return folder / f"{PREFIX}{step}"
 
 
+def paths_of(folder: Path, step: int) -> list[Path]:
+    """Returns the folders that a checkpoint consists of; the one of the step is last."""
+    rows = folder_of(folder, step)
+    return [*([rows] if rows.exists() else []), folder / str(step)]
+
+
 def write_rows(
-    folder: Path, arrays: Mapping[str, np.ndarray], *, process: int, first: int
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    process: int,
+    num_processes: int,
+    first: int,
 ) -> list[dict[str, Any]]:
-    """Writes one process's rows of each sharded array.
+    """Writes one process's rows of each sharded array, and waits for the disk.
 
     Args:
       folder: as from `folder_of`; all processes write into the same one.
       arrays: by the name of the array, as `facts.leaves_of` names it.
-      process: the number of this process, which names its files.
+      process, num_processes: they name the files. Runs with the same number of processes
+        write the same bytes, so a late one can replace nothing by something else.
       first: the number of the first of these rows, in the whole array.
 
     Returns:
@@ -47,9 +68,12 @@ def write_rows(
     """
     pieces = []
     for number, (name, x) in enumerate(arrays.items()):
-        file = f"{process}_{number}"
-        with draft_of(folder / file) as draft:
-            draft.write_bytes(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        file = f"{process}_of_{num_processes}_{number}"
+        with draft_of(folder / file) as draft, draft.open("wb") as opened:
+            opened.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+            opened.flush()
+            # Orbax does the same for what lists these files.
+            os.fsync(opened.fileno())
         piece = {"array": name, "file": file, "first": first, "crc32": checksum(x)}
         pieces.append(piece | {"shape": list(x.shape), "dtype": str(x.dtype)})
     return pieces
@@ -62,12 +86,10 @@ def check_seen(folder: Path, pieces: Sequence[Mapping[str, Any]]) -> None:
       TrainingError: a file is not there.
     """
     for piece in pieces:
-        path = folder / piece["file"]
-        if not path.exists():
+        if not (folder / piece["file"]).exists():
             raise TrainingError(
-                f"{path} was written by another process, and process 0 does not see it: "
-                "use a --workdir that all processes share, or "
-                "--config.train.gather_checkpoints=True"
+                f"another process has written {folder / piece['file']}, and process 0 "
+                f"does not see it: {SHARE}"
             )
 
 
@@ -126,6 +148,7 @@ def read_rows(
       The rows, [wanted.stop - wanted.start, ...].
 
     Raises:
+      MissingRows: a file is not there.
       ValueError: a file has changed since it was written, or no file has a row.
       OSError: a file cannot be read.
     """
@@ -162,7 +185,7 @@ def fill_rows(state: Any, folder: Path, arrays: Mapping[str, Mapping[str, Any]])
 
 
 def forget_rows(folder: Path, *, keep: Collection[int]) -> None:
-    """Removes the rows of all steps but those to keep.
+    """Removes the folders of rows of all steps but those to keep.
 
     Args:
       folder: of all checkpoints.
@@ -186,11 +209,17 @@ def _overlapping(
 
 
 def _read_file(path: Path, piece: Mapping[str, Any], dtype: np.dtype) -> np.ndarray:
-    found = path.stat()
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise MissingRows(
+            f"{name} is not there: it belongs beside the folder of the step"
+        ) from None
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path.name} is a pipe, socket or device")
+        raise ValueError(f"{name} is a pipe, socket or device")
     right = found.st_size == math.prod(piece["shape"]) * dtype.itemsize
     x = np.frombuffer(path.read_bytes(), np.uint8) if right else None
     if x is None or checksum(x) != piece["crc32"]:
-        raise ValueError(f"{path.name} has changed since it was written")
+        raise ValueError(f"{name} has changed since it was written")
     return x.view(dtype).reshape(piece["shape"])

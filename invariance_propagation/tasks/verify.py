@@ -32,6 +32,12 @@ from invariance_propagation.errors import (
 )
 from invariance_propagation.store.checkpoint import FOLDER
 from invariance_propagation.store.facts import leaves_of, path_of, read_facts, read_item
+from invariance_propagation.store.rows import (
+    folder_of,
+    in_files,
+    paths_of,
+    read_rows,
+)
 from invariance_propagation.train.build import build
 from invariance_propagation.train.journal import METRICS_FILE
 from invariance_propagation.train.pretrain import go_on
@@ -182,7 +188,8 @@ def train_elsewhere(config: ConfigDict, workdir: Path, steps: int) -> None:
 def _interrupt(whole: Path, resumed: Path) -> None:
     """Makes the workdir of a run that was killed after the checkpoint in the middle."""
     (resumed / FOLDER).mkdir(parents=True)
-    shutil.move(whole / FOLDER / str(SAVED_AT), resumed / FOLDER)
+    for part in paths_of(whole / FOLDER, SAVED_AT):
+        shutil.move(part, resumed / FOLDER)
     shutil.copy(whole / METRICS_FILE, resumed)
 
 
@@ -201,7 +208,12 @@ def advice(backend: str) -> str:
 def _arrays(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
     """Reads all arrays of a checkpoint, by their paths."""
     state = read_item(ocp.PyTreeCheckpointHandler(), folder / "state")
-    return {path_of(name): np.asarray(x) for name, x in leaves_of(state).items()}
+    found = {path_of(name): np.asarray(x) for name, x in leaves_of(state).items()}
+    facts = read_facts(folder)
+    for name in in_files(facts["arrays"]):
+        place = folder_of(folder.parent, facts["step"])
+        found[path_of(name)] = read_rows(place, facts["arrays"][name])
+    return found
 
 
 def _difference(

@@ -64,6 +64,11 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
     print("; ".join(filter(None, known)))
     if not run.has_labels:
         print("no labels: kNN and other scores by labels are left out")
+    elif not run.has_voters:
+        print(
+            "kNN is left out: with knn.embed_anew=False it needs the whole memory, which "
+            "train.gather_checkpoints=False gathers nowhere"
+        )
     for remark in monitor.remarks(run):
         print(f"note: {remark}")
     for warning in run.method.notes.warnings(run.options.epochs):

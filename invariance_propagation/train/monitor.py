@@ -63,10 +63,10 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
 
     Returns:
       With `knn.embed_anew`: `knn`, by the features of the backbone, and `knn_embedding`,
-      by the output of the head, both against training images embedded for this. If the
-      method's memory holds a row for each image, and the run gathers them: embeddings
-      against these rows, under a name such as `knn_ROWS`. If all held-out images have the same features, which no
-      score shows: `knn_all_alike`, 1.
+      by the output of the head, both against training images embedded for this. With
+      `train.gather_checkpoints`, if the method's memory holds a row for each image:
+      embeddings against these rows, under a name such as `knn_ROWS`. If all held-out
+      images have the same features, which no score shows: `knn_all_alike`, 1.
 
     Raises:
       NotFinite: a feature is NaN or infinite.

@@ -75,7 +75,7 @@ class Run(NamedTuple):
 
     @property
     def gathers(self) -> bool:
-        """Whether all rows of the memory may come together on one host."""
+        """Returns whether one host may hold all rows of the memory."""
         return self.options.gather_checkpoints
 
     @property
@@ -85,7 +85,13 @@ class Run(NamedTuple):
     @property
     def has_knn(self) -> bool:
         held_out = self.dataset.held_out
-        return self.has_labels and held_out is not None and held_out.labels is not None
+        labelled = held_out is not None and held_out.labels is not None
+        return self.has_labels and labelled and self.has_voters
+
+    @property
+    def has_voters(self) -> bool:
+        """Returns whether kNN has rows to compare with."""
+        return self.knn.embed_anew or self.gathers
 
 
 class Programs(NamedTuple):

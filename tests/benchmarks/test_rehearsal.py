@@ -11,6 +11,7 @@ from configs import imagenet
 from invariance_propagation.data import sources
 from invariance_propagation.errors import Stopped
 from invariance_propagation.store.checkpoint import Checkpoints
+from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.train.build import build
 from invariance_propagation.train.pretrain import train_and_evaluate
 from invariance_propagation.train.run import state_shapes
@@ -61,8 +62,8 @@ def test_the_imagenet_run_in_miniature(rehearsal: ModuleType, tmp_path: Path) ->
         shapes = state_shapes(run)
         step, state, _ = checkpoints.restore(shapes)
         assert step == 4
-        ids = checkpoints.sample_ids()
         checkpoints.close()
+        ids = restore_memory(tmp_path / name).sample_ids
         assert len(ids) == len(set(ids)) == len(state.memory.bank) == EXAMPLES
         states.append(state)
     whole, resumed = states

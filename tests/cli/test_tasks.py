@@ -1,7 +1,11 @@
 """What each task takes of the command line."""
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 from ml_collections import ConfigDict
@@ -13,6 +17,7 @@ from invariance_propagation.cli.tasks import (
     check_config,
     check_flags,
     name_run,
+    start,
 )
 from invariance_propagation.errors import UserError
 
@@ -86,3 +91,35 @@ def test_an_output_that_nothing_is_written_to_is_refused() -> None:
                 check_flags(name, [], ["output"])
         else:
             check_flags(name, [], ["output"])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_only_the_plan_hides_what_the_compiler_warns_of(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compiles steps that are too large, and says so itself."""
+    level, seen = "TF_CPP_MIN_LOG_LEVEL", []
+    monkeypatch.setenv(level, "")
+    monkeypatch.delenv(level)
+
+    def resolve(place: str) -> Callable:
+        seen.append(os.environ.get(level))  # JAX reads it when it is imported
+        return lambda *args, **options: None
+
+    monkeypatch.setattr(pkgutil, "resolve_name", resolve)
+    start(name, config_of(name), "runs/x")
+    assert seen == ["2" if name == "plan" else None]
+
+
+def test_jax_is_not_imported_before_the_task_is_known() -> None:
+    code = (
+        "import sys\n"
+        "from invariance_propagation.cli import command\n"
+        "command.tasks.start = lambda *x: print('jax' in sys.modules)\n"
+        "sys.argv += ['--config=configs/digits.py', '--config.task=plan']\n"
+        "command.run()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "False\n"

@@ -26,7 +26,9 @@ def write_all(folder: Path) -> dict[str, dict[str, Any]]:
     for process in (3, 0, 2, 1):
         start, stop = STARTS[process], STARTS[process + 1]
         own = {name: x[start:stop] for name, x in ARRAYS.items()}
-        pieces += rows.write_rows(folder, own, process=process, first=start)
+        pieces += rows.write_rows(
+            folder, own, process=process, num_processes=4, first=start
+        )
     return rows.describe_rows(pieces)
 
 
@@ -50,15 +52,15 @@ def test_files_without_wanted_rows_are_not_read(tmp_path: Path) -> None:
     x = ARRAYS[".memory.bank"]
     found = rows.read_rows(tmp_path, arrays[".memory.bank"], slice(6, 10))
     np.testing.assert_array_equal(found, x[6:10])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(rows.MissingRows, match="beside the folder of the step"):
         rows.read_rows(tmp_path, arrays[".memory.bank"], slice(6, 11))
 
 
 def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
     fact = write_all(tmp_path)[".memory.bank"]
-    path = tmp_path / "1_0"
+    path = tmp_path / "1_of_4_0"
     content = path.read_bytes()
-    other = (tmp_path / "0_0").read_bytes()
+    other = (tmp_path / "0_of_4_0").read_bytes()
     damaged = [b"", content[:-1], content[: len(content) // 2], content + b"x", other]
     for place in range(len(content)):
         for bit in (0, 7):
@@ -67,7 +69,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
             damaged.append(bytes(flipped))
     for bytes_of_file in damaged:
         path.write_bytes(bytes_of_file)
-        with pytest.raises(ValueError, match="1_0 has changed"):
+        with pytest.raises(ValueError, match="1_of_4_0 has changed"):
             rows.read_rows(tmp_path, fact)
     path.write_bytes(content)
     np.testing.assert_array_equal(
@@ -85,14 +87,14 @@ def test_facts_that_do_not_fit_the_files_are_refused(tmp_path: Path) -> None:
     # A file outside of the folder is not opened, whatever the facts say.
     (tmp_path / "inner").mkdir()
     stranger = [piece | {"file": f"../{piece['file']}"} for piece in fact["rows"]]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(rows.MissingRows, match="beside the folder of the step"):
         rows.read_rows(tmp_path / "inner", fact | {"rows": stranger})
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     fact = write_all(tmp_path)[".memory.bank"]
-    (tmp_path / "1_0").unlink()
-    os.mkfifo(tmp_path / "1_0")
+    (tmp_path / "1_of_4_0").unlink()
+    os.mkfifo(tmp_path / "1_of_4_0")
     with pytest.raises(ValueError, match="a pipe"):
         rows.read_rows(tmp_path, fact)
 
@@ -103,11 +105,13 @@ def test_rows_without_a_checkpoint_are_removed(tmp_path: Path) -> None:
     (tmp_path / "5").mkdir()
     rows.forget_rows(tmp_path, keep={5, 15})
     assert {x.name for x in tmp_path.iterdir()} == {"5", "rows_5", "rows_15"}
+    assert rows.paths_of(tmp_path, 5) == [tmp_path / "rows_5", tmp_path / "5"]
+    assert rows.paths_of(tmp_path, 6) == [tmp_path / "6"]
 
 
 def test_what_the_first_process_does_not_see_is_named(tmp_path: Path) -> None:
-    pieces = rows.write_rows(tmp_path, ARRAYS, process=1, first=0)
+    pieces = rows.write_rows(tmp_path, ARRAYS, process=1, num_processes=2, first=0)
     rows.check_seen(tmp_path, pieces)
-    (tmp_path / "1_2").unlink()
-    with pytest.raises(TrainingError, match="1_2 .* all processes share"):
+    (tmp_path / "1_of_2_2").unlink()
+    with pytest.raises(TrainingError, match="1_of_2_2.* all processes share"):
         rows.check_seen(tmp_path, pieces)

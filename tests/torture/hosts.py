@@ -119,14 +119,14 @@ def one_of_two_goes(folder: Path) -> Outcome:
 
 def one_run_per_workdir(folder: Path, *, count: int) -> Outcome:
     """Starts a second run in a workdir in which one lives."""
-    failures = []
-    first = begin(folder / "shared", "--config.train.epochs=100000")
+    failures, endless = [], "--config.train.epochs=100000"
+    first = begin(folder / "shared", endless)
     try:
         deadline = time.monotonic() + LIMIT
         while not any(steps_in(folder / "shared")) and time.monotonic() < deadline:
             time.sleep(0.2)
         for _ in range(count):
-            status, errors = finish(folder / "shared")
+            status, errors = finish(folder / "shared", endless)
             if status != 2 or f"in use by process {first.pid}" not in errors:
                 failures.append(f"status {status}: {errors.strip()[-300:]!r}")
         if first.poll() is not None:

@@ -20,7 +20,7 @@ import pytest
 from configs import digits
 from invariance_propagation.data import sources
 from invariance_propagation.errors import Stopped, TrainingError, UserError
-from invariance_propagation.store.checkpoint import steps_in
+from invariance_propagation.store.checkpoint import FOLDER, steps_in
 from invariance_propagation.tasks import replay
 from invariance_propagation.train import monitor, pretrain
 from invariance_propagation.train.journal import MetricsLog, read_rows
@@ -64,12 +64,17 @@ def break_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
     monkeypatch.setattr(pretrain, "build", broken_build)
 
 
-def same_run(workdir: Path, other: Path) -> None:
+def same_run(workdir: Path, other: Path, *, gathered_from: int = 0) -> None:
+    """Compares two runs; before the step `gathered_from`, one has no kNN by the bank."""
     step, state = final_state(workdir)
     other_step, other_state = final_state(other)
     assert step == other_step == 32
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
-    assert rows_without_times(workdir) == rows_without_times(other)
+    expected = rows_without_times(other)
+    for row in expected:
+        if row["step"] < gathered_from:
+            row.pop("knn_bank", None)
+    assert rows_without_times(workdir) == expected
 
 
 @pytest.mark.parametrize("step", [3, 17])
@@ -287,15 +292,21 @@ def break_weights(state: Any, metrics: Any) -> Any:
 
 
 # By the next loss; by kNN, which comes before that; by a step that is tried at the end.
-@pytest.mark.parametrize(("step", "every"), [(14, 1), (14, 15), (15, 5), (31, 5)])
+@pytest.mark.parametrize(
+    ("step", "every", "gathers"),
+    [(14, 1, True), (14, 15, True), (15, 5, False), (31, 5, True)],
+)
 def test_a_step_that_breaks_the_weights_is_never_saved(
     uninterrupted: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     step: int,
     every: int,
+    gathers: bool,
 ) -> None:
-    config = tiny_config(train__checkpoint_every=every)
+    config = tiny_config(
+        train__checkpoint_every=every, train__gather_checkpoints=gathers
+    )
     break_at(monkeypatch, step, break_weights)
     with pytest.raises(TrainingError, match="last good step is") as caught:
         train_and_evaluate(config, str(tmp_path))
@@ -304,6 +315,7 @@ def test_a_step_that_breaks_the_weights_is_never_saved(
     (folder,) = tmp_path.glob("failed_step_*")
     facts = failure.read(folder)
     assert facts["good_step"] == good and steps_in(folder) == [good]
+    assert (folder / FOLDER / f"rows_{good}").exists() != gathers
     assert facts["step"] - 1 in (step, step + 1) and len(set(facts["rows"])) == 32
     # The same command fails the same way; a replay shows it, and leaves all as it is.
     before = files_of(tmp_path)
@@ -318,7 +330,7 @@ def test_a_step_that_breaks_the_weights_is_never_saved(
     monkeypatch.undo()
     assert replay.replay(config, str(tmp_path))
     train_and_evaluate(tiny_config(), str(tmp_path))
-    same_run(tmp_path, uninterrupted)
+    same_run(tmp_path, uninterrupted, gathered_from=0 if gathers else good)
 
 
 def test_a_run_that_is_to_stop_at_a_broken_step_says_so(

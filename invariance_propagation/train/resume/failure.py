@@ -19,6 +19,7 @@ from invariance_propagation.files.archives import open_file
 from invariance_propagation.files.atomic import draft_of
 from invariance_propagation.files.paths import writing
 from invariance_propagation.store.checkpoint import FOLDER, steps_in
+from invariance_propagation.store.rows import paths_of
 from invariance_propagation.train.averages import NotFinite
 from invariance_propagation.train.run import Run
 from invariance_propagation.version import versions
@@ -77,7 +78,13 @@ def keep(run: Run, workdir: Path, error: NotFinite) -> str:
     with writing(path):
         place = folder / FOLDER / str(good)
         if not place.exists():
-            shutil.copytree(workdir / FOLDER / str(good), place, copy_function=_link)
+            for part in paths_of(workdir / FOLDER, good):
+                shutil.copytree(
+                    part,
+                    place.with_name(part.name),
+                    copy_function=_link,
+                    dirs_exist_ok=True,  # of a copy that was interrupted
+                )
         with draft_of(path) as draft:
             draft.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return (

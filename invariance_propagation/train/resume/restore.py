@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,16 @@ from invariance_propagation.files.paths import reason
 from invariance_propagation.phases import phase
 from invariance_propagation.store.checkpoint import Checkpoints, NoneWhole
 from invariance_propagation.store.claim import move_aside
-from invariance_propagation.store.damage import check_machine
+from invariance_propagation.store.damage import unreadable
 from invariance_propagation.store.facts import map_named
-from invariance_propagation.store.rows import folder_of, in_files, leave_out, read_rows
+from invariance_propagation.store.rows import (
+    SHARE,
+    MissingRows,
+    folder_of,
+    in_files,
+    leave_out,
+    read_rows,
+)
 from invariance_propagation.train import messages
 from invariance_propagation.train.averages import Window
 from invariance_propagation.train.resume.identity import same_images
@@ -90,7 +98,7 @@ def _find(
     """
 
     def whole(saved: Mapping[str, Any]) -> bool:
-        """Whether all rows of a checkpoint must come together, as to be matched."""
+        """Returns whether every process needs all rows, as for matching images."""
         return run.gathers or not same_images(saved, facts, run)
 
     damaged: dict[int, str] = {}
@@ -136,20 +144,51 @@ def _own_rows(
             return x
         return read_rows(folder, arrays[name], own if name in sharded else None)
 
-    why = trouble = ""
+    own_report = Report()
     try:
         state = map_named(fill, state)
+    except MissingRows as error:
+        own_report = Report(str(error), is_missing=True)
+    except (OSError, MemoryError) as error:
+        own_report = Report(trouble=reason(error))
     except Exception as error:
-        why = reason(error)
-        try:
-            check_machine(error, folder)
-        except TrainingError as of_machine:
-            trouble = str(of_machine)
-    told = processes.from_each((why, trouble))
-    for process, (_, trouble) in enumerate(told):
-        if trouble:
-            raise TrainingError(f"process {process}: {trouble}")
-    return state, next((why for why, _ in told if why), "")
+        own_report = Report(reason(error))
+    reports = [Report(*report) for report in processes.from_each(own_report)]
+    for process, report in enumerate(reports):
+        if report.trouble:
+            raise unreadable(f"process {process}: {folder}", report.trouble)
+        if report.is_missing and not reports[0].is_missing:
+            processes.from_first(_check_all_there, process, folder, arrays)
+    wrong = (
+        f"process {process}: {report.damage}"
+        for process, report in enumerate(reports)
+        if report.damage
+    )
+    return state, next(wrong, "")
+
+
+class Report(NamedTuple):
+    """Tells how a process fared with its rows; empty if all is well.
+
+    Attributes:
+      damage: why they are damaged.
+      is_missing: whether a file is not there.
+      trouble: why the machine cannot read them now.
+    """
+
+    damage: str = ""
+    is_missing: bool = False
+    trouble: str = ""
+
+
+def _check_all_there(process: int, folder: Path, arrays: Mapping[str, Any]) -> None:
+    """Raises TrainingError if process 0 sees files that another process misses."""
+    pieces = (piece for name in in_files(arrays) for piece in arrays[name]["rows"])
+    if all((folder / piece["file"]).exists() for piece in pieces):
+        raise TrainingError(
+            f"process {process} does not see all files of {folder}, which process 0 "
+            f"sees; nothing was moved: {SHARE}"
+        )
 
 
 def _restore(

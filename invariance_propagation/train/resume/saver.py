@@ -100,13 +100,14 @@ class Saver:
         rest = leave_out(names, waiting.state)
         try:
             with writing(folder):
-                # Nobody writes before the first process has come here, which removes
-                # rows without a checkpoint while it takes steps.
+                # Between steps, process 0 removes rows without a checkpoint, so all wait
+                # until it is here.
                 processes.from_first(self._lock.check)
                 written = write_rows(
                     folder,
                     own,
                     process=jax.process_index(),
+                    num_processes=jax.process_count(),
                     first=self._run.runner.own_rows(self._run.num_examples).start,
                 )
             failure = ""

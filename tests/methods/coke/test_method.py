@@ -113,14 +113,13 @@ def test_the_target_is_the_label_of_the_epoch_before() -> None:
     method = made.make_method(hard_weight=1.0, temperature=1.0)
     memory = method.init_memory(jax.random.key(3), {})
     batches = list(made.passes(2, views=2))
+    step = jax.jit(partial(made.take_step, method))
     for number, batch in enumerate(batches[:STEPS_PER_EPOCH]):
-        memory, *_ = made.take_step(
-            method, memory, made.outputs_of(batch), batch.indices, jnp.int32(number)
+        memory, *_ = step(
+            memory, made.outputs_of(batch), batch.indices, jnp.int32(number)
         )
     batch = batches[STEPS_PER_EPOCH]
-    after, losses, _ = made.take_step(
-        method, memory, made.outputs_of(batch), batch.indices, jnp.int32(4)
-    )
+    after, losses, _ = step(memory, made.outputs_of(batch), batch.indices, jnp.int32(4))
     expected = np.zeros(len(batch.indices))
     for i, head in enumerate(memory.heads):
         labels = np.asarray(memory.labels)[batch.indices, i]
@@ -138,10 +137,11 @@ def test_the_target_is_the_label_of_the_epoch_before() -> None:
 def test_centres_of_the_loss_stand_still_within_an_epoch() -> None:
     method = made.make_method()
     memory = method.init_memory(jax.random.key(3), {})
+    step = jax.jit(partial(made.take_step, method))
     for number, batch in enumerate(made.passes(2, views=2)):
         before = memory.heads[0]
-        memory, *_ = made.take_step(
-            method, memory, made.outputs_of(batch), batch.indices, jnp.int32(number)
+        memory, *_ = step(
+            memory, made.outputs_of(batch), batch.indices, jnp.int32(number)
         )
         head = memory.heads[0]
         if (number + 1) % STEPS_PER_EPOCH:
@@ -238,9 +238,10 @@ def test_other_images_keep_their_labels_or_get_the_nearest_centre() -> None:
     changes, views = KINDS["one"]
     method = made.make_method(**changes)
     memory = method.init_memory(jax.random.key(3), {})
+    step = jax.jit(partial(made.take_step, method))
     for number, batch in enumerate(made.passes(4, **views)):
-        memory, *_ = made.take_step(
-            method, memory, made.outputs_of(batch), batch.indices, jnp.int32(number)
+        memory, *_ = step(
+            memory, made.outputs_of(batch), batch.indices, jnp.int32(number)
         )
     memory = jax.tree.map(np.asarray, memory)
     rows = np.array([4, -1, 30, 2, -1], np.int32)

@@ -1,9 +1,8 @@
 """When propagation may start by itself."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,13 +18,15 @@ from invariance_propagation.methods.invariance_propagation.readiness import (
 )
 
 
-def watch(overlaps: Iterable[float], **options: float) -> list[Readiness]:
-    update = jax.jit(lambda *x: update_readiness(*x, **options))
-    readiness, found = init_readiness(), []
-    for step, overlap in enumerate(overlaps):
-        readiness = update(readiness, jnp.float32(overlap), jnp.int32(step))
-        found.append(jax.device_get(readiness))
-    return found
+def watch(overlaps: Sequence[float], **options: float) -> list[Readiness]:
+    def step(readiness: Readiness, now: tuple) -> tuple[Readiness, Readiness]:
+        readiness = update_readiness(readiness, *now, **options)
+        return readiness, readiness
+
+    steps = np.arange(len(overlaps), dtype=np.int32)
+    given = np.asarray(overlaps, np.float32), steps
+    _, found = jax.device_get(jax.lax.scan(step, init_readiness(), given))
+    return [Readiness(*x) for x in zip(*found, strict=True)]
 
 
 def test_against_the_definition() -> None:
@@ -70,24 +71,18 @@ def test_impossible_thresholds(threshold: float) -> None:
 @pytest.mark.parametrize("batch_size", [5, 20])
 def test_random_neighbors_never_start(num_examples: int, batch_size: int) -> None:
     k, epochs = 4, 200
-    random = np.random.default_rng(num_examples)
-
-    def draw() -> np.ndarray:
-        """Draws k other images for each image of a batch."""
-        keys = random.random((batch_size, num_examples - 1))
-        return np.argpartition(keys, k, axis=1)[:, :k]
-
     per_epoch = num_examples // batch_size
-    overlaps = [
-        np.mean([np.isin(a, b) for a, b in zip(draw(), draw(), strict=True)])
-        for _ in range(epochs * per_epoch)
-    ]
+    random = np.random.default_rng(num_examples)
+    # How many of k others, drawn anew, are among the k of before.
+    size = (epochs * per_epoch, batch_size)
+    kept = random.hypergeometric(k, num_examples - 1 - k, k, size=size)
+    overlaps = list(kept.mean(axis=1) / k)
     threshold = threshold_of(0.05, num_examples=num_examples, num_neighbors=k)
     options = {"threshold": threshold, "steps_per_epoch": per_epoch}
     assert np.mean(overlaps) == pytest.approx(k / (num_examples - 1), rel=0.1)
     assert watch(overlaps, **options)[-1].since == NOT_YET
-    kept = [0.9] * 3 * per_epoch
-    assert watch(overlaps[:per_epoch] + kept, **options)[-1].since != NOT_YET
+    settled = [0.9] * 3 * per_epoch
+    assert watch(overlaps[:per_epoch] + settled, **options)[-1].since != NOT_YET
 
 
 def test_of_many_images_chance_is_subtracted() -> None:

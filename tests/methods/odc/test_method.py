@@ -108,6 +108,14 @@ def one_step(
     return memory, pmean(found, axis_name)
 
 
+def take_alone(
+    method: Any, memory: Memory, number: int, *given: np.ndarray
+) -> tuple[Memory, dict[str, jax.Array]]:
+    """Takes one step on one device that holds everything."""
+    step = jax.jit(partial(one_step, method=method, axis_name=None))
+    return step(jax.tree.map(jnp.asarray, memory), *given, jnp.int32(number))
+
+
 def take(
     memory: Memory, steps: list[Step], *, mode: str, num_devices: int, **changes: Any
 ) -> tuple[list[Memory], list[dict[str, float]]]:
@@ -247,13 +255,7 @@ def test_a_feature_moves_by_half_and_takes_the_nearest_centroid() -> None:
     embeddings = np.zeros((1, DIM), np.float32)
     embeddings[0, 1] = 3
     given = np.array([2], np.int32), embeddings, np.zeros((1, 2), np.float32)
-    after, found = one_step(
-        jax.tree.map(jnp.asarray, memory),
-        *given,
-        jnp.int32(0),
-        method=method,
-        axis_name=None,
-    )
+    after, found = take_alone(method, memory, 0, *given)
     np.testing.assert_allclose(after.bank[2, :2], [0.5**0.5] * 2, rtol=1e-6)
     assert after.clusters.labels[2] == 1 and after.clusters.sizes.tolist() == [6, 8]
     assert found["label_changes"] == 1
@@ -286,16 +288,9 @@ def test_a_cluster_of_equal_features_is_halved() -> None:
 
 def test_a_step_that_is_not_finite_leaves_no_nan_behind() -> None:
     # The trainer passes zeros then; a zero feature has no direction.
-    memory = jax.tree.map(jnp.asarray, first_memory())
+    ids = np.arange(BATCH, dtype=np.int32)
     zeros = np.zeros((BATCH, DIM), np.float32), np.zeros((BATCH, 7), np.float32)
-    after, found = one_step(
-        memory,
-        np.arange(BATCH, dtype=np.int32),
-        *zeros,
-        jnp.int32(0),
-        method=make(),
-        axis_name=None,
-    )
+    after, found = take_alone(make(), first_memory(), 0, ids, *zeros)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
     assert all(np.isfinite(x) for x in found.values())
 
@@ -306,11 +301,9 @@ def test_sixty_four_bits_change_nothing() -> None:
         with jax.enable_x64(x64):
             method = make()
             started = method.begin(None, lambda: Outputs(None, first_memory().bank))
-            memory = jax.tree.map(jnp.asarray, first_memory())
+            memory = first_memory()
             for number, given in enumerate(random_steps(3)):
-                memory, found = one_step(
-                    memory, *given, jnp.int32(number), method=method, axis_name=None
-                )
+                memory, found = take_alone(method, memory, number, *given)
             results.append((started, memory, found))
     plain, wide = results
     jax.tree.map(np.testing.assert_array_equal, plain, wide)

@@ -86,7 +86,11 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("begun")
     for seed, name in enumerate([*TRAINED, *HELD_OUT]):
         draw(place / "pictures" / name, seed)
-    config = config_of(place / "pictures", train__stop_after_steps=STEP)
+    config = config_of(
+        place / "pictures",
+        train__stop_after_steps=STEP,
+        train__gather_checkpoints=False,
+    )
     with pytest.raises(Stopped):
         train_and_evaluate(config, str(place / "run"))
     return place

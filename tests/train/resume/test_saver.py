@@ -17,6 +17,7 @@ from invariance_propagation.store.memory import restore_memory
 from invariance_propagation.store.rows import folder_of
 from invariance_propagation.train import pretrain
 from invariance_propagation.train.averages import NotFinite
+from invariance_propagation.train.resume.restore import Report
 from invariance_propagation.train.resume.saver import Saver
 from invariance_propagation.train.run import init_state
 from tests.tiny_run import build_once, final_state, rows_without_times, tiny_config
@@ -59,8 +60,9 @@ def workdir(stopped: Path, tmp_path: Path) -> Iterator[Path]:
 def same(workdir: Path, expected: Path) -> None:
     """Compares rows of metrics, and every array bit for bit."""
     rows, wanted = rows_without_times(workdir), rows_without_times(expected)
-    if "knn_bank" not in rows[-1]:  # it needs the whole bank
-        del wanted[-1]["knn_bank"]
+    for row, other in zip(rows, wanted, strict=True):
+        if "knn_bank" not in row:  # it needs the whole bank
+            other.pop("knn_bank", None)
     assert rows == wanted
     (step, state), (last, wanted) = final_state(workdir), final_state(expected)
     assert step == last
@@ -87,10 +89,10 @@ def test_a_run_may_change_between_both_ways(gathered: Path, workdir: Path) -> No
 def test_the_one_before_is_taken_where_rows_are_damaged(
     gathered: Path, workdir: Path, gathers: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = folder_of(workdir / FOLDER, 14) / "0_1"
+    path = folder_of(workdir / FOLDER, 14) / "0_of_1_1"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     train(workdir, train__gather_checkpoints=gathers)
-    assert "step 14 is damaged (0_1 has changed since it was written)" in caplog.text
+    assert "rows_14/0_of_1_1 has changed since it was written" in caplog.text
     assert {x.name for x in (workdir / DAMAGED).iterdir()} == {"14", "rows_14"}
     same(workdir, gathered)
 
@@ -98,13 +100,53 @@ def test_the_one_before_is_taken_where_rows_are_damaged(
 @pytest.mark.parametrize("gathers", [False, True])
 def test_nothing_is_moved_where_no_rows_are_whole(workdir: Path, gathers: bool) -> None:
     for step in (10, 14):
-        (folder_of(workdir / FOLDER, step) / "0_0").unlink()
+        (folder_of(workdir / FOLDER, step) / "0_of_1_0").unlink()
     before = {path.name for path in (workdir / FOLDER).iterdir()}
     with pytest.raises(TrainingError, match="no checkpoint in .* is whole"):
         train(workdir, train__gather_checkpoints=gathers)
     assert {path.name for path in (workdir / FOLDER).iterdir()} == before
     with pytest.raises(TrainingError, match="cannot be read"):
         restore_memory(workdir)
+
+
+def test_all_go_back_where_one_finds_damage(
+    gathered: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    """What only the other process finds is told by `from_each`."""
+
+    def told(value: Any) -> list[Any]:
+        is_report = isinstance(value, Report)
+        return [value, told_by_other.pop(0)] if is_report else [value]
+
+    told_by_other = [Report("1_of_2_0 has changed"), Report()]
+    monkeypatch.setattr(processes, "from_each", told)
+    train(workdir, train__gather_checkpoints=False)
+    assert "step 14 is damaged (process 1: 1_of_2_0 has changed)" in caplog.text
+    assert not told_by_other
+    same(workdir, gathered)
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (Report(trouble="Input/output error"), "process 1: .* read now .Input/output"),
+        (Report("x", is_missing=True), "process 1 does not see .* all processes share"),
+    ],
+)
+def test_trouble_of_another_host_is_no_damage(
+    report: Report, expected: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_another(monkeypatch, report)
+    with pytest.raises(TrainingError, match=expected):
+        train(workdir, train__gather_checkpoints=False)
+    assert not (workdir / DAMAGED).exists()
+
+
+def test_knn_without_the_bank_is_left_out_and_it_is_said(
+    workdir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stop_at(workdir, 4, train__gather_checkpoints=False, knn__embed_anew=False)
+    assert "kNN is left out: with knn.embed_anew=False" in capsys.readouterr().out
 
 
 def test_rows_that_the_machine_cannot_read_end_the_run(

@@ -53,7 +53,7 @@ def test_work_that_leaves_the_state_alone_is_left(number: signal.Signals) -> Non
     before = signal.getsignal(number)
 
     def work() -> int:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)  # in this thread, and at once
         raise AssertionError("continued")
 
     with stop_requests(stopping):
