@@ -191,6 +191,18 @@ def test_all_end_where_one_cannot_write_its_rows(
         own.write()
 
 
+def test_rows_that_the_first_process_does_not_see_make_no_checkpoint(
+    saver: tuple[Saver, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, state = saver
+    own.hold(0, state, {})
+    piece = {"array": ".memory.bank", "file": "1_of_2_0", "first": 256, "crc32": 0}
+    with_another(monkeypatch, ([piece | {"shape": [9, 128], "dtype": "float32"}], ""))
+    with pytest.raises(TrainingError, match="1_of_2_0, and process 0 does not see it"):
+        own.write()
+    assert not (tmp_path / FOLDER / "0").exists()
+
+
 def test_all_end_where_one_has_rows_that_are_not_finite(
     saver: tuple[Saver, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
