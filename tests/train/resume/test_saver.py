@@ -95,6 +95,7 @@ def test_the_one_before_is_taken_where_rows_are_damaged(
     assert "rows_14/0_of_1_1 has changed since it was written" in caplog.text
     assert {x.name for x in (workdir / DAMAGED).iterdir()} == {"14", "rows_14"}
     same(workdir, gathered)
+    assert ("knn_bank" in rows_without_times(workdir)[-1]) == gathers
 
 
 @pytest.mark.parametrize("gathers", [False, True])
