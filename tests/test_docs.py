@@ -1,7 +1,9 @@
 """README, docs/ and the notebook: what they name is there, and README is one page."""
 
+import ast
 import functools
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import methods
+from invariance_propagation.errors import UserError
+from invariance_propagation.optimizer import make_schedule
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -123,7 +127,31 @@ def missing_names(text: str) -> Iterator[str]:
                 yield name
 
 
+def refused_schedules(text: str) -> Iterator[str]:
+    """Yields what is wrong with commands that train fewer epochs than their config needs."""
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        found = re.search(r"--config=(?:configs/)?(\w+)(?:\.py)?(?::([\w+]+))?", line)
+        if not found or found[1] not in CONFIGS - OF_TASKS:
+            continue
+        method = found[2] or methods.DEFAULT
+        if not set(method.split("+")) <= set(methods.names()):  # the reader's own
+            continue
+        module = importlib.import_module(f"configs.{found[1]}")
+        config = module.get_config(method)
+        flags = re.findall(r"--config\.((?:train|optimizer)\.\w+)=([\w.]+)", line)
+        config.update_from_flattened_dict(
+            {key: ast.literal_eval(x) for key, x in flags if x[0].isdigit()}
+        )
+        names = inspect.signature(make_schedule).parameters.keys()
+        options = {k: v for k, v in config.optimizer.items() if k in names}
+        try:
+            make_schedule(**options, epochs=config.train.epochs, steps_per_epoch=10)
+        except UserError as error:
+            yield str(error)
+
+
 CHECKS = (
+    refused_schedules,
     missing_configs,
     missing_targets,
     unknown_keys,
@@ -153,6 +181,8 @@ def test_what_the_notebook_names_is_there() -> None:
 @pytest.mark.parametrize(
     "check, text",
     [
+        (refused_schedules, "--config=configs/digits.py \\\n  --config.train.epochs=2"),
+        (refused_schedules, "--config=digits:odc --config.optimizer.warmup_epochs=900"),
         (missing_configs, "python main.py --config=configs/digit.py"),
         (missing_configs, "invariance-propagation --config=digit"),
         (missing_targets, "    make dmeo"),
