@@ -23,7 +23,7 @@ test: $(VENV)/installed-dev  ## All tests and doctests.
 test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.13.
 	tests/all_pythons.sh
 
-torture: $(VENV)/installed-dev  ## Kills runs, damages their files and fills their disks, for 45 minutes: docs/reliability.md.
+torture: $(VENV)/installed-dev  ## Kills runs, damages their files and fills their disks, for 40 minutes: docs/reliability.md.
 	$(BIN)/python -m tests.torture
 
 COMPILE := .venv-compile
