@@ -21,8 +21,8 @@ class Task(NamedTuple):
         argument; else configs/ holds a config of its name, whose keys are the arguments.
       run_key: the config key that --workdir sets; '' where --workdir is an argument
         of the function; None where the task has no use for a run.
-      warns: whether XLA's own warnings are shown. They tell of every program that is
-        compiled, and a task that tries programs out says itself what came of them.
+      warns: whether XLA's own warnings are shown. A task that compiles programs only to
+        try them out says itself what came of them.
     """
 
     about: str

@@ -227,8 +227,8 @@ class Checkpoints:
           step: of the checkpoint.
           target: pytree of jax.ShapeDtypeStruct, or a function from the facts of a
             checkpoint to that.
-          rows: whether arrays whose rows are in files are read, or None; or a function
-            from the facts to that.
+          rows: whether to read arrays whose rows are in files, instead of leaving None in
+            their place; or a function from the facts to that.
 
         Returns:
           State as NumPy arrays, and facts.
@@ -244,7 +244,9 @@ class Checkpoints:
         restored = self._open().restore(step, args=ocp.args.Composite(state=args))
         state = restored.state
         check_contents(facts["arrays"], state)
-        if rows(facts) if callable(rows) else rows:
+        if callable(rows):
+            rows = rows(facts)
+        if rows:
             state = fill_rows(state, folder_of(self.folder, step), facts["arrays"])
         return state, facts
 
