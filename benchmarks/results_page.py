@@ -57,16 +57,18 @@ of width 8, batches of 32, 20 epochs. For these two sets, instance discriminatio
 Invariance Propagation, Un-Mix, ODC and CoKe each had four settings compared, by kNN of 2,000 training
 images after training on 4,000 others; `benchmarks/results/folds.jsonl` has all of them, and
 `benchmarks/evidence.py` the best. Both forms use the learning rate and temperature that were best
-for instance discrimination, and Un-Mix the paper form's weight, start and temperature. On digits the settings are
-those of the config, and only those of Invariance Propagation were compared on folds.
+for instance discrimination, and Un-Mix the paper form's weight, start and temperature. On digits
+the settings are those of the config, and only those of Invariance Propagation were compared on
+folds.
 
 The K of kNN is 15 % of a class ('auto'); what a run prints while it trains uses another K, and so
 differs. Purity is measured at the end: that of Invariance Propagation's positives, by hop, or
 that of the clusters of ODC and CoKe, of which there are more than classes. ± is the standard
 deviation over seeds. All runs get the same 1 % of the labels; the untrained network gets one list
 for each of its seeds. Minutes are those of training on one core, for the quickest of the seeds,
-because some ran beside other work. A row with fewer than three seeds is not finished. On letters, CoKe's best learning rate was the lowest one tried, so a lower
-one may be better, and its number of clusters grew with N from the fold to the table.
+because some ran beside other work. A row with fewer than three seeds is not finished. On letters,
+CoKe's best learning rate was the lowest one tried, so a lower one may be better, and its number of
+clusters grew with N from the fold to the table.
 
 [The forms of Invariance Propagation](forms.md) compares its variants."""
 PICTURE = "![Scores of every run, and purity by epoch](results.png)"

@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -167,21 +168,31 @@ def read_rows(
     return rows
 
 
-def fill_rows(state: Any, folder: Path, arrays: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Returns a state with all rows in place of None.
+def fill_rows(
+    state: Any,
+    folder: Path,
+    arrays: Mapping[str, Mapping[str, Any]],
+    wanted: Mapping[str, slice] = MappingProxyType({}),
+) -> Any:
+    """Returns a state with rows in place of None.
 
     Args:
       state: pytree of NumPy arrays, None where rows are in files.
       folder: as from `folder_of`.
       arrays: what facts describe.
+      wanted: which rows of an array, by its name; all of those that it does not name.
 
     Raises:
       Exception: as `read_rows`.
     """
     filed = in_files(arrays)
-    return map_named(
-        lambda name, x: read_rows(folder, arrays[name]) if name in filed else x, state
-    )
+
+    def fill(name: str, x: np.ndarray | None) -> np.ndarray | None:
+        if name not in filed:
+            return x
+        return read_rows(folder, arrays[name], wanted.get(name))
+
+    return map_named(fill, state)
 
 
 def forget_rows(folder: Path, *, keep: Collection[int]) -> None:

@@ -15,14 +15,13 @@ from invariance_propagation.phases import phase
 from invariance_propagation.store.checkpoint import Checkpoints, NoneWhole
 from invariance_propagation.store.claim import move_aside
 from invariance_propagation.store.damage import unreadable
-from invariance_propagation.store.facts import map_named
 from invariance_propagation.store.rows import (
     SHARE,
     MissingRows,
+    fill_rows,
     folder_of,
     in_files,
     leave_out,
-    read_rows,
 )
 from invariance_propagation.train import messages
 from invariance_propagation.train.averages import Window
@@ -137,16 +136,10 @@ def _own_rows(
     """
     folder, arrays = folder_of(checkpoints.folder, saved["step"]), saved["arrays"]
     own = run.runner.own_rows(run.num_examples)
-    sharded, filed = sharded_names(run.spec, shapes), in_files(arrays)
-
-    def fill(name: str, x: np.ndarray | None) -> np.ndarray | None:
-        if name not in filed:
-            return x
-        return read_rows(folder, arrays[name], own if name in sharded else None)
-
+    wanted = dict.fromkeys(sharded_names(run.spec, shapes), own)
     own_report = Report()
     try:
-        state = map_named(fill, state)
+        state = fill_rows(state, folder, arrays, wanted)
     except MissingRows as error:
         own_report = Report(str(error), is_missing=True)
     except (OSError, MemoryError) as error:
