@@ -290,6 +290,17 @@ def test_it_is_monitored_planned_and_previewed(trained, tmp_path: Path) -> None:
         assert drawn.size[0] > 300
 
 
+def test_without_rows_or_embeddings_knn_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    summary = run_all("coke", tmp_path, knn__embed_anew=False)
+    out = capsys.readouterr().out
+    reason = "it needs a row for each image in the memory, and this method keeps none"
+    assert f"kNN is left out: with knn.embed_anew=False {reason}\n" in out
+    assert out.count("kNN") == 1
+    assert not any(name.startswith("knn") for name in summary)
+
+
 def test_it_is_evaluated_embedded_exported_and_reported(
     trained, tmp_path: Path
 ) -> None:

@@ -66,8 +66,12 @@ def run_starts(run: Run, folder: Path, state: TrainState, step: int) -> None:
         print("no labels: kNN and other scores by labels are left out")
     elif not run.has_voters:
         print(
-            "kNN is left out: with knn.embed_anew=False it needs the whole memory, which "
-            "train.gather_checkpoints=False gathers nowhere"
+            "kNN is left out: with knn.embed_anew=False it needs "
+            + (
+                "the whole memory, which train.gather_checkpoints=False gathers nowhere"
+                if run.method.notes.rows
+                else "a row for each image in the memory, and this method keeps none"
+            )
         )
     for remark in monitor.remarks(run):
         print(f"note: {remark}")

@@ -91,7 +91,8 @@ class Run(NamedTuple):
     @property
     def has_voters(self) -> bool:
         """Returns whether kNN has rows to compare with."""
-        return self.knn.embed_anew or self.gathers
+        kept = self.gathers and self.method.notes.rows != ""
+        return self.knn.embed_anew or kept
 
 
 class Programs(NamedTuple):
