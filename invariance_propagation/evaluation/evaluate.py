@@ -30,15 +30,8 @@ from invariance_propagation.files.paths import check_folder, local, writing
 from invariance_propagation.phases import phase
 from invariance_propagation.store.facts import images_of
 from invariance_propagation.store.provenance import origin
-from invariance_propagation.store.reading import workdir_of
-from invariance_propagation.store.restore import (
-    Backbone,
-    Restored,
-    backbone_of,
-    restore_backbone,
-    restore_encoder,
-)
-from invariance_propagation.store.weights import input_of, is_weights
+from invariance_propagation.store.reading import Source, find_source
+from invariance_propagation.store.restore import Restored, restore
 
 # The fewest images in a batch, for choosing how many devices a CPU is split into.
 BATCH_SIZE = 256
@@ -85,16 +78,17 @@ def evaluate(
         raise UserError("--config.checkpoint is missing: a run's workdir, or weights")
     if num_seeds < 1:
         raise UserError(f"num_seeds={num_seeds}: set it to 1 or above")
-    _check_places(checkpoint, data, sections)
-    folder = _folder(checkpoint, output)
+    source = find_source(checkpoint)
+    _check_places(data, sections)
+    folder = _folder(source, output)
     devices.one_cpu_device_per_core(BATCH_SIZE)
     with phase(f"reading {printable(checkpoint)}"):
-        run, encoder = _restore(checkpoint)
-    augment = input_of(checkpoint) if run is None else run.config["augment"]
+        trained = restore(source)
+    run = trained.run
     request = make_request(
         {} if run is None else run.config,
         trained_on=None if run is None else images_of(run.facts, "sample"),
-        view=view_of(checkpoint, encoder.channels, view, augment),
+        view=view_of(checkpoint, trained.backbone.channels, view, trained.input),
         data=_data_of(run, data),
         sections=sections,
         folder=folder,
@@ -104,7 +98,7 @@ def evaluate(
     own_data = [protocol.own_data for protocol in chosen.values()]
     if not request.data["name"] and not (own_data and all(own_data)):
         raise UserError(f"data.name is missing: {checkpoint} does not say which")
-    rows, cards = rows_of(checkpoint, encoder, run), []
+    rows, cards = rows_of(source, trained), []
     chosen = chosen or _find(_usual(request.bench()), sections)
     for jobs in _groups(chosen, request):
         for job, found in zip(
@@ -134,38 +128,25 @@ def _usual(bench: Bench) -> list[str]:
     return [name for name in PROTOCOLS if find_protocol(name).usual(bench)]
 
 
-def _check_places(
-    checkpoint: str, data: Mapping[str, Any], sections: Mapping[str, Mapping]
-) -> None:
-    """Checks that everything that may name a folder is a path of this machine."""
-    local(checkpoint, key="checkpoint")
+def _check_places(data: Mapping[str, Any], sections: Mapping[str, Mapping]) -> None:
+    """Checks that what may name a folder of images is a path of this machine."""
     local(data["folder"] or "", key="data.folder")
     for name in ("tfds_folder", "places"):
         local(sections.get("other", {}).get(name, ""), key=f"other.{name}")
 
 
-def _folder(checkpoint: str, output: str) -> Path:
+def _folder(source: Source, output: str) -> Path:
     """Returns the folder in which cards are written, and checks that it can be."""
-    if output:
-        folder = local(output, key="output")
-    elif is_weights(checkpoint):
+    folder = local(output, key="output") if output else source.workdir
+    if folder is None:
         raise UserError(
-            f"--config.output is missing: {checkpoint} belongs to no run, so name a "
+            f"--config.output is missing: {source.name} belongs to no run, so name a "
             "folder for the cards"
         )
-    else:
-        folder = workdir_of(checkpoint)
     # Without such a folder there is no run, which restoring it will say.
     if output or folder.is_dir():
         check_folder(folder / FOLDER, key="--config.output")
     return folder
-
-
-def _restore(checkpoint: str) -> tuple[Restored | None, Backbone]:
-    if is_weights(checkpoint):
-        return None, restore_backbone(checkpoint)
-    run = restore_encoder(checkpoint)
-    return run, backbone_of(run)
 
 
 def _data_of(run: Restored | None, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from invariance_propagation.devices.runner import Runner
 from invariance_propagation.evaluation.bench import Bench, View
 from invariance_propagation.evaluation.features import make_embed
 from invariance_propagation.evaluation.meaning import check_finite
-from invariance_propagation.files.paths import local
 from invariance_propagation.models.encoder import Headless
 from invariance_propagation.parallel import AXIS, REPLICATED
 from invariance_propagation.phases import phase
-from invariance_propagation.store.restore import Backbone, Restored
+from invariance_propagation.store.reading import Source
+from invariance_propagation.store.restore import Trained
 
 RANDOM, PIXELS = "random encoder", "raw pixels"
 
@@ -142,27 +142,26 @@ class Row(NamedTuple):
     make: Callable[[Bench, int], Subject]
 
 
-def rows_of(
-    checkpoint: str, encoder: Backbone, run: Restored | None
-) -> tuple[Row, Row, Row]:
+def rows_of(source: Source, trained: Trained) -> tuple[Row, Row, Row]:
     """Returns the rows of a table: the encoder, its untrained network, raw pixels."""
+    backbone, run = trained.backbone, trained.run
     # Fine-tuning normalises by the whole batch, which may be padded for the devices.
-    module = encoder.module.clone(norm_axis_name=AXIS, norm_group=0)
+    module = backbone.module.clone(norm_axis_name=AXIS, norm_group=0)
     network = {
         "depth": module.depth,
         "stem": module.stem,
         "width": module.width,
-        "channels": encoder.channels,
+        "channels": backbone.channels,
     }
-    name = local(checkpoint, key="checkpoint").name
-    weights: dict[str, Any] = {"digest": encoder.digest()}
+    name = source.path.name
+    weights: dict[str, Any] = {"digest": backbone.digest()}
     if run is not None:
         name, weights["step"] = f"step {run.step}", run.step
-    weights["path"] = checkpoint
+    weights["path"] = source.name
 
-    def trained(bench: Bench, seed: int) -> Subject:
+    def own(bench: Bench, seed: int) -> Subject:
         del seed
-        parts = encoder.params, encoder.batch_stats
+        parts = backbone.params, backbone.batch_stats
         return make_subject(bench, name, module, *parts)
 
     def random(bench: Bench, seed: int) -> Subject:
@@ -176,7 +175,7 @@ def rows_of(
         return {"encoder": encoder, "network": network, "checkpoint": checkpoint}
 
     return (
-        Row(about(name, network, weights), False, trained),
+        Row(about(name, network, weights), False, own),
         Row(about(RANDOM, network, {}), True, random),
         Row(about(PIXELS, {}, {}), False, raw),
     )

@@ -17,7 +17,7 @@ from invariance_propagation.methods import (
 )
 from invariance_propagation.models import make_encoder
 from invariance_propagation.store.facts import noted_steps_per_epoch, unpack_ids
-from invariance_propagation.store.reading import read_checkpoint
+from invariance_propagation.store.reading import find_source, read_checkpoint
 
 
 class StoredMemory(NamedTuple):
@@ -47,9 +47,15 @@ class StoredMemory(NamedTuple):
 def restore_memory(path: str | Path) -> StoredMemory:
     """Reads what a run remembers of its images.
 
-    Takes a path and raises errors as `read_checkpoint` does.
+    Args:
+      path: a run's workdir, whose newest whole checkpoint is read; or the folder of one
+        step.
+
+    Raises:
+      UserError: there is no checkpoint.
+      TrainingError: there are checkpoints, but none can be read.
     """
-    state, facts = read_checkpoint(path, ("memory",))
+    state, facts = read_checkpoint(find_source(path).path, ("memory",))
     arrays = flatten_dict(state.get("memory", {}), sep=".")
     names = facts.get("memory")
     if names is None:  # earlier versions did not note them

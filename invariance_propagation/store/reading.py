@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -26,19 +26,49 @@ from invariance_propagation.store.facts import (
     read_item,
 )
 from invariance_propagation.store.rows import folder_of, read_rows
-from invariance_propagation.store.weights import SUFFIXES, check_no_pickle
+from invariance_propagation.store.weights import SUFFIXES, check_no_pickle, is_weights
 
 KEY = "--config.checkpoint"
 
 
+class Source(NamedTuple):
+    """Says what a path leads to: a run, or a file of weights.
+
+    Attributes:
+      name: the path as it was typed, for messages.
+      path: the same, absolute.
+      workdir: of the run; None for a file of weights.
+    """
+
+    name: str
+    path: Path
+    workdir: Path | None
+
+
+def find_source(path: str | Path) -> Source:
+    """Tells a run from a file of weights; whoever reads it says if it is not there.
+
+    Args:
+      path: a run's workdir, the folder of one step, or a file of weights.
+
+    Raises:
+      UserError: it is not a path of this machine.
+    """
+    found = local(path, key=KEY)
+    if is_weights(found) and not found.is_dir():
+        return Source(str(path), found, workdir=None)
+    in_a_run = found.parent.name == FOLDER
+    return Source(str(path), found, found.parents[1] if in_a_run else found)
+
+
 def read_checkpoint(
-    path: str | Path, fields: tuple[str, ...]
+    path: Path, fields: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads fields of a state.
 
     Args:
-      path: a run's workdir, whose newest whole checkpoint is read; or the folder of one
-        step.
+      path: of a run, as `find_source` returns it. Of a workdir, the newest whole
+        checkpoint is read.
       fields: of `TrainState`.
 
     Returns:
@@ -49,7 +79,7 @@ def read_checkpoint(
       TrainingError: there are checkpoints, but none can be read.
     """
     reasons = []
-    for folder in _step_folders(local(path, key=KEY)):
+    for folder in _step_folders(path):
         try:
             facts = read_facts(folder)
             state = _read_fields(folder, fields, facts)
@@ -62,12 +92,6 @@ def read_checkpoint(
         check_noted(facts, folder)
         return state, facts
     raise TrainingError("; ".join(reasons) + ": choose another checkpoint")
-
-
-def workdir_of(path: str | Path) -> Path:
-    """Returns the workdir of a checkpoint; `path` is as for `read_checkpoint`."""
-    path = local(path, key=KEY)
-    return path.parents[1] if path.parent.name == FOLDER else path
 
 
 def _step_folders(path: Path) -> list[Path]:

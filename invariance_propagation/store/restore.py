@@ -24,8 +24,8 @@ from invariance_propagation.models.torchvision import (
     variable_shapes,
 )
 from invariance_propagation.store.memory import method_of
-from invariance_propagation.store.reading import read_checkpoint
-from invariance_propagation.store.weights import is_weights, read_weights
+from invariance_propagation.store.reading import Source, find_source, read_checkpoint
+from invariance_propagation.store.weights import input_of, read_weights
 
 
 class Restored(NamedTuple):
@@ -77,12 +77,46 @@ class Backbone(NamedTuple):
         return _digest(weights)
 
 
+class Trained(NamedTuple):
+    """Holds what a source leads to.
+
+    Attributes:
+      backbone: its backbone.
+      run: the encoder of a run; None for a file of weights.
+      input: size, mean and std of the images that it was trained with; None if they are
+        not known.
+    """
+
+    backbone: Backbone
+    run: Restored | None
+    input: Mapping[str, Any] | None
+
+
+def restore(source: Source) -> Trained:
+    """Restores what a source leads to; raises errors as `restore_backbone` does."""
+    if source.workdir is None:
+        backbone = _backbone_of_file(source, prefix=None)
+        return Trained(backbone, run=None, input=input_of(source.path))
+    run = _encoder_of_run(source)
+    return Trained(backbone_of(run), run, run.config["augment"])
+
+
 def restore_encoder(path: str | Path) -> Restored:
     """Restores the encoder of a run.
 
-    Takes a path and raises errors as `read_checkpoint` does.
+    Args:
+      path: a run's workdir, whose newest whole checkpoint is read; or the folder of one
+        step.
+
+    Raises:
+      UserError: there is no checkpoint.
+      TrainingError: there are checkpoints, but none can be read.
     """
-    state, facts = read_checkpoint(path, ("params", "batch_stats"))
+    return _encoder_of_run(find_source(path))
+
+
+def _encoder_of_run(source: Source) -> Restored:
+    state, facts = read_checkpoint(source.path, ("params", "batch_stats"))
     config = settings.by_new_names(facts["config"])
     encoder: nn.Module = settings.call(make_encoder, "encoder", config)
     params, batch_stats = state["params"], state["batch_stats"]
@@ -106,21 +140,27 @@ def restore_backbone(path: str | Path, *, prefix: str | None = None) -> Backbone
     """Restores the backbone of a run, or of a file with torchvision's names.
 
     Args:
-      path: as for `read_checkpoint`; or a file as for `read_weights`.
+      path: as for `restore_encoder`; or a .safetensors or .npz file.
       prefix: of the names in such a file, see `strip_prefix`.
 
     Raises:
       UserError: there is nothing to restore, or it is neither a ResNet-18 nor a ResNet-50.
       TrainingError: a checkpoint cannot be read.
     """
-    if not is_weights(path):
-        return backbone_of(restore_encoder(path))
-    weights = strip_prefix(read_weights(path), prefix)
+    source = find_source(path)
+    if source.workdir is None:
+        return _backbone_of_file(source, prefix=prefix)
+    return backbone_of(_encoder_of_run(source))
+
+
+def _backbone_of_file(source: Source, *, prefix: str | None) -> Backbone:
+    weights = read_weights(source.path)
+    weights = strip_prefix(weights, prefix)
     module, channels = infer_backbone(weights)
     variables = from_torchvision(weights, variable_shapes(module, channels))
     left_out = ", ".join(filter(is_head, weights))
     if left_out:
-        print(f"{path}: left out the layers behind the backbone: {left_out}")
+        print(f"{source.name}: left out the layers behind the backbone: {left_out}")
     return Backbone(module, **variables, channels=channels)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from invariance_propagation.errors import UserError
 from invariance_propagation.files.archives import holds_pickle, open_arrays, open_file
-from invariance_propagation.files.paths import local, reason
+from invariance_propagation.files.paths import reason
 
 SUFFIXES = (".safetensors", ".npz")
 # Suffixes that PyTorch and others give to pickles.
@@ -18,17 +18,16 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 MAX_BYTES = 2**31
 
 
-def is_weights(path: str | Path) -> bool:
+def is_weights(path: Path) -> bool:
     """Returns whether a path names a file of weights, and not a run."""
-    return Path(path).suffix in SUFFIXES
+    return path.suffix in SUFFIXES
 
 
-def input_of(path: str | Path) -> dict[str, Any] | None:
+def input_of(path: Path) -> dict[str, Any] | None:
     """Returns the input that an exported network expects: size, mean and std.
 
     Reads it from the .json next to the file; returns None if that does not say.
     """
-    path = local(path, key="--config.checkpoint")
     try:
         with open_file(path.with_name(path.name + ".json")) as file:
             description = json.load(file)["input"]
@@ -37,13 +36,12 @@ def input_of(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
-def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+def read_weights(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a .safetensors or .npz file, by name.
 
     Raises:
       UserError: the file does not exist, is of another kind, or is damaged.
     """
-    path = local(path, key="--config.checkpoint")
     check_no_pickle(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")

@@ -18,9 +18,8 @@ from invariance_propagation.files.atomic import drafts_of
 from invariance_propagation.files.paths import check_file, local, not_writable
 from invariance_propagation.phases import phase
 from invariance_propagation.store.provenance import origin
-from invariance_propagation.store.reading import workdir_of
+from invariance_propagation.store.reading import Source, find_source
 from invariance_propagation.store.restore import digest_of
-from invariance_propagation.store.weights import is_weights
 from invariance_propagation.tasks.compare import find_neighbors
 from invariance_propagation.tasks.embedder import (
     BATCH_SIZE,
@@ -62,21 +61,20 @@ def embed_folder(
       TrainingError: the checkpoint cannot be read, or its features are not finite.
     """
     _check(checkpoint, folder, num_neighbors, by, compare_with)
-    local(checkpoint, key="checkpoint")
-    root = local(folder, key="folder")
-    path = _output_path(checkpoint, output)
+    source, root = find_source(checkpoint), local(folder, key="folder")
+    path = _output_path(source, output)
     with phase(f"listing the pictures of {printable(folder)}"):
         listing = list_pictures(root, key="folder")
     devices.one_cpu_device_per_core(BATCH_SIZE)
     with phase(f"reading {printable(checkpoint)}"):
-        network = restore_network(checkpoint)
+        network = restore_network(source)
     embedder = make_embedder(
         checkpoint, network, view=view, share=share, num_devices=num_devices
     )
     gallery = None
     if num_neighbors > 0 and (compare_with or network.facts):
         with phase("looking for the images to compare with"):
-            gallery = _gallery(checkpoint, embedder, compare_with)
+            gallery = _gallery(source, embedder, compare_with)
         _check_comparison(gallery, num_neighbors, by, network, checkpoint)
     elif num_neighbors > 0:
         print(
@@ -125,7 +123,7 @@ def _check(
         )
 
 
-def _gallery(checkpoint: str, embedder: Embedder, compare_with: str) -> Gallery:
+def _gallery(source: Source, embedder: Embedder, compare_with: str) -> Gallery:
     """Returns the images to compare with, and what their features depend on."""
     network, crop = embedder.network, embedder.crop
     facts = {
@@ -134,9 +132,10 @@ def _gallery(checkpoint: str, embedder: Embedder, compare_with: str) -> Gallery:
         "weights": digest_of(network.params, network.batch_stats),
         "view": embedder.view._asdict() | {"share": crop.share},
     }
-    keep_in = workdir_of(checkpoint) / KEPT
-    if is_weights(checkpoint):
-        keep_in = Path(f"{checkpoint}.{KEPT}").absolute()
+    if source.workdir is None:
+        keep_in = source.path.with_name(f"{source.path.name}.{KEPT}")
+    else:
+        keep_in = source.workdir / KEPT
     if compare_with:
         return pictures_of(
             compare_with, crop, facts, keep_in, stretch_depth=network.stretch_depth
@@ -200,13 +199,16 @@ def _join(
     return arrays
 
 
-def _output_path(checkpoint: str, output: str) -> Path:
-    if not output and is_weights(checkpoint):
+def _output_path(source: Source, output: str) -> Path:
+    if output:
+        path = local(output, key="output")
+    elif source.workdir is not None:
+        path = source.workdir / NAME
+    else:
         raise UserError(
-            f"--config.output is missing: {checkpoint} belongs to no run, so name the "
+            f"--config.output is missing: {source.name} belongs to no run, so name the "
             "file to write"
         )
-    path = local(output, key="output") if output else workdir_of(checkpoint) / NAME
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(
             f"output={path}: set --config.output to a file with .npz at its end"

@@ -18,13 +18,8 @@ from invariance_propagation.evaluation.features import Embed, make_embed
 from invariance_propagation.evaluation.kept import Block
 from invariance_propagation.evaluation.recipes import SMALL_BELOW
 from invariance_propagation.models import Headless
-from invariance_propagation.store.restore import (
-    backbone_of,
-    float32,
-    restore_backbone,
-    restore_encoder,
-)
-from invariance_propagation.store.weights import input_of, is_weights
+from invariance_propagation.store.reading import Source
+from invariance_propagation.store.restore import float32, restore
 
 BATCH_SIZE = 256
 # Images whose features are compared and written at once: 67 MB of ResNet-50's.
@@ -39,6 +34,8 @@ class Network(NamedTuple):
       params, batch_stats: its weights.
       channels: number of channels of its images.
       has_head: whether it makes embeddings.
+      input: size, mean and std of the images that it was trained with; None if they are
+        not known.
       facts: facts of its run, as the checkpoint has them; {} for a file of weights.
       digest: digest of the backbone's weights.
     """
@@ -48,6 +45,7 @@ class Network(NamedTuple):
     batch_stats: dict[str, Any]
     channels: int
     has_head: bool
+    input: Mapping[str, Any] | None
     facts: dict[str, Any]
     digest: str
 
@@ -119,33 +117,33 @@ class Embedder(NamedTuple):
         return Block(rows, outputs.features, head)
 
 
-def restore_network(checkpoint: str) -> Network:
+def restore_network(source: Source) -> Network:
     """Reads the network of a run's checkpoint, or of a file of weights.
 
     Raises:
       UserError: there is none at this path.
       TrainingError: it cannot be read.
     """
-    if is_weights(checkpoint):
-        backbone = restore_backbone(checkpoint)
+    backbone, run, trained_with = restore(source)
+    if run is None:
         return Network(
             module=Headless(backbone.module),
             params={"backbone": backbone.params},
             batch_stats={"backbone": backbone.batch_stats},
             channels=backbone.channels,
             has_head=False,
+            input=trained_with,
             facts={},
             digest=backbone.digest(),
         )
-    restored = restore_encoder(checkpoint)
-    backbone = backbone_of(restored)
     return Network(
-        module=float32(restored.encoder),
-        params=restored.params,
-        batch_stats=restored.batch_stats,
+        module=float32(run.encoder),
+        params=run.params,
+        batch_stats=run.batch_stats,
         channels=backbone.channels,
-        has_head=restored.has_head,
-        facts=restored.facts,
+        has_head=run.has_head,
+        input=trained_with,
+        facts=run.facts,
         digest=backbone.digest(),
     )
 
@@ -161,7 +159,7 @@ def make_embedder(
     """Prepares a network to embed pictures.
 
     Args:
-      checkpoint: path of the network, for messages and for the .json beside weights.
+      checkpoint: path of the network, for messages.
       network: the network.
       view: size, mean and std; None where the run's apply.
       share: part of the shorter side that is looked at; None for the run's.
@@ -170,8 +168,7 @@ def make_embedder(
     Raises:
       UserError: a value is missing or out of its range.
     """
-    of_the_run = network.config.get("augment") or input_of(checkpoint)
-    view = view_of(checkpoint, network.channels, view, of_the_run)
+    view = view_of(checkpoint, network.channels, view, network.input)
     crop = Crop(view.size, _share(share, view, network.facts), network.channels)
     runner = devices.make_runner("pmap", num_devices)
     # The nearest size that the devices can share equally.

@@ -31,7 +31,7 @@ from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.phases import phase
 from invariance_propagation.signals import not_now
 from invariance_propagation.store.memory import restore_memory
-from invariance_propagation.store.reading import workdir_of
+from invariance_propagation.store.reading import Source, find_source
 from invariance_propagation.store.restore import (
     Restored,
     backbone_of,
@@ -78,26 +78,26 @@ def export(*, checkpoint: str, what: str, format: str, output: str) -> Path:
             f"format={format!r}: {what} is written as {choices}; set --config.format to "
             "one of them"
         )
-    local(checkpoint, key="checkpoint")
+    source = find_source(checkpoint)
     if output and Path(output).suffix != f".{format}":
         raise UserError(
             f"output={output}: name it .{format}, or set --config.format to fit"
         )
-    path = _output_path(checkpoint, output, "file")
+    path = _output_path(source, output, "file")
     if output or path.parent.is_dir():  # else there is no run, as restoring it will say
         check_file(path, key="--config.output")
     if what == "memory":
-        return _export_memory(checkpoint, output)
+        return _export_memory(source, output)
     need("safetensors", "onnx", "onnxruntime")
-    return _export_network(checkpoint, what, format, output)
+    return _export_network(source, what, format, output)
 
 
-def _export_network(checkpoint: str, what: str, format: str, output: str) -> Path:
-    with phase(f"reading {printable(checkpoint)}"):
-        restored = restore_encoder(checkpoint)
+def _export_network(source: Source, what: str, format: str, output: str) -> Path:
+    with phase(f"reading {printable(source.name)}"):
+        restored = restore_encoder(source.path)
     if what == "encoder" and not isinstance(restored.encoder, Encoder):
         raise UserError(
-            f"{checkpoint} has heads that only its method knows, which cannot be "
+            f"{source.name} has heads that only its method knows, which cannot be "
             "exported: set --config.what=backbone"
         )
     part = backbone_of(restored) if what == "backbone" else restored
@@ -110,7 +110,7 @@ def _export_network(checkpoint: str, what: str, format: str, output: str) -> Pat
         | {"backbone": backbone_of(restored).digest()},
     }
     notes = {"invariance_propagation": json.dumps(about)}
-    path = _output_path(checkpoint, output, f"{what}-{restored.step}.{format}")
+    path = _output_path(source, output, f"{what}-{restored.step}.{format}")
     with _draft(path) as draft:
         with phase(f"writing the {what} of step {restored.step} as {format}"):
             _write_weights(draft, weights, notes)
@@ -124,18 +124,18 @@ def _export_network(checkpoint: str, what: str, format: str, output: str) -> Pat
     return path
 
 
-def _export_memory(checkpoint: str, output: str) -> Path:
-    with phase(f"reading {printable(checkpoint)}"):
-        memory = restore_memory(checkpoint)
+def _export_memory(source: Source, output: str) -> Path:
+    with phase(f"reading {printable(source.name)}"):
+        memory = restore_memory(source.path)
     arrays = dict(memory.arrays)
     if not arrays:
         raise UserError(
-            f"the method of {checkpoint} has no memory: there is nothing to export"
+            f"the method of {source.name} has no memory: there is nothing to export"
         )
     if memory.sample_ids is not None:
         arrays["sample_ids"] = np.array(memory.sample_ids)
     step = memory.facts["step"]
-    path = _output_path(checkpoint, output, f"memory-{step}.npz")
+    path = _output_path(source, output, f"memory-{step}.npz")
     with _draft(path) as draft:
         with phase(f"writing {len(arrays)} arrays"):
             _write_npz(draft, arrays)
@@ -254,8 +254,13 @@ def _source(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: facts[name] for name in names}
 
 
-def _output_path(checkpoint: str, output: str, name: str) -> Path:
-    path = local(output, key="output") if output else workdir_of(checkpoint) / name
+def _output_path(source: Source, output: str, name: str) -> Path:
+    if source.workdir is None:
+        raise UserError(
+            f"{source.name} is a file of weights, and an export is made from a run: "
+            "name the run's workdir"
+        )
+    path = local(output, key="output") if output else source.workdir / name
     if path.is_dir():
         raise UserError(f"output={path} is a folder: name a file")
     return path

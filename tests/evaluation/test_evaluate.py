@@ -30,6 +30,7 @@ from invariance_propagation.evaluation.protocols import (
     transfer,
 )
 from invariance_propagation.evaluation.recipes import Finetune, Linear, changed
+from invariance_propagation.store.reading import find_source
 from invariance_propagation.store.restore import restore_backbone
 from invariance_propagation.tasks.export import export
 from tests.stored_run import store_run
@@ -339,11 +340,12 @@ def test_nothing_is_a_value_too(
         raise UserError("far enough")
 
     monkeypatch.setattr(sources, "load", functools.wraps(sources.load)(load))
-    restored = module.restore_encoder(str(stored))
+    trained = module.restore(find_source(stored))
     of_run = {name: value for name, (value, _) in OF_A_RUN.items()}
-    data = restored.config["data"] | of_run
-    restored = restored._replace(config=restored.config | {"data": data})
-    monkeypatch.setattr(module, "restore_encoder", lambda _: restored)
+    data = trained.run.config["data"] | of_run
+    config = trained.run.config | {"data": data}
+    trained = trained._replace(run=trained.run._replace(config=config))
+    monkeypatch.setattr(module, "restore", lambda _: trained)
     for value, expected in ((None, before), (nothing, nothing)):
         arguments = get_config().to_dict() | {"checkpoint": str(stored)}
         arguments |= {"protocols": "knn", "output": str(tmp_path)}
@@ -453,7 +455,7 @@ def test_places_are_looked_at_before_anything_is_read(
     stored: Path, tmp_path: Path, monkeypatch, changes: dict, expected: str
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(module, "restore_encoder", None)
+    monkeypatch.setattr(module, "restore", None)
     changes = {k: x.format(file=tmp_path / "file") for k, x in changes.items()}
     with pytest.raises(UserError, match=expected):
         run(stored, "knn", **changes)

@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from invariance_propagation.models.torchvision import to_torchvision
 from invariance_propagation.store import weights
 from invariance_propagation.store.facts import digest_of_facts
 from invariance_propagation.store.memory import restore_memory
-from invariance_propagation.store.reading import read_checkpoint, workdir_of
+from invariance_propagation.store.reading import find_source, read_checkpoint
 from invariance_propagation.store.restore import (
     float32,
     restore_backbone,
@@ -216,7 +217,14 @@ def test_a_run_may_lie_in_the_home_folder(stored, monkeypatch) -> None:
     workdir, _ = stored
     monkeypatch.setenv("HOME", str(workdir.parent))
     assert restore_encoder(f"~/{workdir.name}").step == 7
-    assert workdir_of(f"~/{workdir.name}/checkpoints/7") == workdir
+    assert find_source(f"~/{workdir.name}/checkpoints/7").workdir == workdir
+
+
+def test_a_run_may_be_named_like_a_file_of_weights(stored, tmp_path: Path) -> None:
+    shutil.copytree(stored[0], tmp_path / "run.npz")
+    assert find_source(tmp_path / "run.npz").workdir == tmp_path / "run.npz"
+    assert restore_backbone(tmp_path / "run.npz").channels == 1
+    assert find_source(tmp_path / "weights.npz").workdir is None
 
 
 @pytest.mark.parametrize("path", ["gs://b/run", Path("gs://b/run"), "s3://b/w.npz"])

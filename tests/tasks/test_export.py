@@ -261,6 +261,10 @@ def test_paths_mean_the_same_as_in_training(tmp_path: Path, monkeypatch) -> None
     "options, expected",
     [
         ({"checkpoint": "gs://b/run"}, "checkpoint=gs://b/run is an address"),
+        (
+            {"checkpoint": "w.npz"},
+            "w.npz is a file of weights, and an export is made from",
+        ),
         ({"output": "s3://b/w.npz"}, "output=s3://b/w.npz is an address"),
         ({"output": "{file}/x/w.npz"}, "cannot be written"),
     ],

@@ -9,12 +9,8 @@ from invariance_propagation import settings
 from invariance_propagation.errors import UserError
 from invariance_propagation.models import Encoder, make_encoder
 from invariance_propagation.models.torchvision import variable_shapes
-from invariance_propagation.store.restore import (
-    backbone_of,
-    restore_backbone,
-    restore_encoder,
-)
-from invariance_propagation.store.weights import is_weights
+from invariance_propagation.store.reading import find_source
+from invariance_propagation.store.restore import restore
 
 
 class Start(NamedTuple):
@@ -58,12 +54,10 @@ def read_start(path: str, *, encoder: Encoder, channels: int) -> Start:
       UserError: there are no weights, or they belong to another backbone.
       TrainingError: a checkpoint cannot be read.
     """
-    if is_weights(path):
-        backbone, head = restore_backbone(path), {}
-    else:
-        restored = restore_encoder(path)
-        backbone, head = backbone_of(restored), dict(restored.params)
-        del head["backbone"]
+    trained = restore(find_source(path))
+    backbone, head = trained.backbone, {}
+    if trained.run is not None:
+        head = {name: x for name, x in trained.run.params.items() if name != "backbone"}
     shapes = variable_shapes(encoder, channels)
     wanted = dict(shapes["params"])
     _check_backbone(path, backbone.params, wanted.pop("backbone"))
