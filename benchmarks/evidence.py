@@ -94,6 +94,12 @@ _WARM, _COLD = "{}.temperature=0.3", "{}.temperature=0.1"
 _STRONG = ["{}.propagation_weight=2.0", "{}.start_epoch=10"]
 _WEAK = ["{}.propagation_weight=0.6", "{}.start_epoch=10"]
 CHOSEN = {
+    "digits": {
+        "coke": ["optimizer.learning_rate=0.03"],
+        "odc": ["method.num_clusters=20"],
+        "unmix": ["method.global_probability=1.0"],
+        "released": ["method.propagation_weight=0.6", "method.start_epoch=15"],
+    },
     "letters": {
         "instance": [_STEEP, _WARM],
         "paper": [_STEEP, _WARM, *_STRONG],

@@ -95,16 +95,16 @@ def test_whole_seeds_come_first(evidence: ModuleType, monkeypatch) -> None:
 
 
 def test_a_cell_leaves_a_card_and_is_not_run_again(evidence, calls) -> None:
-    evidence.run_cell("digits", "released", 1)
-    card = json.loads((evidence.CARDS / "digits-released-1.json").read_text())
-    assert card["overrides"] == ["method.form=released", "seed=1"]
+    evidence.run_cell("digits", "paper", 1)
+    card = json.loads((evidence.CARDS / "digits-paper-1.json").read_text())
+    assert card["overrides"] == ["method.form=paper", "seed=1"]
     assert card["minutes"] == pytest.approx(8 * 30 / 2 / 60)
     assert card["started_in_epoch"] == 1
     assert card["method"] == "invariance_propagation" and card["purity"] == [0.4, 0.8]
     assert card["checkpoint"] == "abc" and "workdir" not in card["summary"]
     assert set(card["evaluation"]) == {"knn", "linear", "semi_1pct"}
-    assert "--config.method.form=released" in calls[0] and len(calls) == 2
-    evidence.run_cell("digits", "released", 1)
+    assert "--config.method.form=paper" in calls[0] and len(calls) == 2
+    evidence.run_cell("digits", "paper", 1)
     assert len(calls) == 2
 
 
