@@ -76,8 +76,8 @@ def knn(run: Run, state: TrainState) -> dict[str, float]:
         trained = _embed(run, state, run.dataset.train.images)
         scores["knn"] = _accuracy(run, trained.features, queries.features)
         scores["knn_embedding"] = _accuracy(run, trained.embedding, queries.embedding)
-    rows = run.method.notes.rows
-    if rows and run.gathers:
+    rows = run.kept_rows
+    if rows:
         memory = run.runner.fetch(state.memory, run.spec.memory, run.num_examples)
         score = _accuracy(run, part_of(memory, rows), queries.embedding)
         scores[f"{PREFIX}_{rows}"] = score

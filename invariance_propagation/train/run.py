@@ -91,8 +91,12 @@ class Run(NamedTuple):
     @property
     def has_voters(self) -> bool:
         """Returns whether kNN has rows to compare with."""
-        kept = self.gathers and self.method.notes.rows != ""
-        return self.knn.embed_anew or kept
+        return self.knn.embed_anew or self.kept_rows != ""
+
+    @property
+    def kept_rows(self) -> str:
+        """Returns where in the memory kNN finds rows; '' if it finds none on one host."""
+        return self.method.notes.rows if self.gathers else ""
 
 
 class Programs(NamedTuple):

@@ -50,6 +50,7 @@ def run_with(features: np.ndarray) -> SimpleNamespace:
         embed=lambda params, batch_stats, images: Outputs(features, features),
         knn=KnnOptions(num_neighbors=3, temperature=0.07, embed_anew=True),
         method=SimpleNamespace(notes=Notes()),
+        kept_rows="",
         has_labels=True,
         has_knn=True,
     )
