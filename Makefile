@@ -10,15 +10,16 @@ IMPORTED := jax, flax.linen, optax, orbax.checkpoint, grain, ml_collections.conf
 	clu.parameter_overview, tensorflow_datasets, tensorboardX, matplotlib.pyplot, \
 	sklearn.datasets, sklearn.manifold
 
-.PHONY: demo test test-all torture compile lint docs browser evidence benchmark growth clean
+.PHONY: demo test test-all torture compile compile-shapes lint docs browser evidence benchmark growth clean
 
 demo: $(VENV)/installed  ## Train on digits, print what came out, and write a page about it.
 	$(BIN)/python main.py --config=configs/digits.py --workdir=$(RUN)
 	$(BIN)/python benchmarks/digits_seeds.py --beside=$(RUN)
 	$(BIN)/python main.py --config=configs/report.py --workdir=$(RUN)
 
+# Dozens of programs are started: bytecode is kept, also where Python is told to write none.
 test: $(VENV)/installed-dev  ## All tests and doctests.
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.13.
 	tests/all_pythons.sh
@@ -27,11 +28,15 @@ torture: $(VENV)/installed-dev  ## Kills runs, damages their files and fills the
 	$(BIN)/python -m tests.torture
 
 COMPILE := .venv-compile
+# Nothing runs, so JAX is to look for no device.
+CHECK := JAX_PLATFORMS=cpu $(COMPILE)/bin/python -m pytest --noconftest --numprocesses=auto \
+	--maxprocesses=2 --maxschedchunk=1 -rs
 
 compile: $(COMPILE)/installed  ## What the compilers of TPUs and GPUs make of objective and step.
-	$(COMPILE)/bin/python -m pytest --noconftest --numprocesses=auto --maxprocesses=2 \
-		--maxschedchunk=1 -rs \
-		tests/compiled/check_programs.py
+	$(CHECK) tests/compiled/check_programs.py
+
+compile-shapes: $(COMPILE)/installed  ## The same for unusual batches, chips and banks.
+	$(CHECK) tests/compiled/check_shapes.py
 
 $(COMPILE)/installed: requirements-compile.txt requirements.txt
 	$(PYTHON) -m venv $(COMPILE)

@@ -15,8 +15,7 @@ EVALUATE += ["--config.linear.epochs=2", "--config.semi.epochs=1"]
 
 
 def run(*arguments: str, x64: bool) -> None:
-    # The programs that people run: hardly optimised ones may differ in the last bit.
-    environment = os.environ | {"JAX_ENABLE_X64": str(int(x64)), "XLA_FLAGS": ""}
+    environment = os.environ | {"JAX_ENABLE_X64": str(int(x64))}
     done = subprocess.run(
         [sys.executable, "main.py", *arguments],
         cwd=ROOT,

@@ -23,6 +23,7 @@ from invariance_propagation.store.lock import (
     is_marked,
     whoever_this_is,
 )
+from tests.store.takers import take
 from tests.tiny_run import ROOT, TINY
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -176,18 +177,6 @@ def test_a_lock_says_that_its_run_had_a_checkpoint(tmp_path: Path) -> None:
     assert is_marked(tmp_path)
     lock.release()
     assert not [*tmp_path.iterdir()]
-
-
-def take(folder: Path, begin: Any, taken: Any) -> None:
-    lock = Lock(folder)
-    begin.wait()
-    try:
-        lock.acquire()
-    except UserError:
-        taken.put(0)
-    else:
-        taken.put(1)
-    begin.wait()  # so that nobody is gone before all have tried
 
 
 @pytest.mark.parametrize("stale", [False, True])
