@@ -17,9 +17,12 @@ demo: $(VENV)/installed  ## Train on digits, print what came out, and write a pa
 	$(BIN)/python benchmarks/digits_seeds.py --beside=$(RUN)
 	$(BIN)/python main.py --config=configs/report.py --workdir=$(RUN)
 
+# Some tests wait for programs that they start, so one worker more than cores keeps all busy.
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
+
 # Dozens of programs are started: bytecode is kept, also where Python is told to write none.
 test: $(VENV)/installed-dev  ## All tests and doctests.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 test-all:  ## Suite and demo on Python 3.11 and 3.13, in .venv-3.11 and .venv-3.13.
 	tests/all_pythons.sh
