@@ -112,7 +112,7 @@ def _speed(run: Run, plan: Plan, topology: Topology) -> str:
     """Says what a step computes and sends, and how fast it could be at most."""
     work, chip = plan.work, topology.chip
     lines = ["", "each step, on each device"]
-    lines.append(f"  {'computes':24}{work.flops / 1e9:>9,.0f} GFLOP")
+    lines.append(f"  {'computes':28}{work.flops / 1e9:>9,.0f} GFLOP")
     lines.append(_row("reads, writes (at least)", work.bytes_read))
     lines += [_row(f"sends, {kind}", size) for kind, size in work.sent.items()]
     seconds = shortest_step(work, chip)
@@ -131,5 +131,5 @@ def _rows(sizes: dict[str, int]) -> list[str]:
 
 
 def _row(name: str, size: int, limit: int | None = None) -> str:
-    row = f"  {name:24}{in_bytes(size):>12}"
+    row = f"  {name:28}{in_bytes(size):>12}"
     return row if limit is None else f"{row}  of {in_bytes(limit)} free"
