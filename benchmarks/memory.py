@@ -74,7 +74,7 @@ def measure(num_examples: int, changes: dict[str, int]) -> dict[str, Any]:
     from invariance_propagation.train.run import init_state
 
     def repeated(folder: str) -> sources.Dataset:
-        digits = sources.LOADERS["digits"](folder).train
+        digits = sources.find_loader("digits")(folder).train
         rows = np.arange(num_examples) % len(digits.images)
         return sources.Dataset("repeated", digits.take(rows), None)
 

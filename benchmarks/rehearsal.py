@@ -108,7 +108,7 @@ def repeat(examples: int) -> None:
     from invariance_propagation.data.dataset import Split
     from invariance_propagation.data.load.pictures import Pictures
 
-    load_stored = sources.LOADERS["imagenet"]
+    load_stored = sources.find_loader("imagenet")
 
     @functools.wraps(load_stored.__call__)
     def load(folder: str, **options: Any) -> Any:

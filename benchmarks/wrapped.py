@@ -58,7 +58,7 @@ def step_of(method: str, num_examples: int, batch: int) -> tuple[Callable, str]:
 
     config = digits.get_config(method)
     config.train.batch_size = batch
-    known = sources.LOADERS["digits"]("").train
+    known = sources.find_loader("digits")("").train
     rows = np.arange(num_examples) % len(known.images)
     run = build(config, dataset=sources.Dataset("repeated", known.take(rows), None))
     begun = time.perf_counter()

@@ -1,6 +1,8 @@
 """docs/own_dataset.md, followed to the letter."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ from tests.tiny_run import ROOT
 
 @pytest.fixture
 def arrays(monkeypatch: pytest.MonkeyPatch):
-    """Makes the page's loader one of the package's."""
+    """Makes the page's module one of the package's, and adds the page's line."""
     text = (ROOT / "docs" / "own_dataset.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(block, names := {})
-    monkeypatch.setitem(sources.LOADERS, "arrays", names["arrays"])
+    module = types.ModuleType(f"{sources.__name__}.arrays")
+    exec(block, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    ((name, loader),) = re.findall(r'^    "(\w+)": "(.+)",$', text, flags=re.MULTILINE)
+    monkeypatch.setitem(sources.LOADERS, name, loader)
 
 
 def test_it_is_loaded_by_name(arrays, tmp_path: Path) -> None:

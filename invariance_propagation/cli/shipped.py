@@ -15,6 +15,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 
+def methods() -> list[str]:
+    """Returns the names of the methods that have shipped options, in alphabetical order."""
+    return sorted(path.stem for path in (FOLDER / "methods").glob("[!_]*.py"))
+
+
 def title(name: str) -> str:
     """Returns the first line of a config's docstring, without running the config."""
     return title_of(FOLDER / f"{name}.py")

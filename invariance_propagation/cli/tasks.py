@@ -125,6 +125,11 @@ def check_flags(name: str, typed: Collection[str], keys: Collection[str]) -> Non
         raise UserError(f"task={name!r} is for one process: leave out --coordinator")
     if "output" in keys and TASKS[name].of_training and name != "preview":
         raise UserError(f"task={name!r} ignores --config.output: leave it out")
+    for key in ("topology", "data.num_examples"):
+        if name == "scan" and key in keys:
+            raise UserError(
+                f"--config.{key} is for --config.task=plan alone: leave it out"
+            )
 
 
 def check_config(name: str, config: ConfigDict) -> None:

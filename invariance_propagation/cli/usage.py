@@ -54,11 +54,13 @@ def print_usage() -> None:
 
 def _methods() -> dict[str, str]:
     """Returns the title of each method but the default, without importing it."""
-    found = {path.parent.name: path for path in sorted(METHODS.glob("*/__init__.py"))}
-    del found["invariance_propagation"]
-    return {
-        name: shipped.title_of(path).partition(" (")[0] for name, path in found.items()
-    }
+    titles = {}
+    for name in shipped.methods():
+        folder, file = METHODS / name / "__init__.py", METHODS / f"{name}.py"
+        title = shipped.title_of(folder if folder.is_file() else file)
+        titles[name] = title.partition(" (")[0]
+    del titles["invariance_propagation"]
+    return titles
 
 
 def _print_rows(rows: dict[str, str], width: int) -> None:

@@ -24,6 +24,7 @@ SMALL_BELOW = 64  # pixels
 # A mirrored sign is another sign, or none.
 NOT_MIRRORED = (
     "digits",
+    "letters",
     "svhn",
     "svhn_cropped",
     "mnist",

@@ -110,8 +110,8 @@ def train_steps(config: ConfigDict, workdir: Path, steps: int) -> None:
     later = run.method.notes.starts
     if later is not None and later * run.steps_per_epoch >= STEPS:
         print(
-            f"note: a part of the loss starts in epoch {later}, after these steps; lower "
-            "the method's start_epoch to check it as well"
+            f"note: a part of the loss starts in epoch {later}, after these steps, and is "
+            "not checked: let it start earlier to check it as well"
         )
     # Evaluation takes time and changes nothing.
     run = run._replace(dataset=run.dataset._replace(held_out=None))

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -249,10 +250,16 @@ def _table(summary: dict[str, Any], folder: Path, notes: Notes) -> str:
     lines += [
         f"checkpoints: {folder / FOLDER}",
         f"logs: {folder / METRICS_FILE}",
-        "next: python main.py --config=configs/report.py "
+        f"next: {_program()} --config=configs/report.py "
         f"--workdir={shlex.quote(str(folder))}",
     ]
     return "\n".join(lines)
+
+
+def _program() -> str:
+    """Returns how to start the program: as this process was, or by main.py."""
+    installed = Path(sys.argv[0]).name == "invariance-propagation"
+    return "invariance-propagation" if installed else "python main.py"
 
 
 def _embed(run: Run, state: TrainState, images: np.ndarray) -> Outputs:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from invariance_propagation.cli import shipped
+from invariance_propagation.cli import shipped, usage
 from invariance_propagation.train.journal import read_rows
 from tests.tiny_run import CHANGES, ROOT
 
@@ -90,6 +90,19 @@ def test_help_lists_tasks_and_configs_without_jax(
     assert took < 10  # a third of a second where nothing else runs
 
 
+def test_help_lists_a_method_that_is_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    configs = shutil.copytree(shipped.FOLDER, tmp_path / "configs")
+    (configs / "methods" / "single.py").touch()
+    methods = shutil.copytree(usage.METHODS, tmp_path / "methods")
+    (methods / "single.py").write_text('"""A method in one file (of a test)."""\n')
+    monkeypatch.setattr(shipped, "FOLDER", configs)
+    monkeypatch.setattr(usage, "METHODS", methods)
+    usage.print_usage()
+    assert "  single          A method in one file\n" in capsys.readouterr().out
+
+
 def test_a_demo_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     changes = CHANGES | {"train.epochs": 1, "augmentation": "host"}
     # Worker processes import the command's script, not main.py.
@@ -98,6 +111,7 @@ def test_a_demo_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> No
     done = run(installed, tmp_path, "--config=digits", "--workdir=run", *flags)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "knn trained" in done.stdout
+    assert "\nnext: invariance-propagation --config=configs/report.py " in done.stdout
     assert read_rows(tmp_path / "run")[-1]["step"] == 8
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -93,6 +93,13 @@ def test_an_output_that_nothing_is_written_to_is_refused() -> None:
             check_flags(name, [], ["output"])
 
 
+@pytest.mark.parametrize("key", ["topology", "data.num_examples"])
+def test_a_scan_refuses_what_describes_a_plan(key: str) -> None:
+    with pytest.raises(UserError, match=f"{key} is for --config.task=plan alone"):
+        check_flags("scan", [], [key])
+    check_flags("plan", [], [key])
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_only_the_plan_hides_what_the_compiler_warns_of(
     name: str, monkeypatch: pytest.MonkeyPatch

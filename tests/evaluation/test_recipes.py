@@ -36,6 +36,7 @@ def test_size_and_name_choose(protocol: ModuleType) -> None:
     for name in ("stl10", "cifar10", "tfds:cifar100"):
         assert options_of(protocol, name, 32) is protocol.SMALL
     assert options_of(protocol, "tfds:emnist/letters", 28).flip == 0
+    assert options_of(protocol, "letters", 28).flip == 0
     svhn = options_of(protocol, "svhn", 32)
     assert options_of(protocol, "tfds:svhn_cropped", 32) == svhn
     digits = options_of(protocol, "digits", 8)

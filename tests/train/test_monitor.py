@@ -23,7 +23,7 @@ ONE_CLASS = "one class: every answer is right, whatever was learnt"
 def test_one_class_is_remarked_on_at_the_start_and_the_end(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    digits = sources.LOADERS["digits"]
+    digits = sources.find_loader("digits")
 
     def of_one_class(folder: str) -> Dataset:
         dataset = digits(folder)

@@ -4,19 +4,17 @@ A method's memory is addressed by an image's position in the training split, so 
 must always yield the images in the same order.
 
 To add a data set, write a module with a function `(folder, *, ...) -> Dataset` and add
-one line to `LOADERS`. The function takes those keyword options of `load` that apply to
+one line to `LOADERS`. A module is imported when its set is asked for. The function takes those keyword options of `load` that apply to
 it; `load` refuses the others.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from invariance_propagation.data.dataset import Dataset, Split
 from invariance_propagation.data.sources.described import described
-from invariance_propagation.data.sources.digits import digits
-from invariance_propagation.data.sources.folder import image_folder
-from invariance_propagation.data.sources.idx import fashion_mnist, letters
 from invariance_propagation.data.sources.tfds.records import TFDS, TfdsSet
 from invariance_propagation.data.sources.usable import check_largest_share
 from invariance_propagation.errors import UserError
@@ -27,15 +25,17 @@ __all__ = [
     "Split",
     "check_stored",
     "described",
+    "find_loader",
     "load",
     "must_be_fetched",
 ]
 
-LOADERS: dict[str, Callable[..., Dataset]] = {
-    "digits": digits,
-    "fashion_mnist": fashion_mnist,
-    "letters": letters,
-    "image_folder": image_folder,
+# Name -> module and the function in it, or the loader itself.
+LOADERS: dict[str, str | Callable[..., Dataset]] = {
+    "digits": ".digits:digits",
+    "fashion_mnist": ".idx:fashion_mnist",
+    "letters": ".idx:letters",
+    "image_folder": ".folder:image_folder",
     "imagenet": TfdsSet("imagenet2012"),
     "imagenet_1pct": TfdsSet("imagenet2012_subset/1pct"),
     "imagenet_10pct": TfdsSet("imagenet2012_subset/10pct"),
@@ -93,7 +93,7 @@ def load(
       UserError: an unknown name, missing or damaged files, a value out of range, or an
         option that this data set does not have.
     """
-    loader = _loader_of(name)
+    loader = find_loader(name)
     if num_examples:
         raise UserError(
             f"--config.data.num_examples={num_examples} is for --config.task=plan alone: "
@@ -148,7 +148,15 @@ def check_stored(name: str, folder: str) -> None:
         )
 
 
-def _loader_of(name: str) -> Callable[..., Dataset]:
+def find_loader(name: str) -> Callable[..., Dataset]:
+    """Finds the function that loads a data set.
+
+    Args:
+      name: as for `load`.
+
+    Raises:
+      UserError: there is no such data set.
+    """
     if name.startswith(TFDS):
         return _tfds_set(name)
     known = f"{', '.join(LOADERS)}, or tfds:NAME for another set of pictures in TFDS"
@@ -159,7 +167,11 @@ def _loader_of(name: str) -> Callable[..., Dataset]:
         )
     if name not in LOADERS:
         raise UserError(f"--config.data.name={name!r}: choose one of {known}")
-    return LOADERS[name]
+    loader = LOADERS[name]
+    if not isinstance(loader, str):
+        return loader
+    module, _, function = loader.partition(":")
+    return getattr(importlib.import_module(module, __name__), function)
 
 
 def _tfds_set(name: str) -> TfdsSet:
