@@ -187,7 +187,7 @@ def count_parts(chances: dict[str, Any], view: tuple) -> dict[str, float]:
         "flip": ("flip",),
     }.items():
         parts[part] = count(**{name: chances[name] for name in names}) - none
-    # A scan over the adjustments, of which XLA counts one turn.
+    # A scan over the adjustments: XLA counts one turn of it.
     parts["jitter"] *= ADJUSTMENTS
     return parts
 

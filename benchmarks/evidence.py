@@ -123,7 +123,9 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS), help="by commas")
     parser.add_argument("--cells", default=",".join(CELLS), help="by commas")
     parser.add_argument("--seeds", type=int, help="of each cell, instead of its own")
-    parser.add_argument("--hours", type=float, help="begin no cell after so many")
+    parser.add_argument(
+        "--hours", type=float, help="begin no cell after this many hours"
+    )
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     sets, names = options.sets.split(","), options.cells.split(",")

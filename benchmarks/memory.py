@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def off(ratio: float) -> float:
-    """How far from 1, either way."""
+    """Returns how far a ratio is from 1."""
     return abs(ratio - 1)
 
 

@@ -151,7 +151,7 @@ def resident() -> int:
 
 
 def forget_peak() -> None:
-    """What it took to make the problem is no matter; Linux keeps the peak since."""
+    """Resets the peak memory that Linux reports, so that making the problem does not count."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
 

@@ -3,10 +3,10 @@
     python benchmarks/rehearsal.py
 
 Pictures cropped from those that scikit-learn and scikit-image ship are stored as TFDS
-stores imagenet2012, and repeated to its 1,281,167 records. configs/imagenet.py, of which
-only batch, folder, number of steps and of steps per row are changed, then trains some
-steps, saves, and continues in another process. It says that the code bears the size, and
-nothing about accuracy.
+stores imagenet2012, and repeated to its 1,281,167 records. configs/imagenet.py, with
+another batch, folder, number of steps and of steps per row, then trains some steps, saves,
+and continues in another process. It shows that the code copes with the size, and nothing
+about accuracy.
 """
 
 import argparse

@@ -64,7 +64,7 @@ best of 33, because they are the demo's.
 
 The K of kNN is 15 % of a class ('auto'); what a run prints while it trains uses another K, and so
 differs. Purity is measured at the end: that of Invariance Propagation's positives, by hop, or
-that of the clusters of ODC and CoKe, of which there are more than classes. ± is the standard
+that of the clusters, and ODC and CoKe have more clusters than there are classes. ± is the standard
 deviation over seeds. All runs get the same 1 % of the labels; the untrained network gets one list
 for each of its seeds. Minutes are those of training on one core, for the quickest of the seeds,
 because some ran beside other work. A row with fewer than three seeds is not finished. On letters,

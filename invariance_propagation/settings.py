@@ -64,7 +64,7 @@ def call(
     config: Mapping[str, Any],
     **more: Any,
 ) -> Result:
-    """`function(**config[section], **more)`; raises as `options` does."""
+    """Calls `function` with the keys of a section and `more`; raises as `options` does."""
     return function(**options(function, section, config, bound=more), **more)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from PIL import Image
 
-HELD_OUT_SHARE = 4  # a held-out split has so many times fewer examples
+HELD_OUT_SHARE = 4  # a held-out split has this many times fewer examples
 
 
 def store(name: str, folder: str | Path, *, examples: int) -> None:

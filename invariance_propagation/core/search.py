@@ -32,9 +32,9 @@ class Pace(NamedTuple):
       bytes_at_once: how many bytes of similarities are held at once, if these are from
         `fewest` to `most` anchors.
       fewest, most: anchors compared at once.
-      axis: along which a pass adds up: 1 takes neighbours in memory, which a CPU does
-        fastest; 0 takes whole registers with a lane for each anchor, as a TPU does, and
-        fills all lanes: always `most` anchors.
+      axis: along which a pass adds up. 1 adds along a row, which lies together in memory:
+        fastest on a CPU. 0 adds down the columns, with a lane for each anchor, and always
+        takes `most` anchors: for a TPU.
     """
 
     bytes_at_once: int

@@ -130,7 +130,7 @@ def make_bench(runner: Runner, dataset: Dataset, view: View, num_threads: int) -
     channels = dataset.train.images.shape[-1]
     if channels != len(view.mean):
         raise UserError(
-            f"{dataset.name} has images of {channels} channels, the encoder takes "
+            f"{dataset.name} has images of {channels} channels, but the encoder takes "
             f"{len(view.mean)}: choose another data.name"
         )
     labels = (dataset.train.labels, dataset.held_out.labels)

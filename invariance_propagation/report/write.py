@@ -63,9 +63,9 @@ def write_report(*, workdir: str, output: str) -> Path:
 def _folders(workdir: str) -> list[Path]:
     """Returns the folders of a list with commas, or the one folder of that name."""
     if workdir and os.path.isdir(os.path.expanduser(workdir)):
-        return [local(workdir, key="workdir")]
+        return [local(workdir, key="--workdir")]
     names = (name.strip() for name in workdir.split(","))
-    return [local(name, key="workdir") for name in names if name]
+    return [local(name, key="--workdir") for name in names if name]
 
 
 def render(records: Sequence[Record]) -> str:

@@ -158,7 +158,7 @@ def check_shapes(arrays: dict[str, Any], target: Any, step: int) -> None:
         if wanted.get(name) != stored.get(name):
             raise UserError(
                 f"the checkpoint of step {step} has {name} of shape "
-                f"{stored.get(name)}, this config makes it {wanted.get(name)}: run "
+                f"{stored.get(name)}, but this config makes it {wanted.get(name)}: run "
                 "with the config it was made with, or choose another --workdir"
             )
 

@@ -138,7 +138,7 @@ def leave_out(names: Collection[str], tree: Any) -> Any:
 def read_rows(
     folder: Path, fact: Mapping[str, Any], wanted: slice | None = None
 ) -> np.ndarray:
-    """Reads rows of one array; reads no file without any of them.
+    """Reads rows of one array, and skips files that hold none of them.
 
     Args:
       folder: as from `folder_of`.

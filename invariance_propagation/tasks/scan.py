@@ -66,10 +66,9 @@ def scan_folder(config: ConfigDict) -> list[Fault]:
     if listing.passed or num_unused:
         used = len(listing.ids) - num_unused
         rest = sum(listing.passed.values()) + num_unused
-        are = "is" if rest == 1 else "are"
         print(
             f"{plural(used, 'picture')} can be used; "
-            f"{plural(rest, 'file')} {are} not (above)"
+            f"{plural(rest, 'file')} cannot (listed above)"
         )
     else:
         print(_all_usable(len(listing.ids)))

@@ -1,4 +1,4 @@
-"""Builds a run from a config, which no other module sees, and checks every input."""
+"""Builds a run from a config, and checks every input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext

@@ -97,7 +97,7 @@ def merge(array: jax.Array) -> np.ndarray:
 def over_devices(
     runner: str, num_devices: int, function: Callable, *, num_shared: int = 1
 ) -> Callable:
-    """Maps `function(embeddings, indices, bank, graph, ...)`, of which the first three are split and the rest is shared.
+    """Maps `function(embeddings, indices, bank, graph, ...)`: it splits the first three and shares the rest.
 
     The result takes and returns global arrays; whatever the devices return is stacked along its first axis.
     """

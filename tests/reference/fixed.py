@@ -4,8 +4,8 @@ import numpy as np
 
 
 def trained_like(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """Weights of which none is left at 0 or 1; the same wherever they are drawn."""
-    random = np.random.RandomState(0)  # of which NumPy promises the stream
+    """Weights that are neither 0 nor 1, the same wherever they are drawn."""
+    random = np.random.RandomState(0)  # NumPy promises its stream
     weights = {}
     for name, shape in sorted(shapes.items()):
         if name.endswith("num_batches_tracked"):

@@ -52,7 +52,7 @@ def test_what_is_passed_over_is_said(
     assert print_scan(config) == []
     lines = capsys.readouterr().out.splitlines()
     assert "skipped: 1 .txt, 1 broken link, 1 hidden" in lines
-    assert lines[-1] == "6 pictures can be used; 3 files are not (above)"
+    assert lines[-1] == "6 pictures can be used; 3 files cannot (listed above)"
 
 
 def test_train_and_val_and_their_classes_are_said(
@@ -69,7 +69,7 @@ def test_train_and_val_and_their_classes_are_said(
     assert "1 picture in no folder is not used: only train/ and val/ are" in lines
     assert "2 classes: a, b" in lines
     assert any(line.startswith("question: 1 of the classes has a ") for line in lines)
-    assert lines[-1] == "4 pictures can be used; 2 files are not (above)"
+    assert lines[-1] == "4 pictures can be used; 2 files cannot (listed above)"
 
 
 def test_what_training_refuses_is_refused(config, tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def hard_and_soft(
     """Computes alpha CE(x, y) + (1 - alpha) CE(x, target), float32 [b].
 
     Args:
-      both: logits [v, b, K] of predictions and of projections; the result is their mean,
-        and that of all views.
+      both: logits [v, b, K] of predictions and of projections; the result is averaged
+        over both, and over views.
       labels: int32 [b], y.
       target: soft labels, [v, b, K] or [b, K].
       hard_weight: alpha.

@@ -123,6 +123,8 @@ def _speed(run: Run, plan: Plan, topology: Topology) -> str:
         f"{chip.link / 1e9:.0f} GB/s between devices;",
         "  not measured, without the host's part, and real steps are slower",
     ]
+    if every := run.method.refresh_every:
+        lines.append(f"  what one step in {every} does is counted in each")
     return "\n".join(lines)
 
 

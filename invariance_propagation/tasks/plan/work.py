@@ -68,7 +68,7 @@ def _flops(equation: JaxprEqn) -> int:
 
 
 def _multiplications(convolution: JaxprEqn) -> int:
-    """Counts those of two numbers, without padding and the zeros of a dilated input."""
+    """Counts the multiplications, without padding and the zeros of a dilated input."""
     options, (images, kernel) = convolution.params, convolution.invars
     axes = options["dimension_numbers"]
     output = convolution.outvars[0].aval.shape

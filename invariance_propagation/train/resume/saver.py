@@ -161,7 +161,7 @@ def put(run: Run, state: Any) -> TrainState:
 
 
 def sharded_names(spec: Any, state: Any) -> set[str]:
-    """Names the arrays of a state, as `leaves_of` does, of which a process has a part.
+    """Returns the names, as in `leaves_of`, of the arrays that lie in shards.
 
     Args:
       spec: which parts of the state are sharded.

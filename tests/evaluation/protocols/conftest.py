@@ -84,7 +84,7 @@ def numbered(count: int) -> Dataset:
 
 @pytest.fixture
 def request_on(request_of):
-    """(number of images, **changes of the config) -> a request on so many."""
+    """(number of images, **changes of the config) -> a request on this many."""
 
     def make(count: int, **sections: dict) -> Request:
         request = request_of()

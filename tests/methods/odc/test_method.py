@@ -55,7 +55,7 @@ def make(axis_name: str | None = None, *, num_examples: int = NUM_EXAMPLES, **ch
 
 
 def first_memory(seed: int = 0) -> Memory:
-    """Rows around seven directions, some of which have few; none is negative."""
+    """Rows around seven directions; some have few rows, and no number is negative."""
     random = np.random.default_rng(seed)
     labels = random.choice(
         7, size=NUM_EXAMPLES, p=[0.4, 0.3, 0.1, 0.1, 0.04, 0.03, 0.03]

@@ -307,7 +307,7 @@ def test_dropout_draws_anew_for_mixtures() -> None:
 
 
 class Normed(nn.Module):
-    """BatchNorm over a batch, of which the running mean tells what it has seen."""
+    """A BatchNorm over the batch. Its running mean tells what it has seen."""
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:

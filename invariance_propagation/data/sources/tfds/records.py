@@ -126,6 +126,6 @@ def _prepare(name: str, root: Path) -> None:
     if process.returncode:
         reason = " ".join(output.split()) or f"status {process.returncode}"
         raise UserError(
-            f"TFDS could not prepare {name} in {root}: {reason[:600]}; if it is stored "
-            f"elsewhere, name the folder that holds it ({FOLDER_KEY}=DIR)"
+            f"TFDS could not prepare {name} in {root} (if it is stored elsewhere, name "
+            f"the folder that holds it: {FOLDER_KEY}=DIR): {reason[:600]}"
         )
