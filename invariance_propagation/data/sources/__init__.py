@@ -4,8 +4,8 @@ A method's memory is addressed by an image's position in the training split, so 
 must always yield the images in the same order.
 
 To add a data set, write a module with a function `(folder, *, ...) -> Dataset` and add
-one line to `LOADERS`. A module is imported when its set is asked for. The function takes those keyword options of `load` that apply to
-it; `load` refuses the others.
+one line to `LOADERS`. The function takes those keyword options of `load` that apply to it;
+`load` refuses the others. A module is imported when its set is asked for.
 """
 
 import importlib

@@ -51,7 +51,7 @@ def draw(path: Path, seed: int) -> None:
 
 
 def names(prefix: str, *, held_out: bool, count: int) -> list[str]:
-    """With files that are all held out, or all trained on."""
+    """Returns names of files that are all held out, or all trained on."""
     found = (f"{i % 2}/{prefix}{i:03}.png" for i in range(1000))
     some = [name for name in found if is_held_out(name, 0.2) == held_out][:count]
     return sorted(some)
