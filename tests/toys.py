@@ -220,20 +220,32 @@ def separating(*, size: int, problem: Problem) -> Method:
 # Clips with boxes, and no memory.
 
 
+PATCH = 3  # pixels
+
+
 def tracking(*, frames: int, problem: Problem) -> Method:
-    """Catch-the-Patch: says how a patch moves from frame to frame."""
+    """Catch-the-Patch: says in which box a patch ends that moves from frame to frame."""
 
     def prepare(batch: Batch, moment: Moment) -> Batch:
         del moment
-        steps = jax.vmap(lambda key: jax.random.randint(key, (2,), -2, 3))(batch.keys)
+        images = batch.views["view"][0]
 
-        def clip(image: jax.Array, step: jax.Array) -> jax.Array:
-            moved = [jnp.roll(image, step * i, axis=(0, 1)) for i in range(frames)]
-            return jnp.stack(moved)
+        def clip(key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+            most = min(image.shape[:2]) - PATCH
+            first, last = jax.random.randint(key, (2, 2), 0, most + 1)
+            way = jnp.arange(frames, dtype=jnp.int32)[:, None] / (frames - 1)
+            corners = jnp.round(first + way * (last - first)).astype(jnp.int32)
+            patch = jnp.ones((PATCH, PATCH, image.shape[2]), image.dtype)
 
-        clips = jax.vmap(clip)(batch.views["view"][0], steps)
+            def paste(corner: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_update_slice(image, patch, (*corner, 0))
+
+            boxes = jnp.concatenate([corners, corners + PATCH], axis=1)
+            return jax.vmap(paste)(corners), boxes / len(image)
+
+        clips, boxes = jax.vmap(clip)(batch.keys, images)
         return batch._replace(
-            views={"clip": clips[None]}, extra=steps.astype(jnp.float32)
+            views={"clip": clips[None]}, extra=boxes.astype(jnp.float32)
         )
 
     def forward(encoder: Headed, batch: Batch, *, train: bool) -> jax.Array:
@@ -244,10 +256,11 @@ def tracking(*, frames: int, problem: Problem) -> Method:
 
     def loss(outputs: Any, batch: Batch, memory: Any, moment: Moment) -> tuple:
         del memory, moment
-        return optax.huber_loss(outputs, batch.extra).sum(axis=1), Aux({})
+        boxes = batch.extra  # [b, frames, 4]
+        return optax.huber_loss(outputs, boxes[:, -1]).sum(axis=1), Aux({})
 
     return Method(
-        encoder=Headed(problem.encoder.backbone, 4, 2),
+        encoder=Headed(problem.encoder.backbone, 4, 4),
         forward=forward,
         prepare=prepare,
         loss=loss,
