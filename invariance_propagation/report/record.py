@@ -75,7 +75,7 @@ def read_record(name: str, workdir: Path) -> Record:
       TrainingError: there are checkpoints, but none can be read.
     """
     if not workdir.is_dir():
-        raise UserError(f"workdir={workdir}: there is no such folder")
+        raise UserError(f"--workdir={workdir}: there is no such folder")
     rows = read_rows(workdir)
     if not rows:
         raise UserError(

@@ -37,8 +37,8 @@ def write_report(*, workdir: str, output: str) -> Path:
     folders = _folders(workdir)
     if not folders:
         raise UserError(
-            "--config.workdir is missing: name the --workdir of a run, or of several with "
-            "commas between them"
+            "--workdir is missing: name that of a run, or of several with commas between "
+            "them"
         )
     name = FILE if len(folders) == 1 else FILE_OF_SEVERAL
     path = local(output, key="output") if output else folders[0] / name

@@ -228,9 +228,9 @@ def test_without_the_data_pictures_are_left_out(
 @pytest.mark.parametrize(
     "workdir, output, expected",
     [
-        ("", "", "--config.workdir is missing"),
-        (" , ", "", "--config.workdir is missing"),
-        ("{there}/nowhere", "", "there is no such folder"),
+        ("", "", "^--workdir is missing"),
+        (" , ", "", "^--workdir is missing"),
+        ("{there}/nowhere", "", "--workdir=.*: there is no such folder"),
         ("{there}", "", "holds no metrics.jsonl with rows"),
         ("{there}", "page.pdf", "set --config.output to a .html file"),
         ("{there}", "{there}/nowhere/page.html", "in a folder that exists"),
