@@ -18,7 +18,7 @@ demo: $(VENV)/installed  ## Train on digits, print what came out, and write a pa
 	$(BIN)/python main.py --config=configs/report.py --workdir=$(RUN)
 
 # Some tests wait for programs that they start, so one worker more than cores keeps all busy.
-WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
 
 # Dozens of programs are started: bytecode is kept, also where Python is told to write none.
 test: $(VENV)/installed-dev  ## All tests and doctests.

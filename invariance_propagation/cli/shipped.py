@@ -12,12 +12,16 @@ FOLDER = _PACKAGED if _PACKAGED.is_dir() else _SOURCE
 
 def names() -> list[str]:
     """Returns the names of all shipped configs, in alphabetical order."""
-    return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+    return _modules_in(FOLDER)
 
 
 def methods() -> list[str]:
     """Returns the names of the methods that have shipped options, in alphabetical order."""
-    return sorted(path.stem for path in (FOLDER / "methods").glob("[!_]*.py"))
+    return _modules_in(FOLDER / "methods")
+
+
+def _modules_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("[!_]*.py"))
 
 
 def title(name: str) -> str:

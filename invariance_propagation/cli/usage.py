@@ -54,13 +54,15 @@ def print_usage() -> None:
 
 def _methods() -> dict[str, str]:
     """Returns the title of each method but the default, without importing it."""
-    titles = {}
-    for name in shipped.methods():
-        folder, file = METHODS / name / "__init__.py", METHODS / f"{name}.py"
-        title = shipped.title_of(folder if folder.is_file() else file)
-        titles[name] = title.partition(" (")[0]
-    del titles["invariance_propagation"]
-    return titles
+    others = [name for name in shipped.methods() if name != "invariance_propagation"]
+    return {
+        name: shipped.title_of(_source_of(name)).partition(" (")[0] for name in others
+    }
+
+
+def _source_of(method: str) -> Path:
+    folder = METHODS / method
+    return folder / "__init__.py" if folder.is_dir() else METHODS / f"{method}.py"
 
 
 def _print_rows(rows: dict[str, str], width: int) -> None:

@@ -1,6 +1,8 @@
 """What the compilers of TPUs and GPUs make of the objective and of a whole step.
 
-make compile
+    make compile
+
+Limits are those of `programs.py`, and those named here.
 """
 
 import jax

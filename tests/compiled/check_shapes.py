@@ -1,6 +1,8 @@
 """What the compiler of TPUs makes of the objective for unusual batches, chips and banks.
 
-make compile-shapes
+    make compile-shapes
+
+Limits are those of `programs.py`, and those named here.
 """
 
 import re

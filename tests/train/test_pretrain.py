@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,10 +240,25 @@ def test_kNN_against_the_bank_alone_embeds_no_training_image(
     assert found == expected
 
 
-def test_a_run_traces_its_step_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """Lists the names of the programs that are compiled meanwhile."""
+    names = []
+
+    def note(event: str, seconds: float, **facts: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(facts["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_a_run_traces_and_compiles_its_step_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[str]
 ) -> None:
     """The epoch in which propagation starts, evaluation and checkpoints included."""
+    jax.clear_caches()
     traced = []
 
     def counted(state: Any, *given: Any, **options: Any) -> Any:
@@ -253,6 +269,8 @@ def test_a_run_traces_its_step_once(
     monkeypatch.setattr(pretrain, "build", build.build)  # a step of this run alone
     train_and_evaluate(tiny_config(), str(tmp_path))
     assert traced == [True]
+    # As pmap calls what it maps: the step, and the pass that embeds for kNN.
+    assert compiled.count("jit(_fun)") == 2, compiled
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])

@@ -8,8 +8,8 @@ one line to `LOADERS`. The function takes those keyword options of `load` that a
 `load` refuses the others. A module is imported when its set is asked for.
 """
 
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +30,7 @@ __all__ = [
     "must_be_fetched",
 ]
 
-# Name -> module and the function in it, or the loader itself.
+# Name -> a module of this folder and the function in it, or the loader itself.
 LOADERS: dict[str, str | Callable[..., Dataset]] = {
     "digits": ".digits:digits",
     "fashion_mnist": ".idx:fashion_mnist",
@@ -154,6 +154,9 @@ def find_loader(name: str) -> Callable[..., Dataset]:
     Args:
       name: as for `load`.
 
+    Returns:
+      `(folder, **options) -> Dataset`, with those options of `load` that apply.
+
     Raises:
       UserError: there is no such data set.
     """
@@ -168,10 +171,9 @@ def find_loader(name: str) -> Callable[..., Dataset]:
     if name not in LOADERS:
         raise UserError(f"--config.data.name={name!r}: choose one of {known}")
     loader = LOADERS[name]
-    if not isinstance(loader, str):
-        return loader
-    module, _, function = loader.partition(":")
-    return getattr(importlib.import_module(module, __name__), function)
+    if isinstance(loader, str):
+        return pkgutil.resolve_name(f"{__name__}{loader}")
+    return loader
 
 
 def _tfds_set(name: str) -> TfdsSet:
